@@ -1,0 +1,1 @@
+"""MEASURE: size, latency and accuracy of a file, never changing it."""

@@ -1,0 +1,1 @@
+"""MAKE: what may be searched, and how a choice becomes a file."""

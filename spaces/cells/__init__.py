@@ -1,0 +1,1 @@
+"""The networks of the NAS cells: the cell as data, and the network stacked from it."""

@@ -1,0 +1,1 @@
+"""Sparsity: channels removed for good, weights set to zero."""

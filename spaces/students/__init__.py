@@ -1,0 +1,1 @@
+"""Student architectures: the baseline made shallower and narrower, and torchvision families."""

@@ -1,0 +1,146 @@
+"""Task: the user's trained model, data, loss and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from ..errors import TaskError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], float]
+Pairs = Dataset[tuple[Tensor, Tensor]]
+
+
+def top1_accuracy(outputs: Tensor, targets: Tensor) -> float:
+    """Return the share of rows whose largest output is the target class.
+
+    Args:
+        outputs: Logits, shape (n, classes).
+        targets: Class indices, shape (n,).
+    """
+    return float((outputs.argmax(dim=1) == targets).double().mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What karui is to make light, and how it can tell whether the result is still good.
+
+    Every data set yields pairs ``(input, target)`` of one sample each; inputs are float tensors of one fixed shape.
+
+    Args:
+        model: The network to make light, already trained unless ``baseline_epochs`` is given. It takes one batch of
+            inputs and returns one tensor whose first axis is the batch.
+        train: Data for recovery training.
+        validation: Data by which the search compares candidates.
+        test: Held-out data, touched only to re-measure the final front.
+        calibration: Data from which ranges of activations are taken; the first samples of ``train`` where None.
+        loss: Maps (outputs, targets) of a batch to a scalar tensor.
+        metric: Maps (outputs, targets) of a whole split to a number; higher is better.
+        metric_name: What the metric is called in tables and plots.
+        baseline_epochs: Epochs for which karui trains ``model`` once before the search; 0 for a trained model.
+        augment: Optional change of a training batch of inputs (for example random flips), applied in training only.
+
+    Raises:
+        TaskError: Where a part has the wrong type, or a data set is empty.
+    """
+
+    model: nn.Module
+    train: Pairs
+    validation: Pairs
+    test: Pairs
+    calibration: Pairs | None = None
+    loss: Loss = nn.functional.cross_entropy
+    metric: Metric = top1_accuracy
+    metric_name: str = "accuracy"
+    baseline_epochs: int = 0
+    augment: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TaskError(
+                "the task's model is not a PyTorch module",
+                where="Task(model=...)",
+                expected="an instance of torch.nn.Module",
+                got=_type_name(self.model),
+            )
+        for name in ("train", "validation", "test", "calibration"):
+            split = getattr(self, name)
+            if split is not None or name != "calibration":
+                _check_split(name, split)
+        for name in ("loss", "metric"):
+            if not callable(getattr(self, name)):
+                raise TaskError(
+                    f"the task's {name} cannot be called",
+                    where=f"Task({name}=...)",
+                    expected="a function of (outputs, targets)",
+                    got=_type_name(getattr(self, name)),
+                )
+        if not isinstance(self.baseline_epochs, int) or self.baseline_epochs < 0:
+            raise TaskError(
+                "the number of epochs for the baseline has no meaning",
+                where="Task(baseline_epochs=...)",
+                expected="a whole number, 0 or more",
+                got=repr(self.baseline_epochs),
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch axis."""
+        return tuple(self.train[0][0].shape)
+
+    def calibration_batch(self, samples: int) -> Tensor:
+        """Return the first inputs of the calibration data, shape (min(samples, available), *input_shape)."""
+        split = self.calibration if self.calibration is not None else self.train
+        count = min(samples, len(split))  # type: ignore[arg-type]
+        return torch.stack([split[index][0] for index in range(count)])
+
+
+def iterate(
+    split: Pairs, batch_size: int, *, generator: torch.Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches (inputs, targets) of a split; shuffled where a generator is given.
+
+    In-memory tensors are sliced rather than collated sample by sample, which is what makes small tasks quick.
+    """
+    if isinstance(split, TensorDataset) and len(split.tensors) == 2:
+        inputs, targets = split.tensors
+        order = torch.arange(len(inputs)) if generator is None else torch.randperm(len(inputs), generator=generator)
+        for chosen in torch.split(order, batch_size):
+            yield inputs[chosen], targets[chosen]
+        return
+    yield from DataLoader(split, batch_size=batch_size, shuffle=generator is not None, generator=generator)
+
+
+def _check_split(name: str, split: Any) -> None:
+    where = f"Task({name}=...)"
+    try:
+        count = len(split)
+        sample = split[0] if count else None
+    except (TypeError, NotImplementedError, KeyError, IndexError) as error:
+        raise TaskError(
+            f"the task's {name} data cannot be indexed",
+            where=where,
+            expected="a torch Dataset with __len__ and __getitem__",
+            got=f"{_type_name(split)}: {error}",
+        ) from error
+    if sample is None:
+        raise TaskError(
+            f"the task's {name} data is empty", where=where, expected="at least one sample", got="0 samples"
+        )
+    if not (isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], Tensor)):
+        raise TaskError(
+            f"the task's {name} data does not yield pairs",
+            where=where,
+            expected="(input tensor, target) for each index",
+            got=_type_name(sample),
+        )
+
+
+def _type_name(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
