@@ -9,17 +9,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import KaruiError
+    from .errors import KaruiError, NothingFits
     from .spaces.task import Task
+    from .studies.choose import pick
+    from .studies.read import load_front
+    from .studies.run import StudyResult, run_study
+    from .studies.spec import StudySpec, load_spec
 
 __version__ = "0.1.0"
 
 _HOME = {
     "KaruiError": "errors",
+    "NothingFits": "errors",
+    "StudyResult": "studies.run",
+    "StudySpec": "studies.spec",
     "Task": "spaces.task",
+    "load_front": "studies.read",
+    "load_spec": "studies.spec",
+    "pick": "studies.choose",
+    "run_study": "studies.run",
 }
 
-__all__ = ["KaruiError", "Task", "__version__"]
+__all__ = [
+    "KaruiError",
+    "NothingFits",
+    "StudyResult",
+    "StudySpec",
+    "Task",
+    "__version__",
+    "load_front",
+    "load_spec",
+    "pick",
+    "run_study",
+]
 
 
 def __getattr__(name: str) -> Any:

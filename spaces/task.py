@@ -14,7 +14,7 @@ from ..errors import TaskError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Metric = Callable[[Tensor, Tensor], float]
-Pairs = Dataset[tuple[Tensor, Tensor]]
+Pairs = Dataset[tuple[Tensor, ...]]
 
 
 def top1_accuracy(outputs: Tensor, targets: Tensor) -> float:
@@ -114,7 +114,9 @@ def iterate(
         for chosen in torch.split(order, batch_size):
             yield inputs[chosen], targets[chosen]
         return
-    yield from DataLoader(split, batch_size=batch_size, shuffle=generator is not None, generator=generator)
+    # without a generator of its own a DataLoader draws from the global one
+    private = torch.Generator() if generator is None else generator
+    yield from DataLoader(split, batch_size=batch_size, shuffle=generator is not None, generator=private)
 
 
 def _check_split(name: str, split: Any) -> None:

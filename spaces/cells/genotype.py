@@ -46,18 +46,14 @@ class CellGenotype:
         """Return the normal form: equal for cells that compute the same function of the same weights' shapes.
 
         Edges that carry ``none``, that start at a node nothing reaches, or that lead nowhere are dropped; a node whose
-        only input is a ``skip`` is merged into the source of that skip (the output likewise); the remaining inner
-        nodes are renumbered in the order that gives the smallest tuple of edges. A cell with no path becomes two
-        nodes without edges.
+        only input is a ``skip`` is merged into the source of that skip, and a node whose only way out is a ``skip``
+        into the destination; the remaining inner nodes are renumbered in the order that gives the smallest tuple of
+        edges. A cell with no path becomes two nodes without edges.
         """
         live = _live_edges(self.edges, self.nodes - 1)
         output = self.nodes - 1
-        while (copied := _copied_node(live, output)) is not None:
-            node, source = copied
-            live = [
-                (source if start == node else start, end, operation) for start, end, operation in live if end != node
-            ]
-        live, output = _shorten_output(live, output)
+        while (contracted := _contracted(live, output)) is not None:
+            live = contracted
         inner = sorted({node for edge in live for node in edge[:2]} - {0, output})
         orders = (_relabel(live, order, output) for order in permutations(inner))
         smallest = min((relabelled for relabelled in orders if relabelled is not None), default=())
@@ -88,21 +84,24 @@ def _live_edges(edges: Iterable[Edge], output: int) -> list[Edge]:
     return [edge for edge in present if edge[0] in reached and edge[1] in needed]
 
 
-def _copied_node(edges: list[Edge], output: int) -> tuple[int, int] | None:
-    """Find an inner node whose only input is a skip; return it and the node that it copies."""
-    for node in sorted({destination for _, destination, _ in edges} - {output}):
-        incoming = [edge for edge in edges if edge[1] == node]
-        if len(incoming) == 1 and incoming[0][2] == "skip":
-            return node, incoming[0][0]
+def _contracted(edges: list[Edge], output: int) -> list[Edge] | None:
+    """Merge the two ends of one skip that adds nothing to the graph; return None where there is no such skip.
+
+    A node whose only input is a skip copies its source; a node whose only way out is a skip is a partial sum of its
+    destination. Either way the two nodes are one. Weights are never duplicated by it.
+    """
+    for position, (source, destination, operation) in enumerate(edges):
+        if operation != "skip":
+            continue
+        copies = destination != output and sum(edge[1] == destination for edge in edges) == 1
+        is_partial_sum = source != 0 and sum(edge[0] == source for edge in edges) == 1
+        if copies or is_partial_sum:
+            gone, stays = (destination, source) if copies else (source, destination)
+            others = edges[:position] + edges[position + 1 :]
+            return [
+                (stays if start == gone else start, stays if end == gone else end, name) for start, end, name in others
+            ]
     return None
-
-
-def _shorten_output(edges: list[Edge], output: int) -> tuple[list[Edge], int]:
-    """Where the output only copies an inner node, that node is the output: every live path runs through it."""
-    incoming = [edge for edge in edges if edge[1] == output]
-    if len(incoming) == 1 and incoming[0][2] == "skip" and incoming[0][0] != 0:
-        return [edge for edge in edges if edge[1] != output], incoming[0][0]
-    return edges, output
 
 
 def _relabel(edges: list[Edge], order: tuple[int, ...], output: int) -> tuple[Edge, ...] | None:

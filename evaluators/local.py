@@ -1,0 +1,91 @@
+"""The machine that karui itself runs on, as a target."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from ..errors import CandidateFailure, KaruiError
+from ..spaces.artifact import file_digest
+from .runtime import CPU_PROVIDER, Runner, check_provider
+from .timing import PairTiming, TimingSettings, time_interleaved
+
+
+class LocalTarget:
+    """Measures latency on this machine, reference and candidate side by side in this process.
+
+    Args:
+        threads: Threads within an operator.
+        provider: Execution provider of onnxruntime.
+
+    Raises:
+        KaruiError: Where the provider is not available, or ``threads`` is not positive.
+    """
+
+    name = "local"
+
+    def __init__(self, threads: int = 1, provider: str = CPU_PROVIDER) -> None:
+        if threads < 1:
+            raise KaruiError(
+                "the number of threads has no meaning", where="threads", expected="1 or more", got=str(threads)
+            )
+        check_provider(provider)
+        self._threads = threads
+        self._provider = provider
+        self._reference: tuple[str, Runner] | None = None
+
+    def time_pair(
+        self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
+    ) -> PairTiming:
+        """Time a candidate against the reference; see :class:`~karui.evaluators.targets.Target`."""
+        reference = self._open_reference(reference_path, inputs)
+        candidate = self._open(candidate_path)
+        return time_interleaved(lambda: reference.run(inputs), lambda: candidate.run(inputs), settings)
+
+    def conditions(self) -> dict[str, Any]:
+        """Return what a latency on this target depends on."""
+        return {
+            "target": self.name,
+            "host": platform.node(),
+            "processor": processor_name(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "onnxruntime": onnxruntime.__version__,
+            "provider": self._provider,
+            "threads": self._threads,
+        }
+
+    def _open(self, path: Path) -> Runner:
+        return Runner(path, stage="latency", provider=self._provider, threads=self._threads)
+
+    def _open_reference(self, path: Path, inputs: NDArray[Any]) -> Runner:
+        digest = file_digest(path)
+        try:
+            if self._reference is None or self._reference[0] != digest:
+                self._reference = (digest, self._open(path))
+            runner = self._reference[1]
+            # A reference that fails on these inputs must not be taken for a failure of the candidate.
+            runner.run(inputs)
+        except CandidateFailure as failure:
+            raise KaruiError(
+                "the reference cannot be run on this target, so nothing can be compared with it",
+                where=str(path),
+                got=failure.reason,
+            ) from failure
+        return runner
+
+
+@cache
+def processor_name() -> str:
+    """Return the processor's model name, as far as the operating system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return entries.get("model name") or entries.get("Model") or platform.processor() or platform.machine()

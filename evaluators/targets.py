@@ -1,0 +1,47 @@
+"""Target: where latency is measured; and the registry of the targets that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from .local import LocalTarget
+from .timing import PairTiming, TimingSettings
+
+
+class Target(Protocol):
+    """A machine that runs files.
+
+    One call covers a whole interleaved measurement, so that a target behind a network sends the files and the inputs
+    over, loops there, and brings one :class:`PairTiming` back.
+    """
+
+    @property
+    def name(self) -> str:
+        """The target's name in the registry."""
+
+    def time_pair(
+        self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
+    ) -> PairTiming:
+        """Time a candidate against the reference, interleaved, within one process of the target.
+
+        Args:
+            reference_path: The file that all candidates are compared with.
+            candidate_path: The file to time.
+            inputs: One batch, shape (batch, *input_shape).
+            settings: When to stop, and how long a block lasts.
+
+        Raises:
+            CandidateFailure: Stage ``latency``, where the candidate's file cannot be loaded or run.
+            KaruiError: Where the reference cannot be run, or the target is at fault.
+        """
+
+    def conditions(self) -> dict[str, Any]:
+        """Return what a latency depends on (machine, provider, threads, versions), JSON types only."""
+
+
+TARGETS: dict[str, Callable[..., Target]] = {"local": LocalTarget}
+"""Every kind of target, by name; called with its options as keywords."""

@@ -1,0 +1,131 @@
+"""Objectives: name, direction, unit and bound; the only place where a sign is flipped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Direction = Literal["minimize", "maximize"]
+
+_UNITS: dict[str, dict[str, float]] = {
+    "bytes": {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
+    "ms": {"": 1, "us": 1e-3, "ms": 1, "s": 1e3},
+    "1": {"": 1, "%": 0.01},
+}
+_EXAMPLES = {"bytes": "60KB, 1.5MB, 48000 or 0.1x", "ms": "0.4ms, 2s or 0.3x", "1": "0.97 or 97%"}
+_QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A limit on one objective: a plain number, or a share of the baseline's value.
+
+    Args:
+        limit: The number, in the objective's unit; or the share where ``relative``.
+        relative: Whether the limit is a multiple of the baseline's value, written ``0.3x``.
+    """
+
+    limit: float
+    relative: bool = False
+
+    def resolve(self, baseline: float) -> float:
+        """Return the limit in the objective's unit, given the baseline's value in that unit."""
+        return self.limit * baseline if self.relative else self.limit
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing to make small or large.
+
+    Args:
+        name: Name of the measurement it reads.
+        direction: ``minimize`` or ``maximize``.
+        unit: Unit of that measurement.
+        bound: Largest (minimize) or smallest (maximize) value that is acceptable.
+    """
+
+    name: str
+    direction: Direction
+    unit: str
+    bound: Bound | None = None
+
+    def violation(self, value: float, baseline: float) -> float | None:
+        """Return by what share of the limit the bound is broken (0 or less: kept), or None without a bound."""
+        if self.bound is None:
+            return None
+        limit = self.bound.resolve(baseline)
+        excess = value - limit if self.direction == "minimize" else limit - value
+        return excess / abs(limit) if limit else excess
+
+    def bound_text(self, baseline: float) -> str:
+        """Return the bound as it is shown, such as ``size_bytes <= 60000``."""
+        if self.bound is None:
+            return ""
+        sign = "<=" if self.direction == "minimize" else ">="
+        return f"{self.name} {sign} {self.bound.resolve(baseline):g}"
+
+
+OBJECTIVES = (
+    Objective("size_bytes", "minimize", "bytes"),
+    Objective("latency_ms", "minimize", "ms"),
+    Objective("accuracy", "maximize", "1"),
+)
+"""The three objectives of every study, in the order of the values of a trial."""
+
+
+def parse_bound(text: str | float, objective: Objective) -> Bound:
+    """Read a bound such as ``60KB``, ``0.4ms``, ``0.3x``, ``97%`` or a plain number.
+
+    Raises:
+        ValueError: Where the text is no quantity of the objective's unit, or not positive.
+    """
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is no quantity; expected for example {_EXAMPLES[objective.unit]}")
+    number, unit = float(match[1]), match[2].lower()
+    if number <= 0 or not np.isfinite(number):
+        raise ValueError(f"{text!r} is not positive; expected for example {_EXAMPLES[objective.unit]}")
+    if unit == "x":
+        return Bound(number, relative=True)
+    if unit not in _UNITS[objective.unit]:
+        raise ValueError(f"{text!r} has an unknown unit; expected for example {_EXAMPLES[objective.unit]}")
+    return Bound(number * _UNITS[objective.unit][unit])
+
+
+def with_bounds(bounds: Mapping[str, str | float | None]) -> tuple[Objective, ...]:
+    """Return the objectives with the bounds given by objective name; None stands for no bound.
+
+    Raises:
+        ValueError: As :func:`parse_bound`.
+    """
+    return tuple(
+        objective
+        if (text := bounds.get(objective.name)) is None
+        else replace(objective, bound=parse_bound(text, objective))
+        for objective in OBJECTIVES
+    )
+
+
+def as_losses(
+    values: Sequence[Sequence[float]] | NDArray[np.float64], objectives: Sequence[Objective]
+) -> NDArray[np.float64]:
+    """Return values turned so that smaller is better throughout.
+
+    Args:
+        values: Shape (n_trials, n_objectives).
+        objectives: As many as there are columns.
+
+    Raises:
+        ValueError: Where a value is missing or not finite: a missing number must never be ranked.
+    """
+    matrix: NDArray[np.float64] = np.asarray(values, dtype=np.float64).reshape(-1, len(objectives))
+    if not np.isfinite(matrix).all():
+        raise ValueError("a missing or non-finite value cannot be ranked")
+    signs = np.array([1.0 if objective.direction == "minimize" else -1.0 for objective in objectives])
+    losses: NDArray[np.float64] = matrix * signs
+    return losses

@@ -1,0 +1,33 @@
+"""What every axis of the search space is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
+
+
+class Suggester(Protocol):
+    """The part of ``optuna.Trial`` that an axis needs, so that spaces need not know optuna."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return one of the choices for the parameter of this name."""
+
+
+class AxisModel(BaseModel):
+    """Base of the axes: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _without_repeats(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("a value stands twice in the list")
+    return values
+
+
+Choices = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_without_repeats)]
+"""A list from a study file: at least one value, none twice."""

@@ -1,0 +1,202 @@
+"""Network to ONNX, with proof that the file computes what the network computes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+import torch
+from torch import Tensor, nn
+
+from ..errors import CandidateFailure
+from .known_shapes import fold_known_shapes
+from .onnx_file import constants_to_initializers, names_in_subgraphs, read_model, write_model
+
+OPSET = 18
+"""The first set of operators with ``BitwiseAnd``, which packing needs."""
+
+PARITY_TOLERANCE = 1e-3
+"""Largest difference between file and network, relative to the largest output (at least 1)."""
+
+_STAGE = "export"
+
+
+def export_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
+    """Write a network as one ONNX file and check, on two batch sizes, that the file computes the same.
+
+    The caller's network is left as it is: a copy is exported, on the CPU and in evaluation mode.
+
+    Args:
+        network: Takes one batch and returns one tensor whose first axis is the batch.
+        example: A batch of inputs, shape (n, *input_shape), n >= 1.
+        path: Where the file goes; it is written whole or not at all.
+
+    Raises:
+        CandidateFailure: Where the network cannot be traced, returns something else than one tensor with the batch
+            first, computes a non-finite value, or differs from its file by more than ``PARITY_TOLERANCE``.
+    """
+    if example.ndim < 1 or len(example) < 1:
+        raise ValueError(f"the example must be a batch of at least one input, got shape {tuple(example.shape)}")
+    module = _evaluation_copy(network)
+    example = example.detach().cpu()
+    # The rows are rolled so that a graph that ignores its input cannot pass on the second batch by chance.
+    other = torch.cat([example, example[:1]]).roll(1, dims=0)
+    expected = [(batch, _torch_output(module, batch)) for batch in (example, other)]
+    model = _trace(module, example)
+    remove_identities(model)
+    constants_to_initializers(model)
+    if not names_in_subgraphs(model):
+        fold_known_shapes(model)
+    _check(model)
+    for batch, output in expected:
+        _check_parity(model, batch.numpy(), output)
+    write_model(model, path, _STAGE)
+
+
+def remove_identities(model: onnx.ModelProto) -> None:
+    """Give every consumer of an ``Identity`` the tensor behind it, in place; names of graph outputs stay.
+
+    The exporter keeps one of several equal initializers and reaches it through ``Identity``, which hides weights
+    from a quantizer that looks for initializers.
+    """
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    fixed = outputs | names_in_subgraphs(model)
+    produced = {name for node in graph.node for name in node.output}
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx"):
+            kept.append(node)
+            continue
+        source, target = _final_name(node.input[0], renamed), node.output[0]
+        if target not in fixed:
+            renamed[target] = source
+        elif target in outputs and source in produced and source not in fixed:
+            # The producer takes the output's name, and so does whoever else reads it.
+            renamed[source] = target
+        else:
+            kept.append(node)
+    for node in kept:
+        for names in (node.input, node.output):
+            for position, name in enumerate(names):
+                names[position] = _final_name(name, renamed)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del graph.node[:]
+    graph.node.extend(copies)
+    del graph.value_info[:]
+
+
+def _final_name(name: str, renamed: dict[str, str]) -> str:
+    while name in renamed:
+        name = renamed[name]
+    return name
+
+
+def _evaluation_copy(network: nn.Module) -> nn.Module:
+    try:
+        # The very module is put into evaluation mode: a wrapper's own flag does not reach what it wraps.
+        return copy.deepcopy(network).cpu().eval()
+    except (RuntimeError, NotImplementedError) as error:
+        raise CandidateFailure(_STAGE, f"{type(network).__name__} cannot be copied: {error}") from error
+
+
+def _torch_output(module: nn.Module, batch: Tensor) -> np.ndarray:
+    try:
+        with torch.no_grad():
+            output = module(batch)
+    except Exception as error:  # a user's forward may raise anything
+        raise CandidateFailure(
+            _STAGE, f"{type(module).__name__} fails on a batch of {len(batch)}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise CandidateFailure(
+            _STAGE, f"{type(module).__name__} must return one tensor, it returns {type(output).__name__}"
+        )
+    if output.ndim < 1 or len(output) != len(batch):
+        raise CandidateFailure(
+            _STAGE,
+            f"the first axis of the output must be the batch of {len(batch)}, the output has shape "
+            f"{tuple(output.shape)}",
+        )
+    array: np.ndarray = output.numpy()
+    if not np.isfinite(array).all():
+        raise CandidateFailure(_STAGE, f"the output of {type(module).__name__} holds a non-finite value (NaN or inf)")
+    return array
+
+
+def _trace(module: nn.Module, example: Tensor) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory(prefix="karui-export-") as folder, _quiet():
+        traced = Path(folder) / "traced.onnx"
+        try:
+            torch.onnx.export(
+                module,
+                (example,),
+                str(traced),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["output"],
+                dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+            )
+        except Exception as error:  # the exporter raises whatever its tracing met
+            line = next((text for text in str(error).splitlines() if text.strip()), "")
+            raise CandidateFailure(
+                _STAGE, f"{type(module).__name__} cannot be exported: {type(error).__name__}: {line}"
+            ) from error
+        return read_model(traced, _STAGE)
+
+
+def _check(model: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise CandidateFailure(_STAGE, f"the exported graph is not valid ONNX: {error}") from error
+
+
+def _check_parity(model: onnx.ModelProto, batch: np.ndarray, expected: np.ndarray) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        (output,) = session.run(None, {session.get_inputs()[0].name: batch} if session.get_inputs() else {})
+    except Exception as error:  # the runtime's own exceptions share no base class below Exception
+        raise CandidateFailure(_STAGE, f"the file fails on a batch of {len(batch)}: {error}") from error
+    if output.shape != expected.shape:
+        raise CandidateFailure(
+            _STAGE,
+            f"parity: on a batch of {len(batch)} the file's output has shape {output.shape}, the network's "
+            f"{expected.shape}",
+        )
+    difference = float(np.abs(output.astype(np.float64) - expected).max(initial=0.0))
+    allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
+    if not difference <= allowed:
+        raise CandidateFailure(
+            _STAGE,
+            f"parity: on a batch of {len(batch)} the file's output differs by {difference:.3g} (allowed {allowed:.3g})",
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says; what went wrong is told by the exception."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    sink = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,105 @@
+"""Reading and writing one ONNX file: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from ..errors import CandidateFailure
+
+LARGEST_FILE_BYTES = 2**31 - 1
+"""What one protobuf message, and so one ONNX file, can hold."""
+
+
+def read_model(path: Path, stage: str) -> onnx.ModelProto:
+    """Read an ONNX file that holds its own weights.
+
+    Raises:
+        CandidateFailure: In ``stage``, where the file is missing, no ONNX, or keeps weights in other files.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise CandidateFailure(stage, f"{path.name} cannot be read as ONNX: {error}") from error
+    if not model.HasField("graph") or not model.graph.output:
+        raise CandidateFailure(stage, f"{path.name} cannot be read as ONNX: it holds no graph with an output")
+    for initializer in model.graph.initializer:
+        if initializer.data_location == onnx.TensorProto.EXTERNAL:
+            raise CandidateFailure(stage, f"{path.name} keeps weights in other files; it must be one file below 2 GB")
+    return model
+
+
+def write_model(model: onnx.ModelProto, path: Path, stage: str) -> None:
+    """Write an ONNX file beside its final place, then move it there.
+
+    Raises:
+        CandidateFailure: In ``stage``, where the model is larger than one ONNX file can be.
+    """
+    size_bytes = model.ByteSize()
+    if size_bytes > LARGEST_FILE_BYTES:
+        raise CandidateFailure(stage, f"the model has {size_bytes} bytes, one ONNX file holds {LARGEST_FILE_BYTES}")
+    write_bytes(model.SerializeToString(), path)
+
+
+def write_bytes(content: bytes, path: Path) -> None:
+    """Write a file beside its final place, then move it there."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        # mkstemp hides the file from everybody else; a deployable file has the permissions of any other new file
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def constants_to_initializers(model: onnx.ModelProto) -> None:
+    """Turn top-level ``Constant`` nodes that hold a tensor into initializers, in place."""
+    graph = model.graph
+    kept = []
+    for node in graph.node:
+        value = next((entry for entry in node.attribute if entry.name == "value"), None)
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and value is not None:
+            initializer = graph.initializer.add()
+            initializer.CopyFrom(value.t)
+            initializer.name = node.output[0]
+        else:
+            kept.append(node)
+    if len(kept) < len(graph.node):
+        replacement = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(replacement)
+
+
+def names_in_subgraphs(model: onnx.ModelProto) -> set[str]:
+    """Return every tensor name that occurs inside the sub-graphs of control flow; passes leave these alone."""
+    names: set[str] = set()
+    pending = [graph for node in model.graph.node for graph in _subgraphs(node)]
+    while pending:
+        graph = pending.pop()
+        names.update(value.name for value in (*graph.input, *graph.output, *graph.initializer))
+        for node in graph.node:
+            names.update(node.input)
+            names.update(node.output)
+            pending.extend(_subgraphs(node))
+    return names
+
+
+def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    found = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+    for attribute in node.attribute:
+        found.extend(attribute.graphs)
+    return found
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,37 @@
+"""What packing did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """One weight that is stored packed.
+
+    Args:
+        name: Its name in the unpacked file.
+        bits: Bits of each stored value; 32 for float32 values.
+        sparse: Whether it is stored as a mask and its non-zeros.
+        elements: How many elements it has, zeros included.
+    """
+
+    name: str
+    bits: int
+    sparse: bool
+    elements: int
+
+
+@dataclass(frozen=True)
+class PackingReport:
+    """How much smaller a file became.
+
+    Args:
+        bytes_before: Size of the source file.
+        bytes_after: Size of the written file, never larger.
+        tensors: The packed weights; empty where packing would not have made the file smaller.
+    """
+
+    bytes_before: int
+    bytes_after: int
+    tensors: tuple[PackedTensor, ...]

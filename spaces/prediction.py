@@ -1,0 +1,62 @@
+"""Running a network over a whole split, and the task's metric of it."""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CandidateFailure
+from .task import Pairs, Task, iterate
+
+EVALUATION_BATCH = 256
+
+
+def pick_device(name: str | None) -> torch.device:
+    """Return the named device; where None, the first of CUDA, MPS and CPU that is there."""
+    if name is not None:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def predict(network: nn.Module, split: Pairs, *, device: str | torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Return outputs and targets of a whole split, both on the CPU; the network runs in evaluation mode.
+
+    Args:
+        network: Left as it is, except that it moves to ``device`` where one is given.
+        split: Pairs of input and target.
+        device: Where to run; where None, where the network is.
+    """
+    if device is not None:
+        network.to(device)
+    place = next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
+    flags = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            batches = [
+                (network(inputs.to(place)).cpu(), targets) for inputs, targets in iterate(split, EVALUATION_BATCH)
+            ]
+    finally:
+        for module, training in flags.items():
+            module.training = training
+    outputs, targets = zip(*batches, strict=True)
+    return torch.cat(outputs), torch.cat(targets)
+
+
+def metric_of(network: nn.Module, task: Task, split: Pairs, device: str | torch.device | None = None) -> float:
+    """Return the task's metric of a network on one of the task's splits, such as ``task.validation``.
+
+    Raises:
+        CandidateFailure: Where the metric is NaN or not a number.
+    """
+    value: object = task.metric(*predict(network, split, device=device))
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if not isinstance(value, numbers.Real) or math.isnan(value):
+        raise CandidateFailure("recovery", f"the metric {task.metric_name!r} is not a number: it returned {value!r}")
+    return float(value)

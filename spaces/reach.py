@@ -1,0 +1,57 @@
+"""Whether the axes of a space fit a task: said at the start, not after an hour."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import SpaceError, TaskError
+from .cells.axis import CellsAxis
+from .space import SearchSpace
+from .students.axis import SHALLOWER
+from .task import Task
+
+
+def check_reach(space: SearchSpace, task: Task) -> None:
+    """Check that students and cells, where they are searched, can stand in for the task's model.
+
+    Raises:
+        SpaceError: Where an axis needs images and classes and the task has something else.
+        TaskError: Where the model does not run on the task's own data.
+    """
+    inputs = task.input_shape
+    outputs = _output_shape(task)
+    new_networks = space.cells is not None or (
+        space.students is not None and any(family != SHALLOWER for family in space.students.families)
+    )
+    if new_networks and (len(inputs) != 3 or len(outputs) != 1):
+        axis = "cells" if isinstance(space.cells, CellsAxis) else "students"
+        raise SpaceError(
+            f"the axis [{axis}] cannot make networks for this task",
+            where=f"[{axis}]",
+            expected="inputs of shape (channels, height, width) and one row of outputs for each",
+            got=f"inputs of shape {inputs}, outputs of shape {outputs}",
+            remedy=f"leave the section [{axis}] out, or keep only the family {SHALLOWER!r} of [students]",
+        )
+
+
+def _output_shape(task: Task) -> tuple[int, ...]:
+    example = task.calibration_batch(2)
+    try:
+        with torch.no_grad():
+            outputs = task.model.eval()(example)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise TaskError(
+            "the task's model does not run on the task's data",
+            where="Task(model=..., train=...)",
+            expected=f"a model that takes a batch of shape {tuple(example.shape)}",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())}",
+        ) from error
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or len(outputs) != len(example):
+        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise TaskError(
+            "the task's model does not give one row of outputs for each input",
+            where="Task(model=...)",
+            expected=f"one tensor of shape ({len(example)}, outputs, ...)",
+            got=str(got),
+        )
+    return tuple(outputs.shape[1:])

@@ -1,0 +1,147 @@
+"""SearchSpace: axes and the conditions between them, from which a candidate is suggested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from .axis import AxisModel, Suggester
+from .candidate import FLOAT_BITS, Baseline, Candidate, CellNetwork, Student
+from .cells.axis import CellsAxis
+from .quantization.axis import BitsAxis
+from .sparsity.axis import SparsityAxis
+from .students.axis import StudentsAxis
+
+
+class SearchSpace(AxisModel):
+    """The axes of one study; an axis that is None is not searched.
+
+    The baseline is always in the space. Conditions: a student's or a cell's parameters exist only where that
+    architecture is chosen, removed channels only for the baseline, activation bits only for rounded weights.
+
+    Args:
+        students: Student architectures.
+        cells: NAS cells.
+        sparsity: Removed channels and zeroed weights.
+        bits: Bit-widths.
+    """
+
+    students: StudentsAxis | None = None
+    cells: CellsAxis | None = None
+    sparsity: SparsityAxis | None = None
+    bits: BitsAxis | None = None
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The kinds of architecture that may be chosen."""
+        searched = ((Student.kind, self.students), (CellNetwork.kind, self.cells))
+        return (Baseline.kind, *(kind for kind, axis in searched if axis is not None))
+
+    def suggest(self, trial: Suggester) -> Candidate:
+        """Choose a candidate; equal meanings are brought together by :attr:`Candidate.key`, not here."""
+        candidate = Candidate(architecture=self._suggest_architecture(trial))
+        for axis in (self.sparsity, self.bits):
+            if axis is not None:
+                candidate = axis.refine(trial, candidate)
+        return candidate
+
+    def _suggest_architecture(self, trial: Suggester) -> Baseline | Student | CellNetwork:
+        kind = Baseline.kind
+        if len(self.architectures) > 1:
+            kind = trial.suggest_categorical("architecture", self.architectures)
+        if kind == Student.kind and self.students is not None:
+            return self.students.suggest(trial)
+        if kind == CellNetwork.kind and self.cells is not None:
+            return self.cells.suggest(trial)
+        return Baseline()
+
+    def landmarks(self) -> list[dict[str, Any]]:
+        """Return the parameters of what everyone tries first, as far as it is in the space: float32, int8, 4 bits."""
+        plain = {"architecture": Baseline.kind, "sparsity.removed_channels": 0.0, "sparsity.zeroed_weights": 0.0}
+        found = []
+        for weights, activations in ((FLOAT_BITS, FLOAT_BITS), (8, 8), (4, 8)):
+            preference = _Prefer({**plain, "bits.weights": weights, "bits.activations": activations})
+            if self.suggest(preference) == Candidate(weight_bits=weights, activation_bits=activations):
+                found.append(preference.parameters)
+        return found
+
+    def random_point(self, chance: Random) -> tuple[dict[str, Any], Candidate]:
+        """Return one combination of parameters and its candidate, every choice drawn uniformly."""
+        draw = _Draw(chance)
+        candidate = self.suggest(draw)
+        return draw.parameters, candidate
+
+    def points(self) -> Iterator[tuple[dict[str, Any], Candidate]]:
+        """Yield every combination of parameters with its candidate, lazily and in a fixed order.
+
+        Several combinations may mean the same candidate.
+        """
+        walk = _Walk()
+        while True:
+            candidate = self.suggest(walk)
+            yield dict(walk.parameters), candidate
+            if not walk.advance():
+                return
+
+
+def problem_of(candidate: Candidate) -> str | None:
+    """Say why a candidate cannot be made at all, or None where it can."""
+    architecture = candidate.architecture
+    if isinstance(architecture, CellNetwork) and not architecture.genotype.is_connected():
+        return "the cell has no path from its input to its output"
+    return None
+
+
+class _Draw:
+    """A suggester that draws every choice at random and remembers it."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+        self.parameters: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        self.parameters[name] = self._chance.choice(choices)
+        return self.parameters[name]
+
+
+class _Prefer:
+    """A suggester that takes the preferred value where it may be chosen, and the first one otherwise."""
+
+    def __init__(self, preferred: Mapping[str, Any]) -> None:
+        self._preferred = preferred
+        self.parameters: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        value = self._preferred.get(name)
+        self.parameters[name] = value if value in choices else choices[0]
+        return self.parameters[name]
+
+
+class _Walk:
+    """A suggester that visits every branch of the space: an odometer over the choices that were asked for."""
+
+    def __init__(self) -> None:
+        self._path: list[tuple[int, int]] = []
+        self._position = 0
+        self.parameters: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        if self._position == len(self._path):
+            self._path.append((0, len(choices)))
+        index, _ = self._path[self._position]
+        self._position += 1
+        self.parameters[name] = choices[index]
+        return choices[index]
+
+    def advance(self) -> bool:
+        """Move to the next combination; False where all have been visited."""
+        while self._path and self._path[-1][0] + 1 == self._path[-1][1]:
+            self._path.pop()
+        if not self._path:
+            return False
+        index, count = self._path[-1]
+        self._path[-1] = (index + 1, count)
+        self._position = 0
+        self.parameters = {}
+        return True

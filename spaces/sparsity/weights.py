@@ -1,0 +1,121 @@
+"""Unstructured sparsity: weights of small magnitude set to zero, at once or gradually during training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+TINY_LAYER = 100
+"""Layers of fewer weights than this stay dense: their zeros save nothing and cost accuracy."""
+
+FINAL_PROGRESS = 0.6
+"""Share of the training after which the last weights have been zeroed; the rest is for recovery."""
+
+_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+class WeightZeroing:
+    """Zeroes a growing fraction of a network's weights while it trains (Zhu & Gupta 2017, arXiv:1710.01878).
+
+    The fraction counts the weights of all convolutions and linear layers and is spread over them by the scores of
+    LAMP (Lee et al., ICLR 2021): a weight's square over the sum of the squares in its layer that are not smaller.
+    Tiny layers stay dense, and every output channel keeps its largest weight.
+
+    Args:
+        network: Changed in place.
+        final_fraction: Fraction of zeros in the end, in [0, 1); less where the kept weights do not allow it.
+
+    Raises:
+        ValueError: Where ``final_fraction`` lies outside [0, 1).
+    """
+
+    def __init__(self, network: nn.Module, final_fraction: float) -> None:
+        if not 0.0 <= final_fraction < 1.0:
+            raise ValueError(f"fraction of weights to zero: expected 0 <= fraction < 1, got {final_fraction}")
+        self.final_fraction = final_fraction
+        self._weights = weight_tensors(network)
+        self._masks: list[Tensor] = []
+        self._fraction = 0.0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the final fraction has been reached; the choice of weights is fixed from then on."""
+        return self._fraction >= self.final_fraction
+
+    def step(self, progress: float) -> None:
+        """Choose anew which weights are zero, and zero them.
+
+        Args:
+            progress: How much of the training is done, in [0, 1].
+        """
+        if self.is_final:
+            return
+        remaining = 1.0 - min(1.0, max(0.0, progress) / FINAL_PROGRESS)
+        self._fraction = self.final_fraction * (1.0 - remaining**3)
+        self._masks = _smallest(self._weights, self._fraction)
+        self.apply()
+
+    def apply(self) -> None:
+        """Zero the chosen weights, which an optimizer's step may have moved."""
+        with torch.no_grad():
+            for weight, mask in zip(self._weights, self._masks, strict=False):
+                weight.masked_fill_(mask, 0.0)
+
+
+def zero_weights(network: nn.Module, fraction: float) -> None:
+    """Zero the given fraction of the network's weights in place, at once.
+
+    Args:
+        network: Changed in place.
+        fraction: Fraction of zeros among the weights of all convolutions and linear layers, in [0, 1).
+
+    Raises:
+        ValueError: Where ``fraction`` lies outside [0, 1).
+    """
+    WeightZeroing(network, fraction).step(progress=1.0)
+
+
+def zero_fraction(network: nn.Module) -> float:
+    """Return which fraction of the weights of all convolutions and linear layers is zero; 0 where there are none."""
+    weights = weight_tensors(network)
+    total = sum(weight.numel() for weight in weights)
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    return zeros / total if total else 0.0
+
+
+def weight_tensors(network: nn.Module) -> list[Tensor]:
+    """Return the weights of all convolutions and linear layers, a tensor that layers share only once."""
+    weights = {id(layer.weight): layer.weight for layer in network.modules() if isinstance(layer, _WEIGHTED)}
+    return list(weights.values())
+
+
+def _smallest(weights: list[Tensor], fraction: float) -> list[Tensor]:
+    """Return a mask for each tensor that marks, over all of them, the given fraction of the lowest scores."""
+    count = round(fraction * sum(weight.numel() for weight in weights))
+    scores = [_scores(weight.detach()).flatten() for weight in weights]
+    if not scores:
+        return []
+    together = torch.cat(scores)
+    count = min(count, int(torch.isfinite(together).sum()))
+    chosen = torch.zeros_like(together, dtype=torch.bool)
+    if count:
+        threshold = together.kthvalue(count).values
+        chosen = together < threshold
+        ties = (together == threshold).nonzero().flatten()
+        chosen[ties[: count - int(chosen.sum())]] = True
+    parts = torch.split(chosen, [len(part) for part in scores])
+    return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
+
+
+def _scores(weight: Tensor) -> Tensor:
+    """Return the LAMP score of each weight, infinite for those that must stay."""
+    if weight.numel() < TINY_LAYER:
+        return torch.full_like(weight, torch.inf)
+    squares = weight.square().flatten()
+    ordered, order = squares.sort(stable=True)
+    not_smaller = ordered.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(squares)
+    scores[order] = torch.where(ordered > 0, ordered / not_smaller, ordered)
+    largest = squares.view(len(weight), -1).argmax(dim=1)
+    scores.view(len(weight), -1)[torch.arange(len(weight), device=weight.device), largest] = torch.inf
+    return scores.view_as(weight)

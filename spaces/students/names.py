@@ -1,0 +1,9 @@
+"""The names of the student families, without torch, so that the search can list them."""
+
+from __future__ import annotations
+
+SHALLOWER = "shallower"
+"""The student that is the baseline with fewer blocks and channels."""
+
+FAMILIES: tuple[str, ...] = ("mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2", "resnet18")
+"""The torchvision families, built untrained."""

@@ -1,0 +1,246 @@
+"""The command line: ``karui search``, ``front``, ``pick`` and ``init``."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .. import __version__
+from ..errors import KaruiError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .run import StudyResult
+
+app = typer.Typer(
+    name="karui",
+    help="Make a trained PyTorch model light: search bit-width, sparsity, student and NAS cells, measure every "
+    "candidate, and get the Pareto front of size / speed / accuracy with a deployable file behind every point.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+INTERRUPTED = 130
+
+Study = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study file (.toml), or a bundled study: digits, fashion.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Results folder.", show_default="runs/<study>")]
+
+
+class Format(StrEnum):
+    """How a front is printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+class Prefer(StrEnum):
+    """What is preferred among the points that keep a budget."""
+
+    size = "size"
+    latency = "latency"
+    accuracy = "accuracy"
+    knee = "knee"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"karui {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def search(
+    study: Study,
+    trials: Annotated[int | None, typer.Option(metavar="N", min=1, help="Candidates to evaluate in all.")] = None,
+    hours: Annotated[float | None, typer.Option(metavar="H", min=0.0, help="Longest time of this run.")] = None,
+    out: Out = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Optuna storage URL.", show_default="sqlite:///<out>/study.db"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the sampler and of training.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the task's data.")] = None,
+) -> None:
+    """Search a study and measure its front again; the same command goes on where it was stopped.
+
+    Writes trials.csv, front.csv, front.png and the front's ONNX files to the results folder.
+    """
+    from .progress import ProgressView
+    from .run import run_study
+
+    console = Console()
+    given = {"trials": trials, "hours": hours, "seed": seed, "data": data}
+    with ProgressView(console) as view:
+        result = run_study(study, out=out, storage=storage, watcher=view, **given)  # type: ignore[arg-type]
+    _show_result(console, result)
+    if not len(result.front):
+        raise typer.Exit(1)
+
+
+@app.command()
+def front(
+    study: Study,
+    out: Out = None,
+    output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
+) -> None:
+    """Print the Pareto front of a study: every point's size, speed and accuracy."""
+    from .read import load_front
+
+    table = load_front(study, out)
+    if output is Format.csv:
+        sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
+    elif output is Format.json:
+        sys.stdout.write(table.to_json(orient="records", indent=2) + "\n")
+    else:
+        console = Console()
+        console.print(_front_view(table))
+        if len(table) and "test_accuracy" not in table.columns:
+            console.print("The front so far, by validation accuracy: the search has not finished.")
+
+
+@app.command()
+def pick(
+    study: Study,
+    out: Out = None,
+    max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Largest file, such as 60KB or 0.1x.")] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Longest latency, such as 0.4ms, or 0.3x of the baseline's.")
+    ] = None,
+    min_accuracy: Annotated[str | None, typer.Option(metavar="NUMBER", help="Lowest accuracy, such as 0.97.")] = None,
+    prefer: Annotated[Prefer, typer.Option(help="What to prefer among the points that fit.")] = Prefer.knee,
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the file and its papers to a folder.")
+    ] = None,
+) -> None:
+    """Choose one point of the front under a budget, and export it.
+
+    Exit code 1 where no point fits: then it says which bound fails by how much, and the nearest points.
+    """
+    from .choose import pick as pick_from_study
+
+    row = pick_from_study(
+        study,
+        out=out,
+        max_size=max_size,
+        max_latency=max_latency,
+        min_accuracy=min_accuracy,
+        prefer=prefer.value,
+        export=export,
+    )
+    console = Console()
+    console.print(_point_view(row))
+    if export is not None:
+        console.print(Text(f"exported to {export}/"))
+
+
+@app.command()
+def init(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]) -> None:
+    """Write a commented study file and a task file to start from; the pair runs as written."""
+    from .scaffold import write_scaffold
+
+    study, task = write_scaffold(name, Path())
+    print(f"wrote {study} and {task}\nnext: put your model and data into {task}, then run\n\n    karui search {study}")
+
+
+def main() -> None:
+    """Run the command line; errors a person can put right are printed without a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except KaruiError as error:
+        _print_error(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped: every finished trial is kept; the same command goes on from there")
+        code = INTERRUPTED
+    except typer.Abort:
+        code = INTERRUPTED
+    except Exception as error:
+        code = _explain_usage(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain_usage(error: Exception) -> int:
+    """Print click's own usage errors its own way; anything else is a bug and keeps its traceback."""
+    show = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    return int(getattr(error, "exit_code", 2))
+
+
+def _print_error(error: KaruiError) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), (error.what, "bold")))
+    for label, text in error.details():
+        console.print(Text(f"  {label + ':':<10}{text}"))
+
+
+def _show_result(console: Console, result: StudyResult) -> None:
+    console.print(f"{result.ending}; {len(result.trials)} trials", highlight=False)
+    if not len(result.front):
+        from .run import describe_values
+
+        console.print("No candidate keeps every bound. The nearest:", highlight=False)
+        for record in result.nearest:
+            console.print(Text(f"  {describe_values(record)}"))
+        return
+    console.print(_front_view(result.front))
+    console.print(Text(f"results: {result.folder}/ (front.csv, front.png, trials.csv, front/*.onnx)"))
+
+
+def _front_view(table: pd.DataFrame) -> Table:
+    """Lay the front out so that it fits 80 columns: what a person compares, and the candidate folded."""
+    on_test = "test_accuracy" in table.columns
+    accuracy = "test_accuracy" if on_test else "accuracy"
+    view = Table(header_style="bold")
+    for header in ("point", "size", "latency", f"{'test' if on_test else 'validation'} accuracy"):
+        view.add_column(header, justify="right" if header != "point" else "left", no_wrap=True)
+    view.add_column("candidate", overflow="fold")
+    for _, row in table.iterrows():
+        size = f"{row['size_bytes'] / 1e3:.1f} KB" + (f" {row['size_x']:5.1f}x" if on_test else "")
+        latency = f"{row['latency_ms']:.3f} ms {1 / row['latency_ratio']:5.2f}x"
+        note = "" if not on_test or row["holds"] else " (fell off when measured again)"
+        cells = (row["point"], size, latency, _with_spread(row, accuracy, 4), f"{row['candidate']}{note}")
+        view.add_row(*[Text(cell) for cell in cells])
+    return view
+
+
+def _with_spread(row: pd.Series[Any], name: str, digits: int) -> str:
+    spread = row.get(f"{name}_spread", 0.0)
+    return f"{row[name]:.{digits}f} ± {spread:.{digits}f}" if spread == spread and spread else f"{row[name]:.{digits}f}"
+
+
+def _point_view(row: pd.Series[Any]) -> Table:
+    view = Table.grid(padding=(0, 2))
+    view.add_row("point", Text(f"{row['point']}, trial {row['trial']}: {row['candidate']}"))
+    smaller = f" ({row['size_x']:.1f}x smaller)" if "size_x" in row else ""
+    view.add_row("size", f"{row['size_bytes']:,.0f} bytes{smaller}")
+    view.add_row("latency", f"{_with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
+    view.add_row("accuracy", f"{_with_spread(row, 'accuracy', 4)} on validation")
+    if "test_accuracy" in row:
+        drop = f"{row['drop_points']:+.2f} points lost" if row["drop_points"] else "nothing lost"
+        view.add_row("", f"{_with_spread(row, 'test_accuracy', 4)} on test ({drop})")
+        view.add_row("file", Text(str(row["file"])))
+    return view

@@ -1,0 +1,126 @@
+"""The results folder of a study: where things lie, that it can be written, and that one search writes it at a time."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import OutputError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths under a study's results folder.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """Optuna's storage, SQLite."""
+        return self.path / "study.db"
+
+    @property
+    def trials_csv(self) -> Path:
+        """Every trial."""
+        return self.path / "trials.csv"
+
+    @property
+    def front_csv(self) -> Path:
+        """The re-measured front."""
+        return self.path / "front.csv"
+
+    @property
+    def front_png(self) -> Path:
+        """The picture of the front."""
+        return self.path / "front.png"
+
+    @property
+    def front_files(self) -> Path:
+        """The ONNX files of the front, each with its configuration beside it."""
+        return self.path / "front"
+
+    @property
+    def build(self) -> Path:
+        """Networks and files of all candidates."""
+        return self.path / "build"
+
+    def prepare(self) -> None:
+        """Make the folder and try to write in it.
+
+        Raises:
+            OutputError: Where that is not possible.
+        """
+        with explain_os_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"karui" * 1000)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one search; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            OutputError: Where another search holds it.
+        """
+        owner = self.path / "search.pid"
+        with explain_os_errors(self.path):
+            held = FileLock(self.path / "search.lock", blocking=False)
+            try:
+                held.acquire()
+            except Timeout as error:
+                process = owner.read_text() if owner.exists() else "unknown"
+                raise OutputError(
+                    "another search is writing to this results folder",
+                    where=str(self.path),
+                    got=f"process {process} holds it",
+                    remedy="wait for it, stop it, or give another folder by --out",
+                ) from error
+            owner.write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            held.release()
+
+
+@contextmanager
+def explain_os_errors(where: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder and their like into an error a person can act on."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            "the results folder cannot be written",
+            where=str(error.filename or where),
+            expected="a folder with space in which files can be made",
+            got=error.strerror or str(error),
+            remedy="make room, correct the permissions, or give another --out; what was found so far is kept",
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: Where it cannot be written; the old file, if any, is then still whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(unfinished).chmod(0o644)
+        Path(unfinished).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(unfinished).unlink()
+        raise

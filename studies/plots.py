@@ -1,0 +1,181 @@
+"""Plots of the front: the numbers first, then the drawing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from .folder import explain_os_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+# Okabe & Ito's palette, told apart by colour-blind readers.
+_COLOURS = {"baseline": "#0072B2", "student": "#D55E00", "cell": "#009E73"}
+_MARKERS = {"baseline": "o", "student": "s", "cell": "^"}
+_LABELS = {"baseline": "baseline, compressed", "student": "student", "cell": "NAS cells"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one kind.
+
+    Args:
+        sizes_kb: File sizes in units of 1,000 bytes.
+        latencies_ms: Latencies in milliseconds.
+        accuracies: Accuracies.
+        accuracy_spreads: Half widths of their 95 % intervals.
+    """
+
+    sizes_kb: tuple[float, ...]
+    latencies_ms: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    accuracy_spreads: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FrontNumbers:
+    """What the plot of a front shows.
+
+    Args:
+        trials: All feasible evaluated trials, by validation accuracy.
+        front: The points of the front by kind of architecture; test accuracy where it was measured.
+        steps: The front in accuracy over latency and over size: the best accuracy at or under each cost.
+        baseline: The baseline as a series of one.
+        on_test: Whether the front's accuracies are those of the test split.
+        metric_name: What the metric is called.
+    """
+
+    trials: Series
+    front: dict[str, Series]
+    baseline: Series
+    on_test: bool
+    metric_name: str
+
+
+def staircase(costs: tuple[float, ...], accuracies: tuple[float, ...]) -> tuple[list[float], list[float]]:
+    """Return the corners of "best accuracy at no more than this cost", cheapest first."""
+    corners: tuple[list[float], list[float]] = ([], [])
+    best = float("-inf")
+    for cost, accuracy in sorted(zip(costs, accuracies, strict=True), key=lambda pair: (pair[0], -pair[1])):
+        if accuracy > best:
+            best = accuracy
+            corners[0].append(cost)
+            corners[1].append(accuracy)
+    return corners
+
+
+def front_numbers(
+    front: pd.DataFrame, trials: pd.DataFrame, baseline: dict[str, float], metric_name: str = "accuracy"
+) -> FrontNumbers:
+    """Collect what the plot of a front shows.
+
+    Args:
+        front: As :func:`karui.load_front` returns it.
+        trials: As in ``trials.csv``.
+        baseline: The baseline's ``size_bytes``, ``latency_ms``, ``accuracy`` and, where known, ``test_accuracy``.
+        metric_name: What the metric is called.
+    """
+    on_test = "test_accuracy" in front.columns
+    column = "test_accuracy" if on_test else "accuracy"
+    evaluated = trials[trials["feasible"].astype("boolean").fillna(False).astype(bool)] if len(trials) else trials
+    by_kind = {
+        kind: _series(front[front["kind"] == kind], column) for kind in _COLOURS if (front["kind"] == kind).any()
+    }
+    accuracy = baseline[column] if column in baseline else baseline["accuracy"]
+    return FrontNumbers(
+        trials=_series(evaluated, "accuracy") if len(evaluated) else Series((), (), (), ()),
+        front=by_kind,
+        baseline=Series((baseline["size_bytes"] / 1e3,), (baseline["latency_ms"],), (accuracy,), (0.0,)),
+        on_test=on_test,
+        metric_name=metric_name,
+    )
+
+
+def _series(table: pd.DataFrame, accuracy: str) -> Series:
+    spread = f"{accuracy}_spread"
+    return Series(
+        sizes_kb=tuple(table["size_bytes"] / 1e3),
+        latencies_ms=tuple(table["latency_ms"]),
+        accuracies=tuple(table[accuracy]),
+        accuracy_spreads=tuple(table[spread].fillna(0.0)) if spread in table.columns else (0.0,) * len(table),
+    )
+
+
+def draw_front(axes: Axes, numbers: FrontNumbers, cost: str) -> None:
+    """Draw accuracy over ``latencies_ms`` or ``sizes_kb`` into the given axes."""
+    trials = numbers.trials
+    axes.scatter(
+        getattr(trials, cost), trials.accuracies, s=14, color="0.75", linewidths=0, label="all trials (validation)"
+    )
+    all_costs = tuple(value for series in numbers.front.values() for value in getattr(series, cost))
+    all_accuracies = tuple(value for series in numbers.front.values() for value in series.accuracies)
+    corners = staircase(all_costs, all_accuracies)
+    axes.step(*corners, where="post", color="0.35", linewidth=1.2, zorder=2)
+    for kind, series in numbers.front.items():
+        axes.errorbar(
+            getattr(series, cost),
+            series.accuracies,
+            yerr=series.accuracy_spreads,
+            fmt=_MARKERS[kind],
+            color=_COLOURS[kind],
+            markersize=6,
+            elinewidth=0.8,
+            ecolor=(*to_rgb(_COLOURS[kind]), 0.45),
+            zorder=3,
+            label=f"front: {_LABELS[kind]}",
+        )
+    axes.scatter(
+        getattr(numbers.baseline, cost),
+        numbers.baseline.accuracies,
+        marker="*",
+        s=220,
+        color="#CC79A7",
+        edgecolors="black",
+        linewidths=0.8,
+        zorder=4,
+        label="your model (float32)",
+    )
+    axes.set_xscale("log")
+    _label_ticks(axes.xaxis)
+    axes.set_xlabel("latency, ms (log)" if cost == "latencies_ms" else "file size, KB (log)")
+    split = "test" if numbers.on_test else "validation"
+    axes.set_ylabel(f"{numbers.metric_name} ({split})")
+    axes.grid(True, which="both", linewidth=0.3, alpha=0.6)
+
+
+def _label_ticks(axis: Axis) -> None:
+    """Label enough ticks that a logarithmic axis can be read, also where it spans less than a decade."""
+    low, high = axis.get_data_interval()
+    if low > 0 and high < 8 * low:
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def save_front(path: Path, numbers: FrontNumbers, title: str) -> None:
+    """Write the two plots of a front, accuracy over latency and over size, as one PNG.
+
+    Raises:
+        OutputError: Where the file cannot be written.
+    """
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    draw_front(left, numbers, "latencies_ms")
+    draw_front(right, numbers, "sizes_kb")
+    right.set_ylabel("")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.suptitle(title)
+    with explain_os_errors(path):
+        figure.savefig(path, dpi=130)

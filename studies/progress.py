@@ -1,0 +1,153 @@
+"""What a running search shows: counts, the best of each objective, the hypervolume, the time left."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..search.front import hypervolume
+from ..search.record import TrialRecord
+from ..spaces.candidate import Candidate
+from .spec import StudySpec
+from .tables import OBJECTIVE_NAMES
+
+
+class ProgressView:
+    """Shows a study in a terminal, live where it is one and line by line where it is not.
+
+    Use it as a context manager; it is a :class:`karui.studies.run.Watcher`.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._phase = "starting"
+        self._spec: StudySpec | None = None
+        self._baseline: dict[str, float] = {}
+        self._values: list[tuple[float, ...]] = []
+        self._counts: Counter[str] = Counter()
+        self._volume = 0.0
+        self._known = 0
+        self._running = ""
+        self._began = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=4, transient=False, get_renderable=self._render)
+
+    def __enter__(self) -> ProgressView:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._phase = "stopped" if kind else "done"
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def phase(self, text: str) -> None:
+        """Show what takes a while now."""
+        self._phase, self._running = text, ""
+        self._say(text)
+
+    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
+        """Take up what is known when the search begins."""
+        self._spec, self._baseline = spec, baseline
+        self._began = time.monotonic()
+        for record in known:
+            self._count(record)
+        self._known = self._done
+        words = f"searching: {self._known} of {spec.trials} trials are known already" if self._known else "searching"
+        self.phase(words)
+
+    def begun(self, number: int, candidate: Candidate) -> None:
+        """Show the candidate in flight."""
+        self._running = f"trial {number}: {candidate.describe()}"
+
+    def ended(self, record: TrialRecord) -> None:
+        """Count a trial that has ended."""
+        self._count(record)
+        self._running = ""
+        if record.state in ("evaluated", "failed"):
+            self._say(self._line(record))
+
+    @property
+    def _done(self) -> int:
+        return self._counts["evaluated"] + self._counts["failed"]
+
+    def _count(self, record: TrialRecord) -> None:
+        self._counts[record.state] += 1
+        if record.feasible:
+            self._values.append(record.values(OBJECTIVE_NAMES))
+            self._volume = hypervolume(self._values, [self._baseline[name] for name in OBJECTIVE_NAMES])
+
+    def _say(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, record: TrialRecord) -> str:
+        total = self._spec.trials if self._spec else 0
+        head = f"[{self._done}/{total}] trial {record.number} {record.candidate.describe() if record.candidate else ''}"
+        if record.outcome is None:
+            return f"{head}: failed at {record.stage}: {record.reason}"
+        size, latency, accuracy = record.values(OBJECTIVE_NAMES)
+        speed = self._baseline["latency_ms"] / latency
+        mark = "" if record.feasible else ", breaks a bound"
+        return f"{head}: {size / 1e3:.1f} KB, {latency:.4g} ms ({speed:.2f}x), accuracy {accuracy:.4f}{mark}"
+
+    def _render(self) -> Group:
+        parts: list[Text | Table | ProgressBar] = [Text(self._phase, style="bold")]
+        if self._spec is not None:
+            parts += [ProgressBar(total=self._spec.trials, completed=self._done, width=60), self._summary()]
+            if self._running:
+                parts.append(Text(self._running, style="dim", overflow="ellipsis", no_wrap=True))
+        return Group(*parts)
+
+    def _summary(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        pruned = self._counts["duplicate"] + self._counts["impossible"]
+        table.add_row(
+            "trials",
+            f"{self._done} of {self._spec.trials if self._spec else 0} done, {1 if self._running else 0} running, "
+            f"{pruned} pruned, {self._counts['failed']} failed",
+        )
+        table.add_row("best", self._best())
+        table.add_row("hypervolume", f"{self._volume:.4f}")
+        table.add_row("time left", self._time_left())
+        return table
+
+    def _best(self) -> str:
+        if not self._values:
+            return "no candidate keeps the bounds yet"
+        sizes, latencies, accuracies = zip(*self._values, strict=True)
+        smaller = self._baseline["size_bytes"] / min(sizes)
+        faster = self._baseline["latency_ms"] / min(latencies)
+        return (
+            f"size {min(sizes) / 1e3:.1f} KB ({smaller:.1f}x)   latency {min(latencies):.4g} ms ({faster:.1f}x)   "
+            f"accuracy {max(accuracies):.4f} (yours {self._baseline['accuracy']:.4f})"
+        )
+
+    def _time_left(self) -> str:
+        if self._spec is None:
+            return "unknown"
+        elapsed = time.monotonic() - self._began
+        done = self._done - self._known
+        left = (self._spec.trials - self._done) * elapsed / done if done else None
+        if self._spec.hours is not None:
+            limit = max(0.0, 3600 * self._spec.hours - elapsed)
+            left = limit if left is None else min(left, limit)
+        return "unknown" if left is None else f"about {_duration(left)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

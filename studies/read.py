@@ -1,0 +1,124 @@
+"""Reading what a search has left in its results folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OutputError, StudyFileError
+from ..search.record import read_records
+from .folder import RunFolder
+from .spec import load_spec
+from .store import explain_storage_errors, open_study, read_baseline
+from .tables import front_records, trials_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def find_folder(study: str | Path, out: str | Path | None = None) -> tuple[str, RunFolder]:
+    """Return a study's name and its results folder.
+
+    Args:
+        study: Path of a study file, name of a bundled study, or a results folder itself.
+        out: The results folder, where it was given to the search.
+
+    Raises:
+        StudyFileError: Where the study is unknown.
+        OutputError: Where it has no results yet.
+    """
+    path = Path(study)
+    if out is None and path.is_dir() and ((path / "front.csv").exists() or (path / "study.db").exists()):
+        return path.name, RunFolder(path)
+    try:
+        name = load_spec(study).name
+    except StudyFileError:
+        # The study file may be gone while its results are still there.
+        if not (Path("runs") / str(study)).is_dir():
+            raise
+        name = str(study)
+    folder = RunFolder(Path(out) if out is not None else Path("runs") / name)
+    if not folder.front_csv.exists() and not folder.database.exists():
+        raise OutputError(
+            f"there are no results of {name!r} yet",
+            where=str(folder.path),
+            expected="front.csv or study.db in that folder",
+            got="neither" if folder.path.is_dir() else "no such folder",
+            remedy=f"run `karui search {study}` first, or name its folder by --out",
+        )
+    return name, folder
+
+
+def load_front(study: str | Path, out: str | Path | None = None) -> pd.DataFrame:
+    """Return the front of a study, one row per point.
+
+    The re-measured front (with ``test_accuracy``) where the search has finished; otherwise the front so far, by
+    validation accuracy, which the search may still change.
+
+    Args:
+        study: Path of a study file, name of a bundled study, or a results folder.
+        out: The results folder, where it was given to the search.
+
+    Raises:
+        KaruiError: Where there is nothing to read.
+    """
+    import pandas as pd
+
+    name, folder = find_folder(study, out)
+    if folder.front_csv.exists():
+        try:
+            return pd.read_csv(folder.front_csv)
+        except (ValueError, OSError) as error:
+            raise OutputError(
+                "the front cannot be read",
+                where=str(folder.front_csv),
+                got=str(error),
+                remedy="delete that file and run the search again; it only writes the front anew",
+            ) from error
+    return _front_so_far(name, folder)
+
+
+def load_baseline(folder: RunFolder, name: str) -> dict[str, float]:
+    """Return the baseline's values by name, from the front's descriptions or else from the database.
+
+    Raises:
+        OutputError: Where neither knows it.
+    """
+    for described in sorted(folder.front_files.glob("*.json")):
+        return {key: item["value"] for key, item in read_description(described)["baseline"].items()}
+    if folder.database.exists():
+        storage = f"sqlite:///{folder.database}"
+        known = read_baseline(open_study(storage, name, create=False))
+        if known is not None:
+            return {key: item.value for key, item in known[1].items()}
+    raise OutputError(
+        "the baseline was not measured yet", where=str(folder.path), remedy="run the search for a little longer"
+    )
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return the configuration beside a file of the front.
+
+    Raises:
+        OutputError: Where it cannot be read.
+    """
+    try:
+        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            "the configuration of a point cannot be read",
+            where=str(path),
+            got=str(error),
+            remedy="run the search again; it only writes the front anew",
+        ) from error
+    return described
+
+
+def _front_so_far(name: str, folder: RunFolder) -> pd.DataFrame:
+    storage = f"sqlite:///{folder.database}"
+    with explain_storage_errors(storage):
+        records = front_records(read_records(open_study(storage, name, create=False)))
+    table = trials_table(records)
+    table.insert(0, "point", [f"p{rank:02d}" for rank in range(1, len(records) + 1)])
+    return table

@@ -1,0 +1,354 @@
+"""One study from its file to its front: the place where making, measuring, deciding and keeping are put together."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import optuna
+
+from ..errors import CandidateFailure, KaruiError, TaskError
+from ..evaluators.measurement import Evaluator, Measurement
+from ..search.loop import Budget, Listener, SearchLoop
+from ..search.record import Outcome, TrialRecord, read_records
+from ..spaces.artifact import Artifact, StageRecord, file_digest
+from ..spaces.candidate import Candidate
+from .certify import TEST_ACCURACY, certify, front_table, write_descriptions
+from .folder import RunFolder, explain_os_errors
+from .spec import StudySpec, check_space, load_spec
+from .store import check_meaning, explain_storage_errors, note_baseline, open_study, read_baseline
+from .tables import OBJECTIVE_NAMES, front_records, trials_table, write_csv
+from .task_loading import load_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..evaluators.targets import Target
+    from ..evaluators.timing import TimingSettings
+    from ..spaces.build import Builder
+    from ..spaces.task import Task
+
+
+class Watcher(Listener, Protocol):
+    """Is told how a whole study goes, to show it."""
+
+    def phase(self, text: str) -> None:
+        """Something that takes a while begins."""
+
+    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
+        """The search begins or goes on, from the trials that are known already."""
+
+
+class Silence:
+    """A watcher that shows nothing."""
+
+    def phase(self, text: str) -> None:
+        """Show nothing."""
+
+    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
+        """Show nothing."""
+
+    def begun(self, number: int, candidate: Candidate) -> None:
+        """Show nothing."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Show nothing."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a search found.
+
+    Args:
+        folder: The results folder.
+        front: One row per point of the re-measured front, as in ``front.csv``.
+        trials: One row per trial, as in ``trials.csv``.
+        baseline: The baseline's measurements by name.
+        ending: Why the search ended, in one sentence.
+        nearest: Where no trial kept every bound: the evaluated trials that broke them least, best first.
+    """
+
+    folder: Path
+    front: pd.DataFrame
+    trials: pd.DataFrame
+    baseline: dict[str, Measurement]
+    ending: str
+    nearest: tuple[TrialRecord, ...] = ()
+
+
+def resolve_spec(
+    study: str | Path | StudySpec,
+    *,
+    trials: int | None = None,
+    hours: float | None = None,
+    seed: int | None = None,
+    data: str | Path | None = None,
+) -> StudySpec:
+    """Read the study and put in what the caller gives instead of what the file says."""
+    spec = study if isinstance(study, StudySpec) else load_spec(study)
+    given = {"trials": trials, "hours": hours, "seed": seed}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if data is not None:
+        changes["task_options"] = {**spec.task_options, "data_dir": str(data)}
+    return spec.model_copy(update=changes)
+
+
+def run_study(
+    study: str | Path | StudySpec,
+    *,
+    task: Task | None = None,
+    trials: int | None = None,
+    hours: float | None = None,
+    out: str | Path | None = None,
+    storage: str | None = None,
+    seed: int | None = None,
+    data: str | Path | None = None,
+    watcher: Watcher | None = None,
+) -> StudyResult:
+    """Search a study, or go on with it, and re-measure its front.
+
+    Args:
+        study: Path of a study file, name of a bundled study, or a specification made in Python.
+        task: The task itself, instead of the one that the study names.
+        trials: Candidates to evaluate in all, instead of what the study says.
+        hours: Longest time of this run, instead of what the study says.
+        out: Results folder; ``runs/<name>`` where left out.
+        storage: SQLAlchemy URL of Optuna's storage; ``study.db`` in the results folder where left out.
+        seed: Seed, instead of what the study says.
+        data: Folder of the data, handed to the task's function as ``data_dir``.
+        watcher: Is told how it goes.
+
+    Raises:
+        KaruiError: On anything the user can put right; what was found before is kept.
+        KeyboardInterrupt: When interrupted; the trials so far are kept and ``trials.csv`` is written.
+    """
+    spec = resolve_spec(study, trials=trials, hours=hours, seed=seed, data=data)
+    check_space(spec, spec.name)
+    watcher = watcher or Silence()
+    folder = RunFolder(Path(out) if out is not None else Path("runs") / spec.name)
+    folder.prepare()
+    with folder.lock():
+        storage = storage or f"sqlite:///{folder.database}"
+        session = Session(spec, folder, open_study(storage, spec.name, create=True), storage, watcher)
+        return session.run(task)
+
+
+@dataclass
+class Session:
+    """One run of one study."""
+
+    spec: StudySpec
+    folder: RunFolder
+    study: optuna.Study
+    storage: str
+    watcher: Watcher
+
+    def run(self, task: Task | None) -> StudyResult:
+        """Search and re-measure; see :func:`run_study`."""
+        with explain_storage_errors(self.storage), explain_os_errors(self.folder.path):
+            check_meaning(self.study, self.spec.meaning(), self.spec.name)
+            bench = self._prepare(task)
+            try:
+                ending = self._search(bench)
+            finally:
+                self._write_trials()
+            return self._finish(bench, ending)
+
+    def _prepare(self, task: Task | None) -> Bench:
+        from ..spaces.baseline import prepare_baseline
+        from ..spaces.build import Builder
+        from ..spaces.reach import check_reach
+
+        self.watcher.phase("loading the task")
+        if task is None:
+            task = load_task(self.spec.task, self.spec.folder, self.spec.task_options)
+        self.watcher.phase("preparing the baseline")
+        artifact = prepare_baseline(
+            task,
+            self.spec.recovery,
+            self.folder.path,
+            seed=self.spec.seed,
+            on_epoch=lambda epoch, metric: self.watcher.phase(
+                f"training the baseline, epoch {epoch} of {task.baseline_epochs}: {task.metric_name} {metric:.4f}"
+            ),
+        )
+        check_reach(self.spec.space, task)
+        bench = Bench(task, artifact, self.spec)
+        self.watcher.phase("measuring the baseline")
+        known = read_baseline(self.study)
+        if known is None:
+            note_baseline(self.study, artifact.digest, bench.measure_baseline())
+            known = read_baseline(self.study)
+        _check_same_baseline(known, artifact, self.folder)
+        bench.begin(known[1] if known else {}, Builder(task, self.spec.recovery, self.folder.build, self.spec.seed))
+        return bench
+
+    def _search(self, bench: Bench) -> str:
+        baseline = {name: bench.baseline[name].value for name in OBJECTIVE_NAMES}
+        loop = SearchLoop(
+            study=self.study,
+            space=self.spec.space,
+            objectives=self.spec.bounds.objectives(),
+            baseline=baseline,
+            evaluate=bench.evaluate,
+            sampler=self.spec.sampler,
+            seed=self.spec.seed,
+        )
+        known = read_records(self.study)
+        bench.remember(known)
+        self.watcher.searching(self.spec, baseline, known)
+        seconds = None if self.spec.hours is None else 3600 * self.spec.hours
+        return loop.run(Budget(self.spec.trials, seconds), self.watcher, self.spec.space.landmarks())
+
+    def _write_trials(self) -> None:
+        write_csv(trials_table(read_records(self.study)), self.folder.trials_csv)
+
+    def _finish(self, bench: Bench, ending: str) -> StudyResult:
+        records = read_records(self.study)
+        front = front_records(records)
+        self.watcher.phase(f"measuring the front again, {len(front)} files, on the test split")
+        bench.measure_baseline_on_test()
+        note_baseline(self.study, bench.artifact.digest, bench.baseline)
+        points = certify(front, [bench.latency, bench.test_accuracy], bench.find_artifact, self.folder)
+        write_descriptions(points, self.spec.name, bench.baseline)
+        table = front_table(points, bench.baseline)
+        write_csv(table, self.folder.front_csv)
+        trials = trials_table(records)
+        self._plot(table, trials, bench)
+        nearest = () if points else nearest_records(records, self.spec, bench.baseline)
+        return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest)
+
+    def _plot(self, front: pd.DataFrame, trials: pd.DataFrame, bench: Bench) -> None:
+        from .plots import front_numbers, save_front
+
+        if len(front):
+            values = {name: item.value for name, item in bench.baseline.items()}
+            numbers = front_numbers(front, trials, values, bench.task.metric_name)
+            save_front(self.folder.front_png, numbers, f"{self.spec.name}: {len(front)} files on the front")
+
+
+class Bench:
+    """The evaluators of a study and what they need: makes and measures candidates for the search."""
+
+    def __init__(self, task: Task, artifact: Artifact, spec: StudySpec) -> None:
+        from ..evaluators.accuracy import AccuracyEvaluator
+        from ..evaluators.size import SizeEvaluator
+        from ..evaluators.targets import TARGETS
+        from ..evaluators.timing import TimingSettings
+
+        self.task = task
+        self.artifact = artifact
+        self.baseline: dict[str, Measurement] = {}
+        self.target: Target = TARGETS["local"](threads=spec.latency.threads, provider=spec.latency.provider)
+        self.timing: TimingSettings = replace(TimingSettings(), max_seconds=spec.latency.max_seconds)
+        self.inputs = task.calibration_batch(spec.latency.batch_size).numpy()
+        shared = (task.metric, task.metric_name)
+        self.size: Evaluator = SizeEvaluator()
+        self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation")
+        self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY)
+        self.latency: Evaluator
+        self._builder: Builder
+        self._outcomes: dict[str, Outcome] = {}
+
+    def measure_baseline(self) -> dict[str, Measurement]:
+        """Measure the baseline: size, latency against itself, validation accuracy.
+
+        Raises:
+            TaskError: Where its accuracy has no meaning.
+        """
+        from ..evaluators.latency import measure_reference
+
+        latency = measure_reference(self.target, self.artifact, self.inputs, self.timing)
+        accuracy = self._measure_accuracy(self.accuracy)
+        return {item.name: item for item in (*self.size.measure(self.artifact), latency, *accuracy)}
+
+    def measure_baseline_on_test(self) -> None:
+        """Measure the baseline on the test split, when the front is: not before.
+
+        Raises:
+            TaskError: Where its accuracy has no meaning.
+        """
+        self.baseline |= {item.name: item for item in self._measure_accuracy(self.test_accuracy)}
+
+    def _measure_accuracy(self, evaluator: Evaluator) -> tuple[Measurement, ...]:
+        try:
+            return evaluator.measure(self.artifact)
+        except CandidateFailure as failure:
+            raise TaskError(
+                "the baseline's accuracy cannot be measured",
+                where="Task(model=..., metric=...)",
+                expected="a metric that gives a finite number for the task's own model",
+                got=failure.reason,
+                remedy="check the metric, the data and the model",
+            ) from failure
+
+    def begin(self, baseline: dict[str, Measurement], builder: Builder) -> None:
+        """Take up the baseline's measurements, against which every candidate is timed."""
+        from ..evaluators.latency import LatencyEvaluator
+
+        self.baseline = baseline
+        self._builder = builder
+        reference_ms = baseline["latency_ms"].value
+        self.latency = LatencyEvaluator(self.target, self.artifact, self.inputs, self.timing, reference_ms)
+
+    def remember(self, records: Sequence[TrialRecord]) -> None:
+        """Take up what was measured in earlier runs, so that no file is measured twice."""
+        self._outcomes |= {record.outcome.digest: record.outcome for record in records if record.outcome}
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        """Make and measure a candidate; see :class:`karui.search.record.Evaluate`."""
+        artifact = self._builder.build(candidate)
+        if (twin := self._outcomes.get(artifact.digest)) is not None:
+            return replace(twin, stages=artifact.stages)
+        stages = list(artifact.stages)
+        measurements: dict[str, Measurement] = {}
+        for evaluator in (self.size, self.latency, self.accuracy):
+            begin = time.perf_counter()
+            measurements |= {item.name: item for item in evaluator.measure(artifact)}
+            stages.append(StageRecord(evaluator.name, time.perf_counter() - begin, cached=False))
+        outcome = Outcome(measurements, artifact.digest, tuple(stages))
+        self._outcomes[artifact.digest] = outcome
+        return outcome
+
+    def find_artifact(self, record: TrialRecord) -> Artifact:
+        """Return the file of a trial; made again where it was deleted."""
+        if record.candidate is None:
+            raise ValueError(f"trial {record.number} has no candidate")
+        path = self._builder.file_of(record.candidate)
+        return Artifact(path, file_digest(path)) if path.exists() else self._builder.build(record.candidate)
+
+
+def nearest_records(
+    records: Sequence[TrialRecord], spec: StudySpec, baseline: dict[str, Measurement], count: int = 3
+) -> tuple[TrialRecord, ...]:
+    """Return the evaluated trials that break the bounds least, by the sum of their relative violations."""
+
+    def violation(record: TrialRecord) -> float:
+        pairs = zip(spec.bounds.objectives(), record.values(OBJECTIVE_NAMES), strict=True)
+        broken = (objective.violation(value, baseline[objective.name].value) for objective, value in pairs)
+        return math.fsum(max(0.0, share) for share in broken if share is not None)
+
+    evaluated = [record for record in records if record.outcome is not None]
+    return tuple(sorted(evaluated, key=violation)[:count])
+
+
+def describe_values(record: TrialRecord) -> str:
+    """Return one line with a trial's candidate and its three values."""
+    size, latency, accuracy = record.values(OBJECTIVE_NAMES)
+    name = record.candidate.describe() if record.candidate else ""
+    return f"trial {record.number}, {name}: {size / 1e3:.1f} KB, {latency:.4g} ms, accuracy {accuracy:.4f}"
+
+
+def _check_same_baseline(known: tuple[str, Any] | None, artifact: Artifact, folder: RunFolder) -> None:
+    if known is not None and known[0] != artifact.digest:
+        raise KaruiError(
+            "the task's model is not the one that this study began with",
+            where=str(folder.path),
+            expected=f"a baseline file of sha256 {known[0][:16]}…",
+            got=f"sha256 {artifact.digest[:16]}…",
+            remedy="restore the model (or its seed), or start anew with another --out",
+        )

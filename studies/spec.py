@@ -1,0 +1,242 @@
+"""The study file: TOML, parsed by pydantic, with errors that name file, key, value and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ..errors import StudyFileError
+from ..search.objectives import OBJECTIVES, Objective, parse_bound, with_bounds
+from ..search.sampler import SamplerName
+from ..spaces.build_settings import BuildSettings
+from ..spaces.cells.axis import CellsAxis
+from ..spaces.quantization.axis import BitsAxis
+from ..spaces.space import SearchSpace
+from ..spaces.sparsity.axis import SparsityAxis
+from ..spaces.students.axis import StudentsAxis
+
+_BUNDLED = Path(__file__).parent
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BoundsSpec(_Section):
+    """Bounds on the objectives; a candidate that breaks one is kept, marked infeasible, and never on the front."""
+
+    max_size: str | float | None = None
+    max_latency: str | float | None = None
+    min_accuracy: str | float | None = None
+
+    @field_validator("max_size", "max_latency", "min_accuracy")
+    @classmethod
+    def _is_quantity(cls, text: str | float | None, info: Any) -> str | float | None:
+        if text is not None:
+            objective = dict(zip(("max_size", "max_latency", "min_accuracy"), OBJECTIVES, strict=True))[info.field_name]
+            parse_bound(text, objective)
+        return text
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """Return the three objectives with these bounds."""
+        return with_bounds({"size_bytes": self.max_size, "latency_ms": self.max_latency, "accuracy": self.min_accuracy})
+
+
+class LatencySpec(_Section):
+    """How latency is measured.
+
+    Args:
+        threads: Threads of the runtime within one operator.
+        batch_size: Samples in one run.
+        provider: Execution provider of onnxruntime.
+        max_seconds: Longest time for one measurement.
+    """
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    provider: str = "CPUExecutionProvider"
+    max_seconds: Annotated[float, Field(gt=0)] = 1.5
+
+
+class StudySpec(_Section):
+    """A study: the task, the axes, the bounds and how long to search.
+
+    Args:
+        name: Name of the study, also of its folder under ``runs/``.
+        task: ``file.py:function`` (relative to the study file) or ``dotted.module:function``; returns a Task.
+        task_options: Keyword arguments of that function.
+        trials: Candidates to evaluate.
+        hours: Longest time of one run of the search; no limit where left out.
+        seed: Seed of the sampler and of all training.
+        sampler: ``tpe``, ``nsga2``, ``nsga3``, ``gp`` or ``random``.
+        bits, sparsity, students, cells: The axes; one that is left out is not searched.
+        recovery: How accuracy is won back, and how files are made.
+        latency: How latency is measured.
+        bounds: Bounds on size, latency and accuracy.
+        folder: Where the study file lies; set when it is read.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    task: str = ""
+    task_options: dict[str, Any] = Field(default_factory=dict)
+    trials: Annotated[int, Field(ge=1)] = 100
+    hours: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    sampler: SamplerName = "tpe"
+    bits: BitsAxis | None = None
+    sparsity: SparsityAxis | None = None
+    students: StudentsAxis | None = None
+    cells: CellsAxis | None = None
+    recovery: BuildSettings = BuildSettings()
+    latency: LatencySpec = LatencySpec()
+    bounds: BoundsSpec = BoundsSpec()
+    folder: Annotated[Path, Field(exclude=True)] = Path()
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space of the axes."""
+        return SearchSpace(students=self.students, cells=self.cells, sparsity=self.sparsity, bits=self.bits)
+
+    def meaning(self) -> dict[str, Any]:
+        """Return what gives the results their meaning: a study goes on only where this is unchanged."""
+        return self.model_dump(mode="json", exclude={"name", "trials", "hours", "seed", "sampler"})
+
+
+def bundled_studies() -> list[str]:
+    """Return the names of the studies that karui brings along."""
+    return sorted(path.stem for path in _BUNDLED.glob("*.toml"))
+
+
+def load_spec(study: str | Path) -> StudySpec:
+    """Read a study file, or a bundled study by its name.
+
+    Raises:
+        StudyFileError: Where there is no such study, or its file is no valid study file.
+    """
+    path = _find(str(study))
+    try:
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyFileError(
+            "the study file is not valid TOML", where=str(path), got=str(error), remedy="correct that line"
+        ) from error
+    except OSError as error:
+        raise StudyFileError("the study file cannot be read", where=str(path), got=str(error)) from error
+    if "folder" in plain:
+        raise _unknown_key(path, ("folder",))
+    return parse_spec({"name": path.stem, **plain, "folder": path.resolve().parent}, path)
+
+
+def parse_spec(plain: dict[str, Any], path: Path) -> StudySpec:
+    """Check the content of a study file.
+
+    Raises:
+        StudyFileError: On an unknown key, a wrong type or a value out of range; it lists every fault.
+    """
+    try:
+        spec = StudySpec.model_validate(plain)
+    except ValidationError as error:
+        raise _explain(error, path) from None
+    if not spec.task:
+        raise StudyFileError(
+            "the study file names no task",
+            where=f"{path}: task",
+            expected='"my_task.py:make_task" or "package.module:make_task"',
+            got="nothing",
+            remedy='add a line such as  task = "my_task.py:make_task"',
+        )
+    check_space(spec, path)
+    return spec
+
+
+def check_space(spec: StudySpec, where: Path | str) -> None:
+    """Refuse a study that has nothing to search.
+
+    Raises:
+        StudyFileError: Where no axis is given.
+    """
+    if not any((spec.bits, spec.sparsity, spec.students, spec.cells)):
+        raise StudyFileError(
+            "the study searches nothing: it has no axis",
+            where=str(where),
+            expected="at least one of the sections [bits], [sparsity], [students], [cells]",
+            got="none of them",
+            remedy="add a section, for example  [bits]  with  weights = [4, 8, 32]",
+        )
+
+
+def _find(study: str) -> Path:
+    if study in bundled_studies():
+        return _BUNDLED / f"{study}.toml"
+    path = Path(study)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise StudyFileError("a study file was expected, not a folder", where=study, remedy="name the .toml file in it")
+    nearby = [str(candidate) for candidate in (path.parent if str(path.parent) else Path()).glob("*.toml")]
+    near = difflib.get_close_matches(study, [*bundled_studies(), *nearby], n=1, cutoff=0.5)
+    suggestion = f"did you mean {near[0]}? " if near else ""
+    raise StudyFileError(
+        f"there is no study {study!r}",
+        expected=f"a study file (.toml), or one of the bundled studies: {', '.join(bundled_studies())}",
+        got="no such file" if path.suffix == ".toml" else "an unknown name",
+        remedy=f"{suggestion}`karui init NAME` writes a study file to start from",
+    )
+
+
+def _explain(error: ValidationError, path: Path) -> StudyFileError:
+    faults = error.errors()
+    for fault in faults:
+        if fault["type"] == "extra_forbidden":
+            return _unknown_key(path, fault["loc"])
+    first = faults[0]
+    # A list with one bad value is reported as too short as well: only faults elsewhere are worth a word.
+    others = [fault for fault in faults[1:] if fault["loc"] != first["loc"][: len(fault["loc"])]]
+    more = "".join(f"; also {_key(fault['loc'])}: expected {_expected(fault)}" for fault in others)
+    return StudyFileError(
+        "the study file says something that has no meaning",
+        where=f"{path}: {_key(first['loc'])}",
+        expected=_expected(first),
+        got=repr(first["input"]),
+        remedy="correct the value" + more,
+    )
+
+
+def _expected(fault: Any) -> str:
+    if fault["type"] == "too_short":
+        return "at least one value; leave the whole section out to switch the axis off"
+    if fault["type"] == "model_type":
+        return f"a section, written [{_key(fault['loc'])}]"
+    return str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+
+
+def _unknown_key(path: Path, location: tuple[int | str, ...]) -> StudyFileError:
+    known = _keys_at(location[:-1])
+    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    return StudyFileError(
+        "the study file has an unknown key",
+        where=f"{path}: {_key(location)}",
+        expected=f"one of {', '.join(known)}",
+        got=str(location[-1]),
+        remedy=f"did you mean {near[0]}?" if near else "remove it",
+    )
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = StudySpec
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return [name for name in model.model_fields if name != "folder"]
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

@@ -1,0 +1,118 @@
+"""The study in Optuna's storage: opened, checked against the study file, and what it knows of the baseline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+
+from ..errors import OutputError, StudyFileError
+from ..evaluators.measurement import Measurement
+from ..search.objectives import OBJECTIVES
+
+_STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError)
+
+
+def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
+    """Open a study in Optuna's RDB storage.
+
+    Args:
+        storage: An SQLAlchemy URL, such as ``sqlite:///runs/digits/study.db``.
+        name: The study's name in that storage.
+        create: Whether to make it where it is missing.
+
+    Raises:
+        OutputError: Where the storage cannot be opened, or holds no such study.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.disable_default_handler()
+    # Two processes may meet at one SQLite file for a moment; waiting beats failing.
+    arguments = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {"pool_pre_ping": True}
+    with explain_storage_errors(storage):
+        backend = optuna.storages.RDBStorage(storage, engine_kwargs=arguments)
+        if create:
+            return optuna.create_study(
+                storage=backend,
+                study_name=name,
+                directions=[objective.direction for objective in OBJECTIVES],
+                load_if_exists=True,
+            )
+        try:
+            return optuna.load_study(storage=backend, study_name=name)
+        except KeyError:
+            raise OutputError(
+                f"the storage holds no study {name!r}",
+                where=without_password(storage),
+                remedy="run `karui search` for it first, with the same --out and --storage as here",
+            ) from None
+
+
+@contextmanager
+def explain_storage_errors(storage: str) -> Iterator[None]:
+    """Turn what a database raises into an error a person can act on."""
+    try:
+        yield
+    except _STORAGE_ERRORS as error:
+        # NotImplementedError and RecursionError are bugs, not storages.
+        if isinstance(error, (NotImplementedError, RecursionError)):
+            raise
+        cause = error.__cause__ or error
+        raise OutputError(
+            "the study's storage cannot be used",
+            where=without_password(storage),
+            expected="a reachable database that Optuna made, or an empty one",
+            got=without_password(" ".join(str(cause).split())[:300]),
+            remedy="check the URL, the disk and the server; a broken SQLite file can be moved away to start anew",
+        ) from error
+
+
+def without_password(text: str) -> str:
+    """Return a text in which passwords in URLs are blanked out."""
+    return re.sub(r"(://[^/:@\s]+):[^@\s]+@", r"\1:***@", text)
+
+
+def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], where: str) -> None:
+    """Note what the study's results mean, or refuse to go on with a study file that means something else.
+
+    Raises:
+        StudyFileError: Naming each key that differs.
+    """
+    noted = study.user_attrs.get("meaning")
+    if noted is None:
+        study.set_user_attr("meaning", dict(meaning))
+        return
+    differing = list(_differences(noted, meaning))
+    if differing:
+        raise StudyFileError(
+            "the study file has changed since this study began, in a way that changes what its results mean",
+            where=where,
+            expected="; ".join(f"{key} = {before!r}" for key, before, _ in differing),
+            got="; ".join(f"{key} = {after!r}" for key, _, after in differing),
+            remedy="take it back, or start anew with another --out (trials, hours, seed and sampler may change)",
+        )
+
+
+def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in sorted({*before, *after}):
+            yield from _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+    elif before != after:
+        yield key, before, after
+
+
+def note_baseline(study: optuna.Study, digest: str, measurements: Mapping[str, Measurement]) -> None:
+    """Keep the baseline's digest and measurements with the study."""
+    study.set_user_attr("baseline_digest", digest)
+    study.set_user_attr("baseline", {name: item.to_dict() for name, item in measurements.items()})
+
+
+def read_baseline(study: optuna.Study) -> tuple[str, dict[str, Measurement]] | None:
+    """Return the baseline's digest and measurements, or None where it was not measured yet."""
+    if "baseline" not in study.user_attrs:
+        return None
+    plain = study.user_attrs["baseline"]
+    return study.user_attrs["baseline_digest"], {name: Measurement.from_dict(item) for name, item in plain.items()}

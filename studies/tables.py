@@ -1,0 +1,75 @@
+"""Tables of trials and of the front, as pandas sees them and as CSV keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..evaluators.measurement import Measurement
+from ..search.front import pareto_mask
+from ..search.objectives import OBJECTIVES
+from ..search.record import TrialRecord
+from .folder import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OBJECTIVE_NAMES = tuple(objective.name for objective in OBJECTIVES)
+
+_STAGES = ("architecture", "recovery", "export", "quantization", "packing", "size", "latency", "accuracy")
+
+
+def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the feasible trials that no other feasible trial dominates, smallest file first."""
+    feasible = [record for record in records if record.feasible]
+    mask = pareto_mask([record.values(OBJECTIVE_NAMES) for record in feasible], OBJECTIVES)
+    front = [record for record, kept in zip(feasible, mask, strict=True) if kept]
+    return sorted(front, key=lambda record: record.values(OBJECTIVE_NAMES))
+
+
+def trials_table(records: Sequence[TrialRecord]) -> pd.DataFrame:
+    """Return one row per trial: state, reason, parameters, measurements with spread, and how long it took."""
+    import pandas as pd
+
+    on_front = {record.number for record in front_records(records)}
+    return pd.DataFrame([_trial_row(record, record.number in on_front) for record in records])
+
+
+def _trial_row(record: TrialRecord, on_front: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "trial": record.number,
+        "state": record.state,
+        "stage": record.stage,
+        "reason": record.reason,
+        "kind": record.candidate.architecture.kind if record.candidate else "",
+        "candidate": record.candidate.describe() if record.candidate else "",
+        "key": record.key,
+        "feasible": record.feasible if record.outcome else None,
+        "on_front": on_front,
+        "seconds": round(record.seconds, 3),
+    }
+    row |= dict(record.parameters)
+    if record.outcome is not None:
+        row |= measurement_columns(record.outcome.measurements)
+        stages = {stage.stage: stage for stage in record.outcome.stages}
+        row |= {f"seconds_{name}": round(stages[name].seconds, 3) for name in _STAGES if name in stages}
+        row["network_cached"] = "network" in stages
+        row["sha256"] = record.outcome.digest
+    return row
+
+
+def measurement_columns(measurements: Mapping[str, Measurement]) -> dict[str, float]:
+    """Return value, spread and count of each measurement under its name; exact ones have no spread."""
+    columns: dict[str, float] = {}
+    for name, measurement in measurements.items():
+        columns[name] = measurement.value
+        if measurement.count > 1:
+            columns[f"{name}_spread"] = measurement.spread
+            columns[f"{name}_count"] = measurement.count
+    return columns
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, whole or not at all."""
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())

@@ -1,0 +1,118 @@
+"""What holds for every target of the registry, and what is special to the local one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+import pytest
+
+from karui.errors import CandidateFailure, KaruiError
+from karui.evaluators import local, runtime
+from karui.evaluators.local import LocalTarget
+from karui.evaluators.targets import TARGETS, Target
+from karui.evaluators.timing import TimingSettings
+from karui.spaces.artifact import Artifact
+
+MakeArtifact = Callable[..., Artifact]
+INPUTS = np.ones((2, 3), np.float32)
+QUICK = TimingSettings(min_blocks=4, max_blocks=4, max_seconds=0.01, min_block_ms=0.01)
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    made = TARGETS[request.param]()
+    assert made.name == request.param
+    return made
+
+
+def test_every_target_times_two_files(target: Target, make_scaling: MakeArtifact) -> None:
+    one, other = make_scaling(1.0, name="one.onnx"), make_scaling(2.0, name="other.onnx")
+    timing = target.time_pair(one.path, other.path, INPUTS, QUICK)
+    assert timing.pairs == 4
+    assert min(timing.reference_ms, timing.candidate_ms, timing.ratio) > 0
+    assert min(timing.runs_per_block) >= 1
+
+
+def test_every_target_says_under_what_it_measures(target: Target) -> None:
+    conditions = target.conditions()
+    assert {"target", "host", "processor", "provider", "threads", "onnxruntime", "python", "platform"} <= set(
+        conditions
+    )
+    assert conditions["target"] == target.name
+    assert json.loads(json.dumps(conditions)) == conditions
+    assert all(value not in ("", None) for value in conditions.values())
+
+
+@pytest.mark.parametrize("broken", ["garbage", "empty_file", "unknown_operator", "two_inputs", "one_row_only"])
+def test_a_broken_candidate_fails_and_the_next_one_is_measured(
+    target: Target, scaling: Artifact, broken: str, request: pytest.FixtureRequest
+) -> None:
+    with pytest.raises(CandidateFailure, match=r"^latency: "):
+        target.time_pair(scaling.path, request.getfixturevalue(broken).path, INPUTS, QUICK)
+    assert target.time_pair(scaling.path, scaling.path, INPUTS, QUICK).pairs == 4
+
+
+@pytest.mark.parametrize("broken", ["garbage", "one_row_only"])
+def test_a_broken_reference_is_not_a_failure_of_the_candidate(
+    target: Target, scaling: Artifact, broken: str, request: pytest.FixtureRequest
+) -> None:
+    reference: Artifact = request.getfixturevalue(broken)
+    with pytest.raises(KaruiError, match="the reference cannot be run on this target"):
+        target.time_pair(reference.path, scaling.path, INPUTS, QUICK)
+
+
+def test_an_unknown_provider_is_refused_by_naming_the_available_ones() -> None:
+    with pytest.raises(KaruiError, match=r"(?s)expected: .*CPUExecutionProvider.*got: AbacusExecutionProvider"):
+        LocalTarget(provider="AbacusExecutionProvider")
+
+
+def test_a_provider_that_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch, scaling: Artifact) -> None:
+    # onnxruntime falls back to the CPU without an exception where, say, the driver of an installed provider is missing.
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with (
+        pytest.warns(UserWarning, match="not in available provider names"),
+        pytest.raises(KaruiError, match=r"(?s)could not be started.*got: CPUExecutionProvider"),
+    ):
+        LocalTarget(provider="CUDAExecutionProvider").time_pair(scaling.path, scaling.path, INPUTS, QUICK)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_without_meaning_are_refused(threads: int) -> None:
+    with pytest.raises(KaruiError, match=f"got: {threads}"):
+        LocalTarget(threads=threads)
+
+
+def test_the_reference_is_opened_once_as_long_as_its_bytes_stay(
+    monkeypatch: pytest.MonkeyPatch, make_scaling: MakeArtifact
+) -> None:
+    opened: list[str] = []
+
+    class Recording(runtime.Runner):
+        def __init__(self, path: Path, **options: object) -> None:
+            opened.append(path.name)
+            super().__init__(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(local, "Runner", Recording)
+    target = LocalTarget()
+    reference, candidate = make_scaling(1.0, name="reference.onnx"), make_scaling(2.0, name="candidate.onnx")
+    for _ in range(2):
+        target.time_pair(reference.path, candidate.path, INPUTS, QUICK)
+    assert opened == ["reference.onnx", "candidate.onnx", "candidate.onnx"]
+    make_scaling(3.0, name="reference.onnx")
+    target.time_pair(reference.path, candidate.path, INPUTS, QUICK)
+    assert opened[3:] == ["reference.onnx", "candidate.onnx"]
+
+
+def test_conditions_name_the_runtime_and_the_threads() -> None:
+    conditions = LocalTarget(threads=2).conditions()
+    assert conditions["threads"] == 2
+    assert conditions["onnxruntime"] == onnxruntime.__version__
+
+
+def test_every_exception_of_the_runtime_is_an_exception_class() -> None:
+    assert len(runtime.RUNTIME_ERRORS) >= 6
+    assert all(issubclass(error, Exception) and error is not Exception for error in runtime.RUNTIME_ERRORS)

@@ -1,0 +1,225 @@
+"""The loop: nothing twice, nothing lost, every ending noted, and the right front in a world that is known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from karui.errors import CandidateFailure
+from karui.search.front import pareto_mask
+from karui.search.loop import Budget
+from karui.search.objectives import OBJECTIVES, with_bounds
+from karui.search.record import ATTEMPTS, Outcome, owner_is_gone, owner_mark, read_records
+from karui.search.sampler import SAMPLERS
+from karui.spaces.candidate import Candidate
+from karui.spaces.cells.axis import CellsAxis
+from karui.spaces.space import SearchSpace
+
+from .conftest import Log, MakeLoop, known_outcome
+
+NAMES = [objective.name for objective in OBJECTIVES]
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_every_sampler_exhausts_a_small_space_and_repeats_nothing(make_loop: MakeLoop, sampler: str) -> None:
+    log = Log()
+    loop = make_loop(sampler=sampler)
+    assert loop.run(Budget(trials=1000), log) == "every candidate of the space has been tried"
+    every = {candidate.key for _, candidate in loop.space.points()}
+    assert sorted(log.begun_keys) == sorted(every)
+
+
+def test_the_front_is_the_one_that_enumeration_finds(make_loop: MakeLoop) -> None:
+    loop = make_loop(sampler="tpe")
+    loop.run(Budget(trials=1000), Log())
+    records = [record for record in read_records(loop.study) if record.outcome]
+    mask = pareto_mask([record.values(NAMES) for record in records], OBJECTIVES)
+    found = {record.values(NAMES) for record, kept in zip(records, mask, strict=True) if kept}
+    everything = [
+        tuple(known_outcome(candidate.canonical()).measurements[name].value for name in NAMES)
+        for _, candidate in loop.space.points()
+    ]
+    expected = {
+        point
+        for point in everything
+        if not any(
+            other[0] <= point[0] and other[1] <= point[1] and other[2] >= point[2] and other != point
+            for other in everything
+        )
+    }
+    assert found == expected
+
+
+def test_the_budget_counts_candidates_not_duplicates(make_loop: MakeLoop) -> None:
+    log = Log()
+    assert make_loop().run(Budget(trials=15), log) == "all trials are done"
+    assert len(log.begun_keys) == len(set(log.begun_keys)) == 15
+    assert {record.state for record in log.records} <= {"evaluated", "duplicate"}
+
+
+def test_a_search_begins_with_what_is_given_first(make_loop: MakeLoop) -> None:
+    log = Log()
+    loop = make_loop()
+    loop.run(Budget(trials=3), log, loop.space.landmarks())
+    bits = [(r.candidate.weight_bits, r.candidate.activation_bits) for r in log.records if r.candidate]
+    assert bits == [(32, 32), (7, 8), (4, 8)], "beside 8-bit activations weights have 7 bits"
+
+
+def test_time_ends_a_search(make_loop: MakeLoop) -> None:
+    seconds = iter(range(1000))
+    log = Log()
+    ending = make_loop(clock=lambda: float(next(seconds))).run(Budget(trials=1000, seconds=5.0), log)
+    assert ending == "the time is up"
+    # One reading when it begins, then one before each trial: at 1, 2, 3 and 4 seconds.
+    assert len(log.records) == 4
+
+
+def test_a_failure_is_a_status_with_stage_and_reason(make_loop: MakeLoop) -> None:
+    def evaluate(candidate: Candidate) -> Outcome:
+        if candidate.weight_bits == 4:
+            raise CandidateFailure("quantization", "four bits\nare   too few")
+        return known_outcome(candidate)
+
+    loop = make_loop(evaluate)
+    loop.run(Budget(trials=1000), Log())
+    by_state: dict[str, list[int]] = {}
+    for record in read_records(loop.study):
+        by_state.setdefault(record.state, []).append(record.number)
+        if record.state == "failed":
+            assert (record.stage, record.reason) == ("quantization", "four bits are too few")
+            assert record.outcome is None
+            with pytest.raises(ValueError, match="has no measurements"):
+                record.values(NAMES)
+    # 2 x 2 sparsities: 8 candidates of four bits, 8 of eight bits, 4 of float32.
+    assert len(by_state["failed"]) == 8
+    assert len(by_state["evaluated"]) == 12
+
+
+def test_bounds_become_constraints(make_loop: MakeLoop) -> None:
+    objectives = with_bounds({"size_bytes": "0.25x", "accuracy": 0.9})
+    loop = make_loop(objectives=objectives)
+    loop.run(Budget(trials=1000), Log())
+    for record, trial in zip(read_records(loop.study), loop.study.get_trials(), strict=True):
+        if record.outcome is None:
+            continue
+        size, _, accuracy = record.values(NAMES)
+        assert record.feasible == (size <= 8000 and accuracy >= 0.9)
+        assert set(trial.constraints) == {"size_bytes <= 8000", "accuracy >= 0.9"}
+    assert all(trial.values[0] <= 8000 for trial in loop.study.best_trials)
+    assert loop.study.best_trials
+
+
+def test_impossible_cells_are_told_apart_and_cost_nothing(make_loop: MakeLoop) -> None:
+    log = Log()
+    space = SearchSpace(cells=CellsAxis(nodes=2, operations=("none", "skip"), channels=(8,), cells_per_stage=(1,)))
+    make_loop(space=space).run(Budget(trials=100), log)
+    impossible = [record for record in log.records if record.state == "impossible"]
+    assert impossible
+    assert all("no path" in record.reason for record in impossible)
+    # The baseline and the cell that only skips are all that there is.
+    assert len(log.begun_keys) == 2
+
+
+def test_a_resumed_search_goes_on_and_repeats_nothing(make_loop: MakeLoop) -> None:
+    first, second = Log(), Log()
+    make_loop().run(Budget(trials=8), first)
+    loop = make_loop()
+    assert loop.run(Budget(trials=20), second) == "all trials are done"
+    assert len(first.begun_keys) == 8
+    assert len(second.begun_keys) == 12
+    assert not set(first.begun_keys) & set(second.begun_keys)
+    assert make_loop().run(Budget(trials=20), third := Log()) == "all trials are done"
+    assert third.records == []
+
+
+def test_an_interrupted_candidate_is_tried_again(make_loop: MakeLoop) -> None:
+    def stop(candidate: Candidate) -> Outcome:
+        raise KeyboardInterrupt
+
+    for _ in range(ATTEMPTS + 1):
+        with pytest.raises(KeyboardInterrupt):
+            make_loop(stop).run(Budget(trials=5), Log(), [{"bits.weights": 8, "bits.activations": 8}])
+    log = Log()
+    loop = make_loop()
+    loop.run(Budget(trials=1), log)
+    assert [record.candidate.weight_bits for record in log.records if record.candidate] == [7]
+    states = [record.state for record in read_records(loop.study)]
+    assert states == ["interrupted"] * (ATTEMPTS + 1) + ["evaluated"]
+
+
+def test_a_bug_propagates_and_leaves_no_trial_running(make_loop: MakeLoop) -> None:
+    def broken(candidate: Candidate) -> Outcome:
+        raise AttributeError("a bug")
+
+    loop = make_loop(broken)
+    with pytest.raises(AttributeError, match="a bug"):
+        loop.run(Budget(trials=5), Log())
+    assert not loop.study.get_trials(states=(TrialState.RUNNING,))
+
+
+KILLED = """
+import os, signal, sys
+import optuna
+sys.path.insert(0, {folder!r})
+from conftest import BASELINE, Log, known_outcome
+from karui.search.loop import Budget, SearchLoop
+from karui.search.objectives import OBJECTIVES
+from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.space import SearchSpace
+from karui.spaces.sparsity.axis import SparsityAxis
+
+def evaluate(candidate):
+    if candidate.weight_bits == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return known_outcome(candidate)
+
+study = optuna.create_study(storage={storage!r}, study_name="made-up", load_if_exists=True,
+                            directions=[objective.direction for objective in OBJECTIVES])
+space = SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0, 0.5)),
+                    bits=BitsAxis(weights=(4, 8, 32), activations=(8, 32)))
+SearchLoop(study, space, OBJECTIVES, BASELINE, evaluate, sampler="random", seed=3).run(Budget(trials=100), Log())
+"""
+
+
+def test_a_killed_search_loses_only_the_candidate_in_flight(make_loop: MakeLoop, tmp_path: Path) -> None:
+    code = KILLED.format(folder=str(Path(__file__).parent), storage=f"sqlite:///{tmp_path / 'study.db'}")
+    kills = 0
+    measured: list[int] = []
+    while kills < ATTEMPTS:
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ended.returncode == -9, ended.stderr
+        kills += 1
+        study = optuna.load_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="made-up")
+        done = [record.number for record in read_records(study) if record.state == "evaluated"]
+        assert done[: len(measured)] == measured, "what was measured stays"
+        measured = done
+        assert len(study.get_trials(states=(TrialState.RUNNING,))) == 1
+    log = Log()
+    loop = make_loop()
+    loop.recover_stale()
+    records = read_records(loop.study)
+    assert "running" not in {record.state for record in records}
+    killers = [record for record in records if record.candidate and record.candidate.weight_bits == 4]
+    # The same candidate is begun again each time, and given up after the last attempt.
+    assert len({record.key for record in killers}) == 1
+    assert [record.state for record in killers] == ["interrupted"] * (ATTEMPTS - 1) + ["failed"]
+    loop.run(Budget(trials=1000), log)
+    assert killers[0].key not in log.begun_keys
+
+
+def test_a_trial_of_a_living_process_is_left_alone() -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    mark = owner_mark() | {"pid": other.pid}
+    assert not owner_is_gone(mark)
+    other.communicate()
+    assert owner_is_gone(mark)
+
+
+def test_a_trial_of_another_host_is_left_alone() -> None:
+    assert not owner_is_gone({"host": "another-host", "pid": 1})
+    assert owner_is_gone(None)

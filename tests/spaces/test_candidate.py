@@ -1,0 +1,138 @@
+"""Candidates: JSON and back, and which candidates share a key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from karui.spaces.candidate import FLOAT_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
+from karui.spaces.cells.genotype import OPERATIONS, CellGenotype
+
+SHARES = st.sampled_from([0.25, 0.5, 0.7, 0.75, 1.0])
+
+
+@st.composite
+def genotypes(draw: st.DrawFn) -> CellGenotype:
+    nodes = draw(st.integers(2, 4))
+    pairs = [(source, end) for end in range(nodes) for source in range(end)]
+    return CellGenotype(nodes, tuple((*pair, draw(st.sampled_from(OPERATIONS))) for pair in pairs))
+
+
+FAMILIES = st.sampled_from(["shallower", "mobilenet_v2"])
+ARCHITECTURES: st.SearchStrategy[Architecture] = st.one_of(
+    st.just(Baseline()),
+    st.builds(Student, family=FAMILIES, width=SHARES, depth=SHARES),
+    st.builds(CellNetwork, genotype=genotypes(), channels=st.integers(1, 64), cells_per_stage=st.integers(1, 4)),
+)
+CANDIDATES = st.builds(
+    Candidate,
+    architecture=ARCHITECTURES,
+    removed_channels=st.sampled_from([0.0, 0.25, 0.5]),
+    zeroed_weights=st.sampled_from([0.0, 0.5, 0.8]),
+    weight_bits=st.sampled_from([2, 4, 8, FLOAT_BITS]),
+    activation_bits=st.sampled_from([8, FLOAT_BITS]),
+)
+
+
+@given(CANDIDATES)
+@settings(deadline=None, max_examples=100)
+def test_json_reads_back(candidate: Candidate) -> None:
+    assert Candidate.from_dict(json.loads(json.dumps(candidate.to_dict()))) == candidate
+
+
+@given(CANDIDATES)
+@settings(deadline=None, max_examples=100)
+def test_key_is_that_of_the_canonical_candidate(candidate: Candidate) -> None:
+    canonical = candidate.canonical()
+    assert canonical.canonical() == canonical
+    assert canonical.key == candidate.key
+    assert len(candidate.key) == 16
+    assert set(candidate.key) <= set("0123456789abcdef")
+
+
+@given(CANDIDATES, CANDIDATES)
+@settings(deadline=None, max_examples=100)
+def test_keys_agree_exactly_where_canonical_candidates_do(first: Candidate, second: Candidate) -> None:
+    assert (first.key == second.key) == (first.canonical() == second.canonical())
+
+
+@given(CANDIDATES)
+@settings(deadline=None, max_examples=100)
+def test_activation_bits_count_only_beside_weight_bits(candidate: Candidate) -> None:
+    keys = {replace(candidate, activation_bits=bits).key for bits in (8, FLOAT_BITS)}
+    assert len(keys) == (1 if candidate.weight_bits == FLOAT_BITS else 2)
+
+
+@given(CANDIDATES)
+@settings(deadline=None, max_examples=50)
+def test_weight_bits_and_zeros_always_count(candidate: Candidate) -> None:
+    assert len({replace(candidate, weight_bits=bits).key for bits in (2, 4, 8, FLOAT_BITS)}) == 4
+    assert len({replace(candidate, zeroed_weights=share).key for share in (0.0, 0.5, 0.8)}) == 3
+
+
+@given(SHARES)
+def test_shallower_of_full_depth_is_the_baseline_with_fewer_channels(width: float) -> None:
+    student = Candidate(architecture=Student("shallower", width=width, depth=1.0))
+    assert student.key == Candidate(removed_channels=round(1.0 - width, 6)).key
+
+
+def test_shallower_of_less_depth_or_another_family_is_no_baseline() -> None:
+    baseline = Candidate(removed_channels=0.5)
+    assert Candidate(architecture=Student("shallower", width=0.5, depth=0.5)).key != baseline.key
+    assert Candidate(architecture=Student("mobilenet_v2", width=0.5, depth=1.0)).key != baseline.key
+
+
+def test_channels_removed_twice_are_not_channels_removed_once() -> None:
+    once = Candidate(architecture=Student("shallower", width=0.5))
+    assert replace(once, removed_channels=0.25).key != once.key
+
+
+def test_whole_numbers_name_the_same_file_as_floats() -> None:
+    assert Candidate(removed_channels=0, zeroed_weights=0).key == Candidate().key
+    student = Student("mobilenet_v2", width=1, depth=1)
+    assert Candidate(student).key == Candidate(Student("mobilenet_v2", width=1.0)).key
+
+
+def test_cells_that_compute_the_same_share_a_key() -> None:
+    detour = CellGenotype(3, ((0, 1, "conv3x3"), (1, 2, "skip"), (0, 2, "none")))
+    direct = CellGenotype(2, ((0, 1, "conv3x3"),))
+    assert Candidate(CellNetwork(detour, 16, 2)).key == Candidate(CellNetwork(direct, 16, 2)).key
+    assert Candidate(CellNetwork(direct, 16, 1)).key != Candidate(CellNetwork(direct, 16, 2)).key
+
+
+def test_key_stays_what_stored_studies_hold() -> None:
+    """The key is an address in caches and databases: it may change only on purpose, with BUILD_VERSION."""
+    described = (
+        '{"activation_bits":32,"architecture":{"kind":"baseline"},"removed_channels":0.0,'
+        '"weight_bits":32,"zeroed_weights":0.0}'
+    )
+    assert Candidate().key == hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def test_unknown_kind_of_architecture_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown kind of architecture: 'transformer'"):
+        Candidate.from_dict({"architecture": {"kind": "transformer"}})
+
+
+@pytest.mark.parametrize(
+    ("candidate", "text"),
+    [
+        (Candidate(), "baseline, float32"),
+        (Candidate(removed_channels=0.5, weight_bits=4, activation_bits=8), "baseline, -50% channels, w4 a8"),
+        (
+            Candidate(Student("shallower", 0.5, 0.5), zeroed_weights=0.8),
+            "shallower x0.5, depth 0.5, 80% zeros, float32",
+        ),
+        (
+            Candidate(CellNetwork(CellGenotype(2, ((0, 1, "skip"),)), 16, 2), weight_bits=8),
+            "cell 16ch x2 [0-skip-1], w8 afloat",
+        ),
+    ],
+)
+def test_description_names_what_was_done(candidate: Candidate, text: str) -> None:
+    assert candidate.describe() == text

@@ -1,0 +1,257 @@
+"""Channels removed and weights zeroed, against networks whose dead parts are known and a brute-force ranking."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision import models  # type: ignore[import-untyped]
+
+from karui.errors import CandidateFailure
+from karui.spaces.sparsity.channels import remove_channels
+from karui.spaces.sparsity.weights import FINAL_PROGRESS, WeightZeroing, zero_fraction, zero_weights
+
+
+def convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.7, 0.95])
+def test_every_layer_loses_that_fraction(tiny_network: nn.Module, example: Tensor, fraction: float) -> None:
+    narrower = remove_channels(tiny_network, example, fraction)
+    for before, after in zip(convolutions(tiny_network), convolutions(narrower), strict=True):
+        assert after.out_channels == max(1, round(before.out_channels * (1 - fraction)))
+    assert narrower.eval()(example).shape == (2, 3)
+
+
+def test_channels_that_do_nothing_are_the_ones_removed(tiny_network: nn.Module, example: Tensor) -> None:
+    """The second half of every layer's channels is dead; without them the network computes the same."""
+    tiny_network.eval()
+    with torch.no_grad():
+        for layer in tiny_network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight[layer.out_channels // 2 :] = 0.0
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.uniform_(layer.weight, 0.5, 1.5)
+                layer.weight[layer.num_features // 2 :] = 0.0
+                layer.bias[layer.num_features // 2 :] = 0.0
+        tiny_network.get_parameter("head.weight")[:, 8:] *= 1e-3
+    narrower = remove_channels(tiny_network, example, 0.5)
+    torch.testing.assert_close(narrower(example), tiny_network(example))
+    assert not torch.allclose(remove_channels(tiny_network, example, 0.75)(example), tiny_network(example))
+
+
+def test_weakest_channels_go_by_squared_weights() -> None:
+    """Two linear layers: what counts for a hidden unit are its row before and its column after, each squared."""
+    first, second = nn.Linear(2, 4, bias=False), nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[3.0, 0.0], [0.1, 0.1], [0.0, 2.0], [0.2, 0.0]]))
+        second.weight.copy_(torch.tensor([[0.1, 9.0, 0.1, 0.1]]))
+    narrower = remove_channels(nn.Sequential(first, second), torch.ones(1, 2), 0.5)
+    assert narrower.get_parameter("0.weight").tolist() == [[3.0, 0.0], [pytest.approx(0.1), pytest.approx(0.1)]]
+
+
+def test_fraction_zero_is_a_deep_copy(tiny_network: nn.Module, example: Tensor) -> None:
+    twin = remove_channels(tiny_network, example, 0.0)
+    assert twin.training
+    assert not set(twin.parameters()) & set(tiny_network.parameters())
+    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in tiny_network.state_dict().items())
+
+
+def test_argument_and_random_numbers_are_left_alone(tiny_network: nn.Module, example: Tensor) -> None:
+    tiny_network.train().requires_grad_(False)
+    before = copy.deepcopy(tiny_network.state_dict())
+    random_state = torch.random.get_rng_state()
+    with torch.no_grad():
+        first = remove_channels(tiny_network, example, 0.5)
+    second = remove_channels(tiny_network, example, 0.5)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_network.state_dict().items())
+    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+    assert first.training
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+
+
+@pytest.mark.parametrize(
+    "build", [models.mobilenet_v2, models.mobilenet_v3_small, models.resnet18, models.squeezenet1_1]
+)
+def test_published_networks_run_with_half_of_their_channels(build: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = build(weights=None, num_classes=4).eval()
+    images = torch.randn(2, 3, 64, 64)
+    narrower = remove_channels(network, images, 0.5)
+    assert narrower(images).shape == (2, 4)
+    for before, after in zip(convolutions(network), convolutions(narrower), strict=True):
+        is_output = before.out_channels == 4
+        assert after.out_channels == (4 if is_output else before.out_channels // 2)
+        assert after.groups == (before.groups if before.groups == 1 else after.out_channels)
+
+
+@pytest.mark.parametrize(("groups", "kept"), [(2, 4), (4, 4), (8, 8)])
+def test_grouped_convolution_keeps_one_channel_in_each_group(groups: int, kept: int) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3, groups=groups), nn.Flatten(), nn.Linear(16 * 16, 2)
+    )
+    narrower = remove_channels(network, torch.zeros(2, 1, 8, 8), 0.75)
+    grouped = convolutions(narrower)[1]
+    assert (grouped.groups, grouped.out_channels, grouped.in_channels) == (groups, kept, kept)
+
+
+def test_all_layers_that_sum_to_the_output_keep_their_channels() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(4, 8), nn.Linear(4, 6)
+            self.left_head, self.right_head = nn.Linear(8, 5), nn.Linear(6, 5)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs: Tensor = self.left_head(self.left(inputs)) + self.right_head(self.right(inputs))
+            return outputs
+
+    narrower = remove_channels(TwoHeads(), torch.zeros(2, 4), 0.5)
+    widths = [tuple(layer.weight.shape) for layer in narrower.children() if isinstance(layer, nn.Linear)]
+    assert widths == [(4, 4), (3, 4), (5, 4), (5, 3)]
+
+
+def test_network_without_batch_normalization_is_traced_with_its_batch_axis() -> None:
+    """One sample: torch-pruning would try it without its batch axis, which Flatten takes for another shape."""
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3))
+    narrower = remove_channels(network, torch.zeros(1, 1, 8, 8), 0.5)
+    assert narrower(torch.zeros(5, 1, 8, 8)).shape == (5, 3)
+
+
+class FixedShape(nn.Module):
+    """Counts on its eight channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.head = nn.Linear(8 * 36, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.conv(inputs).view(-1, 8 * 36))
+        return outputs
+
+
+@pytest.mark.parametrize("build", [FixedShape, lambda: models.shufflenet_v2_x0_5(weights=None)])
+def test_network_beyond_torch_pruning_fails_as_a_candidate(build: type[nn.Module]) -> None:
+    network = build()
+    channels = 1 if isinstance(network, FixedShape) else 3
+    with pytest.raises(CandidateFailure, match="sparsity: channels cannot be removed from this network"):
+        remove_channels(network, torch.zeros(2, channels, 8, 8), 0.5)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+def test_fraction_without_meaning_is_refused(tiny_network: nn.Module, example: Tensor, fraction: float) -> None:
+    with pytest.raises(ValueError, match="fraction of channels to remove: expected 0 <= fraction < 1"):
+        remove_channels(tiny_network, example, fraction)
+    with pytest.raises(ValueError, match="fraction of weights to zero: expected 0 <= fraction < 1"):
+        zero_weights(tiny_network, fraction)
+
+
+@given(st.floats(0.0, 0.9), st.integers(0, 99))
+@settings(deadline=None, max_examples=25)
+def test_that_fraction_of_all_weights_is_zero(fraction: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Conv2d(2, 12, 3), nn.Conv2d(12, 4, 1), nn.Linear(9, 40), nn.LSTM(3, 3))
+    total = 2 * 12 * 9 + 12 * 4 + 9 * 40
+    zero_weights(network, fraction)
+    # the 48 weights of the tiny layer stay, and one in each of the 52 other rows
+    expected = min(round(fraction * total), total - 48 - 52)
+    assert zero_fraction(network) == pytest.approx(expected / total)
+    first, tiny, last = (network.get_parameter(f"{number}.weight") for number in range(3))
+    assert tiny.count_nonzero() == tiny.numel()
+    for weight in (first, last):
+        assert all(row.count_nonzero() > 0 for row in weight)
+
+
+def lamp_by_hand(weight: Tensor) -> list[float]:
+    """The score of each weight as the paper defines it: its square over those of all that are not smaller."""
+    squares = weight.flatten().square().tolist()
+    return [square / sum(other for other in squares if other >= square) for square in squares]
+
+
+def test_zeroed_weights_are_those_of_the_lowest_scores() -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(20, 6, bias=False), nn.Linear(6, 25, bias=False))
+    weights = [network.get_parameter(f"{number}.weight") for number in range(2)]
+    ranked: list[tuple[float, int, int]] = []
+    for number, weight in enumerate(weights):
+        largest = weight.abs().argmax(dim=1).tolist()
+        kept = {row * weight.shape[1] + place for row, place in enumerate(largest)}
+        scores = enumerate(lamp_by_hand(weight.detach()))
+        ranked += [(score, number, place) for place, score in scores if place not in kept]
+    expected = {(number, place) for _, number, place in sorted(ranked)[:135]}
+    zero_weights(network, 0.5)
+    zeroed = {
+        (number, place)
+        for number, weight in enumerate(weights)
+        for place, value in enumerate(weight.flatten().tolist())
+        if value == 0
+    }
+    assert zeroed == expected
+
+
+def test_equal_weights_are_zeroed_to_the_exact_count() -> None:
+    network = nn.Linear(50, 10)
+    nn.init.constant_(network.weight, 0.5)
+    zero_weights(network, 0.4)
+    assert int((network.weight == 0).sum()) == 200
+
+
+@given(st.floats(0.0, 0.95), st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=25)
+def test_fraction_grows_cubically_and_stays(final: float, moments: list[float]) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(100, 20)
+    zeroing = WeightZeroing(network, final)
+    for progress in sorted(moments):
+        zeroing.step(progress)
+        assert zeroing.is_final == (progress >= FINAL_PROGRESS or final == 0.0) or final < 1e-9
+        expected = final * (1 - (1 - min(1.0, progress / FINAL_PROGRESS)) ** 3)
+        assert zero_fraction(network) == pytest.approx(expected, abs=0.5 / 2000 + 1e-9)
+
+
+def test_apply_zeroes_what_an_optimizer_moved_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(30, 10)
+    zeroing = WeightZeroing(network, 0.5)
+    zeroing.step(1.0)
+    zeros = network.weight == 0
+    with torch.no_grad():
+        network.weight += 1.0
+    zeroing.apply()
+    assert torch.equal(network.weight == 0, zeros)
+    # positive zero: a negative one is another byte pattern, which packing would not take for a zero
+    assert not bool(torch.signbit(network.weight[zeros]).any())
+
+
+def test_choice_is_fixed_once_final() -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(30, 10)
+    zeroing = WeightZeroing(network, 0.5)
+    zeroing.step(FINAL_PROGRESS)
+    zeros = network.weight == 0
+    with torch.no_grad():
+        network.weight[~zeros] *= torch.rand(int((~zeros).sum())) + 0.01
+    zeroing.step(0.9)
+    assert torch.equal(network.weight == 0, zeros)
+
+
+def test_network_without_weights_has_no_zeros() -> None:
+    network = nn.ReLU()
+    zero_weights(network, 0.5)
+    assert zero_fraction(network) == 0.0
+
+
+def test_shared_weights_count_once() -> None:
+    first, second, third = nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 20)
+    second.weight = first.weight
+    network = nn.Sequential(first, second, third)
+    zero_weights(network, 0.5)
+    assert zero_fraction(network) == 0.5
+    assert int(first.weight.count_nonzero() + third.weight.count_nonzero()) == 400
