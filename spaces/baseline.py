@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
-from ..errors import CandidateFailure, OutputError, TaskError
+from ..errors import CandidateFailure, KaruiError, OutputError, TaskError
 from .artifact import Artifact, file_digest
 from .build_settings import BuildSettings
 from .export import export_onnx
@@ -32,7 +32,7 @@ def prepare_baseline(
     Args:
         task: The task; its model is left trained, on the CPU, in evaluation mode.
         settings: How it is trained.
-        folder: Where ``baseline.safetensors`` and ``baseline.onnx`` are kept.
+        folder: Where ``baseline.onnx`` and the trained weights (``baseline-<digest>.safetensors``) are kept.
         seed: Seed of the training.
         on_epoch: Told of each epoch's number and validation metric.
 
@@ -41,10 +41,12 @@ def prepare_baseline(
         OutputError: Where the kept weights cannot be read.
     """
     if task.baseline_epochs:
-        kept = folder / "baseline.safetensors"
-        if not _load_kept(task, kept, seed):
+        # Named by what they were trained for: a task that is changed and then taken back finds its own weights again.
+        described = _described(task, settings, seed)
+        kept = folder / f"baseline-{described[:12]}.safetensors"
+        if not _load_kept(task, kept, described):
             _train(task, settings, seed, on_epoch)
-            _save(task, kept, seed)
+            _save(task, kept, described)
     task.model.cpu().eval()
     path = folder / "baseline.onnx"
     try:
@@ -70,34 +72,38 @@ def _train(task: Task, settings: BuildSettings, seed: int, on_epoch: Callable[[i
     )
     try:
         train(task.model, task, training, on_epoch=on_epoch)
-    except CandidateFailure as failure:
+    except KaruiError:
+        raise
+    except Exception as error:  # model, loss and metric are the user's code and may raise anything
+        reason = error.reason if isinstance(error, CandidateFailure) else f"{type(error).__name__}: {error}"
         raise TaskError(
             "the baseline cannot be trained",
             where="Task(model=..., baseline_epochs=...)",
-            got=failure.reason,
+            got=" ".join(reason.split()),
             remedy="check the task's loss, metric and data, or hand over a model that is already trained",
-        ) from failure
+        ) from error
 
 
-def _described(task: Task, seed: int) -> str:
+def _described(task: Task, settings: BuildSettings, seed: int) -> str:
     """Say in a digest what the kept weights were trained for, so that those of another model are not taken."""
     shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in task.model.state_dict().items()]
-    text = f"{shapes} {task.baseline_epochs} {len(task.train)} {task.input_shape} {seed}"  # type: ignore[arg-type]
-    return hashlib.sha256(text.encode()).hexdigest()
+    samples = len(task.train)  # type: ignore[arg-type]
+    training = f"{task.baseline_epochs} {settings.batch_size} {settings.learning_rate} {seed}"
+    return hashlib.sha256(f"{shapes} {samples} {task.input_shape} {training}".encode()).hexdigest()
 
 
-def _save(task: Task, kept: Path, seed: int) -> None:
+def _save(task: Task, kept: Path, described: str) -> None:
     unfinished = kept.with_suffix(".unfinished")
-    save_model(task.model, str(unfinished), metadata={"described": _described(task, seed)})
+    save_model(task.model, str(unfinished), metadata={"described": described})
     unfinished.replace(kept)
 
 
-def _load_kept(task: Task, kept: Path, seed: int) -> bool:
+def _load_kept(task: Task, kept: Path, described: str) -> bool:
     if not kept.exists():
         return False
     try:
         with safe_open(str(kept), framework="pt") as file:
-            matches = (file.metadata() or {}).get("described") == _described(task, seed)
+            matches = (file.metadata() or {}).get("described") == described
         if matches:
             load_model(task.model, str(kept))
     except (SafetensorError, OSError) as error:

@@ -110,14 +110,21 @@ class Builder:
     def _architecture(self, candidate: Candidate) -> nn.Module:
         example = self._calibration[:2]
         architecture = candidate.architecture
+        multiple = self._settings.channel_multiple
         with torch.random.fork_rng():
             torch.manual_seed(self._seed_of(candidate))
             if isinstance(architecture, Baseline):
-                return remove_channels(self._task.model, example, candidate.removed_channels)
+                return remove_channels(self._task.model, example, candidate.removed_channels, multiple=multiple)
             if isinstance(architecture, CellNetwork):
                 return build_cell_network(architecture, self._task.input_shape, self._outputs(example))
             if architecture.family == SHALLOWER:
-                return shallower(self._task.model, example, width=architecture.width, depth=architecture.depth)
+                return shallower(
+                    self._task.model,
+                    example,
+                    width=architecture.width,
+                    depth=architecture.depth,
+                    channel_multiple=multiple,
+                )
             return build_family(
                 architecture.family,
                 width=architecture.width,

@@ -21,6 +21,8 @@ class BuildSettings(AxisModel):
         batch_size: Samples per training step.
         temperature: Softens the logits of teacher and student (Hinton et al. 2015).
         distillation_weight: Share of the distillation loss in [0, 1]; the rest is the task's own loss.
+        channel_multiple: Channel counts that are left are rounded to a multiple of this, since kernels are fast at
+            counts that fill their vectors.
         calibration_samples: Inputs from which ranges of activations are taken.
         device: Where training runs, such as ``cuda:1``; the accelerator that torch finds where left out.
     """
@@ -31,5 +33,6 @@ class BuildSettings(AxisModel):
     batch_size: Count = 64
     temperature: Annotated[float, Field(gt=0)] = 4.0
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
+    channel_multiple: Count = 8
     calibration_samples: Count = 256
     device: str | None = None

@@ -22,7 +22,7 @@ __all__ = ["TrainingReport", "TrainingSettings", "metric_of", "pick_device", "pr
 WARM_UP = 0.3
 """Share of the training in which the learning rate rises."""
 LARGEST_GRADIENT_NORM = 5.0
-ZEROING_STEPS = 100
+ZEROING_STEPS = 30
 """How often gradual zeroing chooses its weights anew over one training, at most."""
 
 

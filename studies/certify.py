@@ -12,7 +12,7 @@ from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import OutputError
+from ..errors import CandidateFailure, OutputError
 from ..evaluators.measurement import Evaluator, Measurement
 from ..search.front import pareto_mask
 from ..search.objectives import OBJECTIVES
@@ -51,8 +51,10 @@ def certify(
     evaluators: Sequence[Evaluator],
     find_artifact: Callable[[TrialRecord], Artifact],
     folder: RunFolder,
-) -> list[FrontPoint]:
+) -> tuple[list[FrontPoint], list[str]]:
     """Measure every point of the front again and copy its file to the front's folder.
+
+    A file that cannot be measured on the test split is left out, and never ends the certifying of the others.
 
     Args:
         front: Trials, smallest file first.
@@ -60,14 +62,21 @@ def certify(
         find_artifact: Returns the file of a trial, made again where it is missing.
         folder: The results folder.
 
+    Returns:
+        The points, and for each trial that is left out one sentence that says why.
+
     Raises:
         OutputError: Where a file is not byte for byte the one that the search measured.
     """
-    measured = []
+    measured, lost = [], []
     for record in front:
         artifact = find_artifact(record)
         _check_same(record, artifact)
-        fresh = {item.name: item for evaluator in evaluators for item in evaluator.measure(artifact)}
+        try:
+            fresh = {item.name: item for evaluator in evaluators for item in evaluator.measure(artifact)}
+        except CandidateFailure as failure:
+            lost.append(f"trial {record.number} fell off when it was measured again: {failure.reason}")
+            continue
         known = record.outcome.measurements if record.outcome else {}
         measured.append((record, artifact, {**known, **fresh}))
     names = ("size_bytes", "latency_ms", TEST_ACCURACY)
@@ -78,7 +87,7 @@ def certify(
         for rank, ((record, _, found), holds) in enumerate(zip(measured, mask, strict=True), start=1)
     ]
     _replace_files(folder, points, [artifact for _, artifact, _ in measured])
-    return points
+    return points, lost
 
 
 def front_table(points: Sequence[FrontPoint], baseline: Mapping[str, Measurement]) -> pd.DataFrame:

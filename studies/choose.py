@@ -62,7 +62,7 @@ def pick_point(front: pd.DataFrame, budget: Budget, prefer: Preference, baseline
         budget: The bounds.
         prefer: ``size``, ``latency`` or ``accuracy`` (best in that one, ties by the others), or ``knee`` (the best
             compromise, see :func:`karui.search.front.knee_index`).
-        baseline: The baseline's value of each objective, for bounds such as ``0.3x``.
+        baseline: The baseline's values by name, for bounds such as ``0.3x``; test accuracy is compared with its own.
 
     Raises:
         NothingFits: Where no point keeps the budget; it says which bound fails by how much, and the nearest points.
@@ -71,6 +71,7 @@ def pick_point(front: pd.DataFrame, budget: Budget, prefer: Preference, baseline
         raise NothingFits("the front is empty", remedy="search longer, or loosen the bounds of the study")
     objectives = budget.objectives()
     columns = [accuracy_column(front) if item.name == "accuracy" else item.name for item in objectives]
+    baseline = {**baseline, "accuracy": baseline.get(accuracy_column(front), baseline["accuracy"])}
     values = front[columns].to_numpy(dtype=np.float64)
     violations = np.array([_violations(row, objectives, baseline) for row in values])
     fitting = np.flatnonzero((violations <= 0).all(axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -166,6 +167,9 @@ def init(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the s
 
 def main() -> None:
     """Run the command line; errors a person can put right are printed without a traceback."""
+    # Read when torch is first loaded. Without it torch's threads spin while they wait for each other: with another
+    # busy process on the same cores, an epoch of the bundled study took 8 s instead of 1.7 s.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(standalone_mode=False)
     except KaruiError as error:

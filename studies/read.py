@@ -10,7 +10,7 @@ from ..errors import OutputError, StudyFileError
 from ..search.record import read_records
 from .folder import RunFolder
 from .spec import load_spec
-from .store import explain_storage_errors, open_study, read_baseline
+from .store import explain_storage_errors, open_study, read_baseline, study_name
 from .tables import front_records, trials_table
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def find_folder(study: str | Path, out: str | Path | None = None) -> tuple[str, 
     """
     path = Path(study)
     if out is None and path.is_dir() and ((path / "front.csv").exists() or (path / "study.db").exists()):
-        return path.name, RunFolder(path)
+        folder = RunFolder(path)
+        return _name_in(folder), folder
     try:
         name = load_spec(study).name
     except StudyFileError:
@@ -48,6 +49,11 @@ def find_folder(study: str | Path, out: str | Path | None = None) -> tuple[str, 
             remedy=f"run `karui search {study}` first, or name its folder by --out",
         )
     return name, folder
+
+
+def _name_in(folder: RunFolder) -> str:
+    """Return the name of the study whose results a folder holds; the folder's own name may be another."""
+    return study_name(f"sqlite:///{folder.database}", folder.path.name) if folder.database.exists() else folder.path.name
 
 
 def load_front(study: str | Path, out: str | Path | None = None) -> pd.DataFrame:
@@ -68,7 +74,8 @@ def load_front(study: str | Path, out: str | Path | None = None) -> pd.DataFrame
     name, folder = find_folder(study, out)
     if folder.front_csv.exists():
         try:
-            return pd.read_csv(folder.front_csv)
+            # A digest of decimal digits only is not a number.
+            return pd.read_csv(folder.front_csv, dtype={"point": str, "key": str, "sha256": str})
         except (ValueError, OSError) as error:
             raise OutputError(
                 "the front cannot be read",

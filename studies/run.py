@@ -20,7 +20,7 @@ from ..spaces.candidate import Candidate
 from .certify import TEST_ACCURACY, certify, front_table, write_descriptions
 from .folder import RunFolder, explain_os_errors
 from .spec import StudySpec, check_space, load_spec
-from .store import check_meaning, explain_storage_errors, note_baseline, open_study, read_baseline
+from .store import check_meaning, explain_storage_errors, note_baseline, open_study, read_baseline, training_seed
 from .tables import OBJECTIVE_NAMES, front_records, trials_table, write_csv
 from .task_loading import load_task
 
@@ -162,21 +162,24 @@ class Session:
         from ..spaces.baseline import prepare_baseline
         from ..spaces.build import Builder
         from ..spaces.reach import check_reach
+        from .guard import guarded
 
         self.watcher.phase("loading the task")
         if task is None:
             task = load_task(self.spec.task, self.spec.folder, self.spec.task_options)
+        task = guarded(task)
+        check_reach(self.spec.space, task)
         self.watcher.phase("preparing the baseline")
+        seed = training_seed(self.study, self.spec.seed)
         artifact = prepare_baseline(
             task,
             self.spec.recovery,
             self.folder.path,
-            seed=self.spec.seed,
+            seed=seed,
             on_epoch=lambda epoch, metric: self.watcher.phase(
                 f"training the baseline, epoch {epoch} of {task.baseline_epochs}: {task.metric_name} {metric:.4f}"
             ),
         )
-        check_reach(self.spec.space, task)
         bench = Bench(task, artifact, self.spec)
         self.watcher.phase("measuring the baseline")
         known = read_baseline(self.study)
@@ -184,7 +187,7 @@ class Session:
             note_baseline(self.study, artifact.digest, bench.measure_baseline())
             known = read_baseline(self.study)
         _check_same_baseline(known, artifact, self.folder)
-        bench.begin(known[1] if known else {}, Builder(task, self.spec.recovery, self.folder.build, self.spec.seed))
+        bench.begin(known[1] if known else {}, Builder(task, self.spec.recovery, self.folder.build, seed))
         return bench
 
     def _search(self, bench: Bench) -> str:
@@ -213,12 +216,13 @@ class Session:
         self.watcher.phase(f"measuring the front again, {len(front)} files, on the test split")
         bench.measure_baseline_on_test()
         note_baseline(self.study, bench.artifact.digest, bench.baseline)
-        points = certify(front, [bench.latency, bench.test_accuracy], bench.find_artifact, self.folder)
+        points, lost = certify(front, [bench.latency, bench.test_accuracy], bench.find_artifact, self.folder)
         write_descriptions(points, self.spec.name, bench.baseline)
         table = front_table(points, bench.baseline)
         write_csv(table, self.folder.front_csv)
         trials = trials_table(records)
         self._plot(table, trials, bench)
+        ending = "; ".join([ending, *lost])
         nearest = () if points else nearest_records(records, self.spec, bench.baseline)
         return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest)
 
@@ -350,5 +354,5 @@ def _check_same_baseline(known: tuple[str, Any] | None, artifact: Artifact, fold
             where=str(folder.path),
             expected=f"a baseline file of sha256 {known[0][:16]}…",
             got=f"sha256 {artifact.digest[:16]}…",
-            remedy="restore the model (or its seed), or start anew with another --out",
+            remedy="restore the model, or start anew with another --out",
         )

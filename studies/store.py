@@ -14,7 +14,9 @@ from ..errors import OutputError, StudyFileError
 from ..evaluators.measurement import Measurement
 from ..search.objectives import OBJECTIVES
 
-_STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError)
+_STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+_OPENING_ERRORS = (*_STORAGE_ERRORS, ImportError, RuntimeError, ValueError)
+"""A missing driver, a database of another version, an URL that cannot be taken apart."""
 
 
 def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
@@ -32,8 +34,9 @@ def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
     optuna.logging.disable_default_handler()
     # Two processes may meet at one SQLite file for a moment; waiting beats failing.
     arguments = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {"pool_pre_ping": True}
-    with explain_storage_errors(storage):
+    with explain_storage_errors(storage, _OPENING_ERRORS):
         backend = optuna.storages.RDBStorage(storage, engine_kwargs=arguments)
+    with explain_storage_errors(storage):
         if create:
             return optuna.create_study(
                 storage=backend,
@@ -51,15 +54,19 @@ def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
             ) from None
 
 
+def study_name(storage: str, otherwise: str) -> str:
+    """Return the name of the one study in a storage, or the other name where it holds none or several."""
+    with explain_storage_errors(storage, _OPENING_ERRORS):
+        names = optuna.get_all_study_names(storage)
+    return names[0] if len(names) == 1 else otherwise
+
+
 @contextmanager
-def explain_storage_errors(storage: str) -> Iterator[None]:
+def explain_storage_errors(storage: str, errors: tuple[type[Exception], ...] = _STORAGE_ERRORS) -> Iterator[None]:
     """Turn what a database raises into an error a person can act on."""
     try:
         yield
-    except _STORAGE_ERRORS as error:
-        # NotImplementedError and RecursionError are bugs, not storages.
-        if isinstance(error, (NotImplementedError, RecursionError)):
-            raise
+    except errors as error:
         cause = error.__cause__ or error
         raise OutputError(
             "the study's storage cannot be used",
@@ -72,7 +79,8 @@ def explain_storage_errors(storage: str) -> Iterator[None]:
 
 def without_password(text: str) -> str:
     """Return a text in which passwords in URLs are blanked out."""
-    return re.sub(r"(://[^/:@\s]+):[^@\s]+@", r"\1:***@", text)
+    text = re.sub(r"(://[^/:@\s]*):\S*@", r"\1:***@", text)
+    return re.sub(r"([?&]pass(?:word|wd)?=)[^&\s]*", r"\1***", text)
 
 
 def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], where: str) -> None:
@@ -82,7 +90,7 @@ def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], where: str) -
         StudyFileError: Naming each key that differs.
     """
     noted = study.user_attrs.get("meaning")
-    if noted is None:
+    if noted is None or not _has_begun(study):
         study.set_user_attr("meaning", dict(meaning))
         return
     differing = list(_differences(noted, meaning))
@@ -94,6 +102,18 @@ def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], where: str) -
             got="; ".join(f"{key} = {after!r}" for key, _, after in differing),
             remedy="take it back, or start anew with another --out (trials, hours, seed and sampler may change)",
         )
+
+
+def training_seed(study: optuna.Study, seed: int) -> int:
+    """Return the seed that the study began with, and note it where it has not begun: all its training goes by one."""
+    if "training_seed" not in study.user_attrs or not _has_begun(study):
+        study.set_user_attr("training_seed", seed)
+    return int(study.user_attrs["training_seed"])
+
+
+def _has_begun(study: optuna.Study) -> bool:
+    """Say whether there are results: before the baseline is measured, a study file may still be corrected."""
+    return "baseline" in study.user_attrs or bool(study.get_trials(deepcopy=False))
 
 
 def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

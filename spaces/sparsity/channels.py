@@ -15,7 +15,7 @@ from ...errors import CandidateFailure
 _ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
-def remove_channels(network: nn.Module, example: Tensor, fraction: float) -> nn.Module:
+def remove_channels(network: nn.Module, example: Tensor, fraction: float, *, multiple: int = 1) -> nn.Module:
     """Return a copy of the network without the given fraction of the channels of every layer.
 
     Layers that a sum, a depthwise convolution or the like ties together lose the same channels: those of the smallest
@@ -26,13 +26,18 @@ def remove_channels(network: nn.Module, example: Tensor, fraction: float) -> nn.
         network: Left as it is.
         example: A batch of inputs, shape (n, *input_shape), by which the network is traced.
         fraction: Fraction removed, in [0, 1).
+        multiple: Channel counts that are kept come as near to the fraction as a multiple of this allows, the lower of
+            two that are as near: kernels are fast at counts that fill their vectors. Layers with fewer channels than
+            this go by the fraction alone.
 
     Raises:
-        ValueError: Where ``fraction`` lies outside [0, 1).
+        ValueError: Where ``fraction`` lies outside [0, 1), or ``multiple`` is below 1.
         CandidateFailure: Where the network cannot be traced, or does not run without those channels.
     """
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"fraction of channels to remove: expected 0 <= fraction < 1, got {fraction}")
+    if multiple < 1:
+        raise ValueError(f"multiple of channel counts: expected 1 or more, got {multiple}")
     narrower = copy.deepcopy(network)
     if fraction == 0.0:
         return narrower
@@ -40,7 +45,7 @@ def remove_channels(network: nn.Module, example: Tensor, fraction: float) -> nn.
     shape_before = _output_shape(narrower, example)
     trainable = {name: parameter.requires_grad for name, parameter in narrower.named_parameters()}
     try:
-        _prune(narrower, example, fraction)
+        _prune(narrower, example, fraction, multiple)
         shape_after = _output_shape(narrower, example)
     except Exception as error:
         # torch-pruning promises no type of error for a network beyond it: ZeroDivisionError, AssertionError, ...
@@ -54,7 +59,7 @@ def remove_channels(network: nn.Module, example: Tensor, fraction: float) -> nn.
     return narrower.train(network.training)
 
 
-def _prune(network: nn.Module, example: Tensor, fraction: float) -> None:
+def _prune(network: nn.Module, example: Tensor, fraction: float, multiple: int) -> None:
     """Remove channels in place, every group of tied layers ranked on its own."""
     # tracing follows autograd, so a frozen network or a caller's no_grad would hide the graph
     with torch.enable_grad(), warnings.catch_warnings():
@@ -70,7 +75,7 @@ def _prune(network: nn.Module, example: Tensor, fraction: float) -> None:
         for group in graph.get_all_groups(ignored_layers=ignored, root_module_types=_ROOTS):
             scores = importance(group)
             if scores is not None and len(scores) > 1:
-                removed = _least_important(scores, _channel_groups(graph, group), fraction)
+                removed = _least_important(scores, _channel_groups(graph, group), fraction, multiple)
                 choices.append((group[0].dep.target.module, group[0].dep.handler, removed))
         for layer, remove, removed in choices:
             group = graph.get_pruning_group(layer, remove, removed)
@@ -78,13 +83,23 @@ def _prune(network: nn.Module, example: Tensor, fraction: float) -> None:
                 group.prune()
 
 
-def _least_important(scores: Tensor, channel_groups: int, fraction: float) -> list[int]:
+def _least_important(scores: Tensor, channel_groups: int, fraction: float, multiple: int) -> list[int]:
     """Return the channels to remove: the same positions in every one of the equal channel groups."""
     position_scores = scores.detach().cpu().reshape(channel_groups, -1).mean(dim=0)
     positions = len(position_scores)
-    kept = max(1, round(positions * (1.0 - fraction)))
+    kept = kept_channels(positions, fraction, multiple // math.gcd(multiple, channel_groups))
     weakest = torch.argsort(position_scores, stable=True)[: positions - kept]
     return sorted(int(position) + start * positions for position in weakest for start in range(channel_groups))
+
+
+def kept_channels(channels: int, fraction: float, multiple: int) -> int:
+    """Return how many of the channels stay: see ``multiple`` of :func:`remove_channels`."""
+    wanted = channels * (1.0 - fraction)
+    if channels < multiple:
+        return max(1, round(wanted))
+    # half a step is rounded down, with room for what 1 - fraction loses in floating point
+    steps = max(1, math.ceil(wanted / multiple - 0.5 - 1e-9)) if multiple > 1 else max(1, round(wanted))
+    return min(channels, steps * multiple)
 
 
 def _channel_groups(graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> int:

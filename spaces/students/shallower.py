@@ -29,7 +29,9 @@ class _Stage:
     whole_blocks: bool
 
 
-def shallower(baseline: nn.Module, example: Tensor, *, width: float, depth: float) -> nn.Module:
+def shallower(
+    baseline: nn.Module, example: Tensor, *, width: float, depth: float, channel_multiple: int = 1
+) -> nn.Module:
     """Return a copy of the baseline with its weights, of whose blocks and channels only fractions are kept.
 
     Args:
@@ -37,6 +39,7 @@ def shallower(baseline: nn.Module, example: Tensor, *, width: float, depth: floa
         example: A batch of inputs, shape (n, *input_shape).
         width: Fraction of channels kept, in (0, 1].
         depth: Fraction of the blocks of each stage kept, in (0, 1]; at least one is. No effect where no block repeats.
+        channel_multiple: As ``multiple`` of :func:`~karui.spaces.sparsity.channels.remove_channels`.
 
     Raises:
         ValueError: Where ``width`` or ``depth`` lies outside (0, 1].
@@ -54,7 +57,7 @@ def shallower(baseline: nn.Module, example: Tensor, *, width: float, depth: floa
             dropped += 1
     if dropped:
         _check(student, baseline, example)
-    return remove_channels(student, example, round(1.0 - width, 6))
+    return remove_channels(student, example, round(1.0 - width, 6), multiple=channel_multiple)
 
 
 def droppable_blocks(baseline: nn.Module, example: Tensor) -> int:

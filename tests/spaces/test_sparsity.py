@@ -117,11 +117,22 @@ def test_all_layers_that_sum_to_the_output_keep_their_channels() -> None:
     assert widths == [(4, 4), (3, 4), (5, 4), (5, 3)]
 
 
-def test_network_without_batch_normalization_is_traced_with_its_batch_axis() -> None:
-    """One sample: torch-pruning would try it without its batch axis, which Flatten takes for another shape."""
-    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3))
-    narrower = remove_channels(network, torch.zeros(1, 1, 8, 8), 0.5)
-    assert narrower(torch.zeros(5, 1, 8, 8)).shape == (5, 3)
+def test_batch_is_handed_over_as_one_argument() -> None:
+    """torch-pruning tries network(*batch) first, which a network with a second, optional input would accept."""
+    seen: set[tuple[int, ...]] = set()
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 3)
+
+        def forward(self, inputs: Tensor, gate: Tensor | None = None) -> Tensor:
+            seen.add(tuple(inputs.shape))
+            outputs: Tensor = self.head(self.conv(inputs if gate is None else inputs * gate).mean(dim=(-2, -1)))
+            return outputs
+
+    remove_channels(Gated(), torch.zeros(2, 1, 8, 8), 0.5)
+    assert seen == {(2, 1, 8, 8)}
 
 
 class FixedShape(nn.Module):

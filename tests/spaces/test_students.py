@@ -93,6 +93,24 @@ def test_one_sequence_of_all_blocks_is_cut_where_the_shape_changes(example: Tens
     assert [tuple(shape) for shape in shapes] == [(1, 1), (1, 1), (2, 1), (2, 2), (4, 2)]
 
 
+class StageModule(nn.Module):
+    """A stage that is a module of its own class, as in many user's networks."""
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(models.resnet.BasicBlock(channels, channels) for _ in range(blocks)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.blocks(inputs)
+        return outputs
+
+
+def test_stages_of_a_class_of_their_own_are_not_taken_for_blocks(example: Tensor) -> None:
+    stages = nn.Sequential(StageModule(4, 3), StageModule(4, 2))
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), stages, *head(4))
+    assert droppable_blocks(network, example) == 2 + 1
+
+
 @pytest.mark.parametrize(
     ("build", "droppable"),
     [
