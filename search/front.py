@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import moocore  # type: ignore[import-untyped]
+import moocore
 import numpy as np
 from numpy.typing import NDArray
 
 from .objectives import Objective, as_losses
 
+Points = Sequence[Sequence[float]] | NDArray[np.float64]
+"""Values of shape (n_points, n_objectives)."""
+
 ACCURACY_ALLOWANCE = 0.1
 """How far below the baseline's accuracy the reference point of the hypervolume lies (10 points)."""
 
 
-def pareto_mask(values: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> NDArray[np.bool_]:
+def pareto_mask(values: Points, objectives: Sequence[Objective]) -> NDArray[np.bool_]:
     """Say which points no other point dominates; of equal points the first counts.
 
     Args:
@@ -30,7 +33,7 @@ def pareto_mask(values: Sequence[Sequence[float]], objectives: Sequence[Objectiv
     return np.asarray(moocore.is_nondominated(losses), dtype=bool)
 
 
-def hypervolume(values: Sequence[Sequence[float]], baseline: Sequence[float]) -> float:
+def hypervolume(values: Points, baseline: Sequence[float]) -> float:
     """Return the hypervolume of (size, latency, accuracy) points against the baseline.
 
     Size and latency count by their natural logarithm; the reference point is the baseline's size and latency and its
@@ -49,7 +52,7 @@ def hypervolume(values: Sequence[Sequence[float]], baseline: Sequence[float]) ->
     return float(moocore.hypervolume(losses, ref=reference))
 
 
-def knee_index(values: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> int:
+def knee_index(values: Points, objectives: Sequence[Objective]) -> int:
     """Return the point closest to the ideal one after scaling each objective to [0, 1] over the points.
 
     Sizes and times are compared by their logarithm, since halving is what matters. Source: compromise programming

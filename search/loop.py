@@ -74,6 +74,8 @@ class SearchLoop:
         evaluate: Makes and measures one candidate.
         sampler: Name of the sampler.
         seed: Seed of the sampler; a resumed search goes on with other random numbers than it began with.
+        followers: How many trials that differ in nothing but bits are queued after each newly trained network, since
+            they cost next to nothing; the sampler chooses their bits.
         clock: Seconds that only grow.
     """
 
@@ -84,6 +86,7 @@ class SearchLoop:
     evaluate: Evaluate
     sampler: SamplerName = "tpe"
     seed: int = 0
+    followers: int = 0
     clock: Callable[[], float] = time.monotonic
     _known: dict[str, int] = field(default_factory=dict, init=False)
 
@@ -149,6 +152,12 @@ class SearchLoop:
             self._queue_again(trial, killed=True)
         return len(stale)
 
+    def _queue_followers(self, trial: Trial, outcome: Outcome) -> None:
+        if self.space.bits is None or not any(stage.stage == "recovery" for stage in outcome.stages):
+            return
+        for _ in range(self.followers):
+            self.study.enqueue_trial(self.space.network_parameters(trial.params))
+
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
 
@@ -168,6 +177,7 @@ class SearchLoop:
             self.study.tell(trial, state=TrialState.FAIL)
         else:
             self._keep(trial, outcome)
+            self._queue_followers(trial, outcome)
         self._known[candidate.key] = trial.number
 
     def _stop(self, trial: Trial, status: str, stage: str, reason: str) -> None:

@@ -29,8 +29,8 @@ from .packing import pack
 from .quantization.quantize import quantize
 from .recovery import TrainingSettings, train
 from .sparsity.channels import remove_channels
-from .students.axis import SHALLOWER
 from .students.families import build_family
+from .students.names import SHALLOWER
 from .students.shallower import shallower
 from .task import Task
 

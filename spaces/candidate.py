@@ -154,8 +154,7 @@ class Candidate:
         if self.weight_bits == FLOAT_BITS:
             words.append("float32")
         else:
-            activations = "float" if self.activation_bits == FLOAT_BITS else str(self.activation_bits)
-            words.append(f"w{self.weight_bits} a{activations}")
+            words.append(f"w{self.weight_bits} a{self.activation_bits}")
         return words
 
 

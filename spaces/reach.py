@@ -7,7 +7,7 @@ import torch
 from ..errors import SpaceError, TaskError
 from .cells.axis import CellsAxis
 from .space import SearchSpace
-from .students.axis import SHALLOWER
+from .students.names import SHALLOWER
 from .task import Task
 
 

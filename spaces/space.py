@@ -66,6 +66,10 @@ class SearchSpace(AxisModel):
                 found.append(preference.parameters)
         return found
 
+    def network_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters that decide which network is trained; the others only decide how it is rounded."""
+        return {name: value for name, value in parameters.items() if not name.startswith(BitsAxis.prefix)}
+
     def random_point(self, chance: Random) -> tuple[dict[str, Any], Candidate]:
         """Return one combination of parameters and its candidate, every choice drawn uniformly."""
         draw = _Draw(chance)

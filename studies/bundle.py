@@ -25,7 +25,7 @@ def export_bundle(row: pd.Series[Any], folder: RunFolder, destination: Path) -> 
     """
     source = _checked_file(row, folder)
     described = read_description(source.with_suffix(".json"))
-    with explain_os_errors(destination):
+    with explain_os_errors(destination, "folder to export to", "another --export"):
         destination.mkdir(parents=True, exist_ok=True)
         copyfile(source, destination / "model.onnx")
         text = json.dumps(described, indent=2, ensure_ascii=False)

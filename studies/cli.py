@@ -215,18 +215,22 @@ def _show_result(console: Console, result: StudyResult) -> None:
 
 
 def _front_view(table: pd.DataFrame) -> Table:
-    """Lay the front out so that it fits 80 columns: what a person compares, and the candidate folded."""
+    """Lay the front out so that it fits 80 columns: what a person compares, and the candidate folded.
+
+    A point that does not hold is dominated once latency is measured afresh and accuracy on the test split.
+    """
     on_test = "test_accuracy" in table.columns
     accuracy = "test_accuracy" if on_test else "accuracy"
     view = Table(header_style="bold")
-    for header in ("point", "size", "latency", f"{'test' if on_test else 'validation'} accuracy"):
+    headers = ["point", "size", "latency", *(["test accuracy", "holds"] if on_test else ["validation accuracy"])]
+    for header in headers:
         view.add_column(header, justify="right" if header != "point" else "left", no_wrap=True)
     view.add_column("candidate", overflow="fold")
     for _, row in table.iterrows():
         size = f"{row['size_bytes'] / 1e3:.1f} KB" + (f" {row['size_x']:5.1f}x" if on_test else "")
         latency = f"{row['latency_ms']:.3f} ms {1 / row['latency_ratio']:5.2f}x"
-        note = "" if not on_test or row["holds"] else " (fell off when measured again)"
-        cells = (row["point"], size, latency, _with_spread(row, accuracy, 4), f"{row['candidate']}{note}")
+        holds = [] if not on_test else ["yes" if row["holds"] else "no"]
+        cells = [row["point"], size, latency, _with_spread(row, accuracy, 4), *holds, row["candidate"]]
         view.add_row(*[Text(cell) for cell in cells])
     return view
 

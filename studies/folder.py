@@ -93,17 +93,23 @@ class RunFolder:
 
 
 @contextmanager
-def explain_os_errors(where: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only folder and their like into an error a person can act on."""
+def explain_os_errors(where: Path, what: str = "results folder", option: str = "another --out") -> Iterator[None]:
+    """Turn a full disk, a read-only folder and their like into an error a person can act on.
+
+    Args:
+        where: What is written to, where the error itself does not say.
+        what: What it is to the user.
+        option: What the user may give instead.
+    """
     try:
         yield
     except OSError as error:
         raise OutputError(
-            "the results folder cannot be written",
+            f"the {what} cannot be written",
             where=str(error.filename or where),
             expected="a folder with space in which files can be made",
             got=error.strerror or str(error),
-            remedy="make room, correct the permissions, or give another --out; what was found so far is kept",
+            remedy=f"make room, correct the permissions, or give {option}; what was found so far is kept",
         ) from error
 
 

@@ -49,9 +49,11 @@ class _GuardedData(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         try:
             sample = self._split[index]
-        except (KaruiError, IndexError):  # an index past the end is how iteration over a sequence stops
+        except KaruiError:
             raise
         except Exception as error:
+            if isinstance(error, IndexError) and index >= len(self):
+                raise  # that is how iteration over a sequence stops
             raise self._fault(index, "raises an error", None, f"{type(error).__name__}: {error}") from error
         shape = tuple(getattr(sample[0], "shape", ()))
         if shape != self._shape:

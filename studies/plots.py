@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from .folder import explain_os_errors
+from .folder import explain_os_errors, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,5 +178,7 @@ def save_front(path: Path, numbers: FrontNumbers, title: str) -> None:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(title)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=130)
     with explain_os_errors(path):
-        figure.savefig(path, dpi=130)
+        write_atomically(path, picture.getvalue())

@@ -53,7 +53,9 @@ def find_folder(study: str | Path, out: str | Path | None = None) -> tuple[str, 
 
 def _name_in(folder: RunFolder) -> str:
     """Return the name of the study whose results a folder holds; the folder's own name may be another."""
-    return study_name(f"sqlite:///{folder.database}", folder.path.name) if folder.database.exists() else folder.path.name
+    return (
+        study_name(f"sqlite:///{folder.database}", folder.path.name) if folder.database.exists() else folder.path.name
+    )
 
 
 def load_front(study: str | Path, out: str | Path | None = None) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from ..spaces.artifact import Artifact, StageRecord, file_digest
 from ..spaces.candidate import Candidate
 from .certify import TEST_ACCURACY, certify, front_table, write_descriptions
 from .folder import RunFolder, explain_os_errors
-from .spec import StudySpec, check_space, load_spec
+from .spec import StudySpec, change_spec, check_space, load_spec
 from .store import check_meaning, explain_storage_errors, note_baseline, open_study, read_baseline, training_seed
 from .tables import OBJECTIVE_NAMES, front_records, trials_table, write_csv
 from .task_loading import load_task
@@ -88,13 +88,17 @@ def resolve_spec(
     seed: int | None = None,
     data: str | Path | None = None,
 ) -> StudySpec:
-    """Read the study and put in what the caller gives instead of what the file says."""
+    """Read the study and put in what the caller gives instead of what the file says.
+
+    Raises:
+        StudyFileError: Where the study cannot be read, or what is given has no meaning.
+    """
     spec = study if isinstance(study, StudySpec) else load_spec(study)
     given = {"trials": trials, "hours": hours, "seed": seed}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if data is not None:
         changes["task_options"] = {**spec.task_options, "data_dir": str(data)}
-    return spec.model_copy(update=changes)
+    return change_spec(spec, changes, f"study {spec.name}, as it is called") if changes else spec
 
 
 def run_study(
@@ -200,6 +204,7 @@ class Session:
             evaluate=bench.evaluate,
             sampler=self.spec.sampler,
             seed=self.spec.seed,
+            followers=self.spec.followers,
         )
         known = read_records(self.study)
         bench.remember(known)

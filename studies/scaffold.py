@@ -37,7 +37,7 @@ def write_scaffold(name: str, folder: Path) -> tuple[Path, Path]:
                 where=str(path),
                 remedy="choose another name, or move the file away",
             )
-    with explain_os_errors(folder):
+    with explain_os_errors(folder, "current folder", "the command in another folder"):
         for path, template in ((study, "study.toml"), (task, "task.py")):
             text = (_TEMPLATES / template).read_text(encoding="utf-8")
             write_atomically(path, text.replace("{name}", name).replace("{task_file}", task.name).encode())

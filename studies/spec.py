@@ -33,10 +33,12 @@ class BoundsSpec(_Section):
     max_latency: str | float | None = None
     min_accuracy: str | float | None = None
 
-    @field_validator("max_size", "max_latency", "min_accuracy")
+    @field_validator("max_size", "max_latency", "min_accuracy", mode="before")
     @classmethod
-    def _is_quantity(cls, text: str | float | None, info: Any) -> str | float | None:
+    def _is_quantity(cls, text: Any, info: Any) -> Any:
         if text is not None:
+            if not isinstance(text, (str, int, float)):
+                raise ValueError("a bound is a number, or a text with a unit")
             objective = dict(zip(("max_size", "max_latency", "min_accuracy"), OBJECTIVES, strict=True))[info.field_name]
             parse_bound(text, objective)
         return text
@@ -59,7 +61,7 @@ class LatencySpec(_Section):
     threads: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] = 1
     provider: str = "CPUExecutionProvider"
-    max_seconds: Annotated[float, Field(gt=0)] = 1.5
+    max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.5
 
 
 class StudySpec(_Section):
@@ -71,8 +73,9 @@ class StudySpec(_Section):
         task_options: Keyword arguments of that function.
         trials: Candidates to evaluate.
         hours: Longest time of one run of the search; no limit where left out.
-        seed: Seed of the sampler and of all training.
+        seed: Seed of the sampler, and of all training where the study begins with it.
         sampler: ``tpe``, ``nsga2``, ``nsga3``, ``gp`` or ``random``.
+        followers: Trials that share a newly trained network and differ in bits only, queued right after it.
         bits, sparsity, students, cells: The axes; one that is left out is not searched.
         recovery: How accuracy is won back, and how files are made.
         latency: How latency is measured.
@@ -84,9 +87,10 @@ class StudySpec(_Section):
     task: str = ""
     task_options: dict[str, Any] = Field(default_factory=dict)
     trials: Annotated[int, Field(ge=1)] = 100
-    hours: Annotated[float, Field(gt=0)] | None = None
+    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     sampler: SamplerName = "tpe"
+    followers: Annotated[int, Field(ge=0)] = 2
     bits: BitsAxis | None = None
     sparsity: SparsityAxis | None = None
     students: StudentsAxis | None = None
@@ -103,7 +107,7 @@ class StudySpec(_Section):
 
     def meaning(self) -> dict[str, Any]:
         """Return what gives the results their meaning: a study goes on only where this is unchanged."""
-        return self.model_dump(mode="json", exclude={"name", "trials", "hours", "seed", "sampler"})
+        return self.model_dump(mode="json", exclude={"name", "trials", "hours", "seed", "sampler", "followers"})
 
 
 def bundled_studies() -> list[str]:
@@ -119,7 +123,7 @@ def load_spec(study: str | Path) -> StudySpec:
     """
     path = _find(str(study))
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+        plain = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudyFileError(
             "the study file is not valid TOML", where=str(path), got=str(error), remedy="correct that line"
@@ -137,10 +141,7 @@ def parse_spec(plain: dict[str, Any], path: Path) -> StudySpec:
     Raises:
         StudyFileError: On an unknown key, a wrong type or a value out of range; it lists every fault.
     """
-    try:
-        spec = StudySpec.model_validate(plain)
-    except ValidationError as error:
-        raise _explain(error, path) from None
+    spec = _validate(plain, path)
     if not spec.task:
         raise StudyFileError(
             "the study file names no task",
@@ -151,6 +152,15 @@ def parse_spec(plain: dict[str, Any], path: Path) -> StudySpec:
         )
     check_space(spec, path)
     return spec
+
+
+def change_spec(spec: StudySpec, changes: dict[str, Any], where: str) -> StudySpec:
+    """Return a study with some of its keys changed, checked as if the study file said so.
+
+    Raises:
+        StudyFileError: On a value that has no meaning.
+    """
+    return _validate({**{name: getattr(spec, name) for name in StudySpec.model_fields}, **changes}, where)
 
 
 def check_space(spec: StudySpec, where: Path | str) -> None:
@@ -188,7 +198,31 @@ def _find(study: str) -> Path:
     )
 
 
-def _explain(error: ValidationError, path: Path) -> StudyFileError:
+def _validate(plain: dict[str, Any], where: Path | str) -> StudySpec:
+    if (location := _find_boolean(plain)) is not None:
+        # pydantic would take true for 1.
+        raise StudyFileError(
+            "the study file says something that has no meaning",
+            where=f"{where}: {_key(location)}",
+            expected="a number, a text, a list or a section",
+            got="true or false",
+            remedy="correct the value",
+        )
+    try:
+        return StudySpec.model_validate(plain)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def _find_boolean(thing: Any, location: tuple[int | str, ...] = ()) -> tuple[int | str, ...] | None:
+    if isinstance(thing, bool):
+        return location
+    parts = thing.items() if isinstance(thing, dict) else enumerate(thing) if isinstance(thing, list) else ()
+    found = (_find_boolean(part, (*location, key)) for key, part in parts if (*location, key) != ("task_options",))
+    return next((place for place in found if place is not None), None)
+
+
+def _explain(error: ValidationError, path: Path | str) -> StudyFileError:
     faults = error.errors()
     for fault in faults:
         if fault["type"] == "extra_forbidden":
@@ -196,27 +230,40 @@ def _explain(error: ValidationError, path: Path) -> StudyFileError:
     first = faults[0]
     # A list with one bad value is reported as too short as well: only faults elsewhere are worth a word.
     others = [fault for fault in faults[1:] if fault["loc"] != first["loc"][: len(fault["loc"])]]
-    more = "".join(f"; also {_key(fault['loc'])}: expected {_expected(fault)}" for fault in others)
+    more = "".join(
+        f"; also {_key(fault['loc'])}: {_complaint(fault) or f'expected {_expected(fault)}'}" for fault in others
+    )
+    complaint = _complaint(first)
     return StudyFileError(
-        "the study file says something that has no meaning",
+        "the study file says something that has no meaning" + (f": {complaint}" if complaint else ""),
         where=f"{path}: {_key(first['loc'])}",
-        expected=_expected(first),
+        expected=None if complaint else _expected(first),
         got=repr(first["input"]),
         remedy="correct the value" + more,
     )
 
 
+def _complaint(fault: Any) -> str:
+    """Return what one of karui's own checks says of a value; it names what it expects itself."""
+    return str(fault["msg"]).removeprefix("Value error, ") if fault["type"] == "value_error" else ""
+
+
 def _expected(fault: Any) -> str:
-    if fault["type"] == "too_short":
-        return "at least one value; leave the whole section out to switch the axis off"
-    if fault["type"] == "model_type":
-        return f"a section, written [{_key(fault['loc'])}]"
-    return str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    section = f"a section, written [{_key(fault['loc'])}]"
+    ours = {
+        "too_short": "at least one value; leave the whole section out to switch the axis off",
+        "model_type": section,
+        "dict_type": section,
+        "tuple_type": "a list, written [..., ...]",
+        "string_pattern_mismatch": "letters, digits, dots, dashes and underscores, a letter or digit first "
+        "(the study file's own name where no name is given)",
+    }
+    return ours.get(fault["type"], str(fault["msg"]).removeprefix("Input should be "))
 
 
-def _unknown_key(path: Path, location: tuple[int | str, ...]) -> StudyFileError:
+def _unknown_key(path: Path | str, location: tuple[int | str, ...]) -> StudyFileError:
     known = _keys_at(location[:-1])
-    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
     return StudyFileError(
         "the study file has an unknown key",
         where=f"{path}: {_key(location)}",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OBJECTIVE_NAMES = tuple(objective.name for objective in OBJECTIVES)
 
+_FIRST_COLUMNS = ["trial", "state", "stage", "reason", "kind", "candidate", "key", "feasible", "on_front", "seconds"]
 _STAGES = ("architecture", "recovery", "export", "quantization", "packing", "size", "latency", "accuracy")
 
 
@@ -33,7 +34,8 @@ def trials_table(records: Sequence[TrialRecord]) -> pd.DataFrame:
     import pandas as pd
 
     on_front = {record.number for record in front_records(records)}
-    return pd.DataFrame([_trial_row(record, record.number in on_front) for record in records])
+    rows = [_trial_row(record, record.number in on_front) for record in records]
+    return pd.DataFrame(rows, columns=None if rows else _FIRST_COLUMNS)
 
 
 def _trial_row(record: TrialRecord, on_front: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..axis import AxisModel, Choices, Suggester
 from ..candidate import FLOAT_BITS, Candidate
@@ -20,6 +20,9 @@ class BitsAxis(AxisModel):
         activations: Bits of the activations; asked only where the weights are not float32, since the runtime's
             integer kernels need both.
     """
+
+    prefix: ClassVar[str] = "bits."
+    """What the names of this axis's parameters begin with."""
 
     weights: Choices[WeightBits] = (2, 3, 4, 8, 32)
     activations: Choices[ActivationBits] = (8, 32)

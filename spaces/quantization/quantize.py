@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors  # type: ignore[import-untyped]
+import onnxruntime
+from google.protobuf.message import EncodeError
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from ...errors import CandidateFailure
 from ..onnx_file import constants_to_initializers, read_model, write_model

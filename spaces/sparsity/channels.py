@@ -7,7 +7,7 @@ import math
 import warnings
 
 import torch
-import torch_pruning  # type: ignore[import-untyped]
+import torch_pruning
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ..axis import AxisModel, Choices, Suggester
 from ..candidate import Student
+from .names import FAMILIES, SHALLOWER
 
-SHALLOWER = "shallower"
-"""The family of students that are the baseline itself with fewer blocks and channels."""
 
-Family = Literal["shallower", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2", "resnet18"]
+def _is_family(name: str) -> str:
+    if name not in (SHALLOWER, *FAMILIES):
+        raise ValueError(f"one of {', '.join((SHALLOWER, *FAMILIES))}")
+    return name
+
+
+Family = Annotated[str, AfterValidator(_is_family)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 

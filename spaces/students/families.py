@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchvision import models  # type: ignore[import-untyped]
+from torchvision import models
 
 from ..sparsity.channels import remove_channels
 

@@ -92,7 +92,7 @@ def _missing(found: Mapping[str, Path]) -> list[str]:
 
 
 def _download(folder: Path) -> dict[str, Path]:
-    from torchvision.datasets import FashionMNIST  # type: ignore[import-untyped]
+    from torchvision.datasets import FashionMNIST
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -45,7 +44,7 @@ def make_task(seed: int = 0) -> Task:
     targets = torch.from_numpy(classes)
 
     def choose(rows: NDArray[np.int64]) -> Pairs:
-        return cast("Pairs", TensorDataset(images[rows], targets[rows]))
+        return TensorDataset(images[rows], targets[rows])
 
     return Task(
         model=_baseline(seed),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -82,7 +81,7 @@ def _baseline(seed: int) -> ResNet:
 
 def _data(images: Bytes, classes: Bytes) -> Pairs:
     inputs = torch.from_numpy(images.astype(np.float32))[:, None].div_(255).sub_(MEAN).div_(DEVIATION)
-    return cast("Pairs", TensorDataset(inputs, torch.from_numpy(classes.astype(np.int64))))
+    return TensorDataset(inputs, torch.from_numpy(classes.astype(np.int64)))
 
 
 def _read_pair(images_path: Path, classes_path: Path) -> tuple[Bytes, Bytes]:

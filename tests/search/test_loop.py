@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -16,12 +17,16 @@ from karui.search.loop import Budget
 from karui.search.objectives import OBJECTIVES, with_bounds
 from karui.search.record import ATTEMPTS, Outcome, owner_is_gone, owner_mark, read_records
 from karui.search.sampler import SAMPLERS
+from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
 from karui.spaces.cells.axis import CellsAxis
+from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
+from karui.spaces.sparsity.axis import SparsityAxis
 
 from .conftest import Log, MakeLoop, known_outcome
 
+SPARSITY = {"sparsity.removed_channels", "sparsity.zeroed_weights"}
 NAMES = [objective.name for objective in OBJECTIVES]
 
 
@@ -68,6 +73,29 @@ def test_a_search_begins_with_what_is_given_first(make_loop: MakeLoop) -> None:
     loop.run(Budget(trials=3), log, loop.space.landmarks())
     bits = [(r.candidate.weight_bits, r.candidate.activation_bits) for r in log.records if r.candidate]
     assert bits == [(32, 32), (7, 8), (4, 8)], "beside 8-bit activations weights have 7 bits"
+
+
+@pytest.mark.parametrize("followers", [0, 1, 3])
+def test_a_trained_network_is_followed_by_others_of_its_kind(make_loop: MakeLoop, followers: int) -> None:
+    trained: set[float] = set()
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        # One network per fraction of channels; only the first of each has to train.
+        stages = () if candidate.removed_channels in trained else (StageRecord("recovery", 1.0, cached=False),)
+        trained.add(candidate.removed_channels)
+        return replace(known_outcome(candidate), stages=stages)
+
+    space = SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0,)), bits=BitsAxis())
+    log = Log()
+    loop = make_loop(evaluate, space=space)
+    loop.followers = followers
+    loop.run(Budget(trials=1000), log, [{"sparsity.removed_channels": 0.5}])
+    kinds = [record.candidate.removed_channels for record in log.records if record.candidate]
+    assert kinds[: 1 + followers] == [0.5] * (1 + followers)
+    # Besides the first, each follower was queued once: for the network that trained, and for no other reason.
+    queued = [trial for trial in loop.study.get_trials() if "fixed_params" in trial.system_attrs]
+    of_network = [trial for trial in queued if set(trial.system_attrs["fixed_params"]) == SPARSITY]
+    assert len(of_network) == 2 * followers
 
 
 def test_time_ends_a_search(make_loop: MakeLoop) -> None:
@@ -170,7 +198,9 @@ from conftest import BASELINE, Log, known_outcome
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
 from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
+from karui.spaces.sparsity.axis import SparsityAxis
 from karui.spaces.sparsity.axis import SparsityAxis
 
 def evaluate(candidate):

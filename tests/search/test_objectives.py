@@ -87,6 +87,6 @@ def test_a_missing_number_is_never_ranked(broken: float, column: int) -> None:
 @given(st.floats(1e-3, 1e6), st.floats(1e-3, 1e6), st.floats(1e-3, 1e6))
 def test_a_violation_is_positive_exactly_beyond_the_bound(value: float, limit: float, baseline: float) -> None:
     for direction in ("minimize", "maximize"):
-        objective = Objective("thing", direction, "ms", Bound(limit))  # type: ignore[arg-type]
+        objective = Objective("thing", direction, "ms", Bound(limit))
         beyond = value > limit if direction == "minimize" else value < limit
         assert ((objective.violation(value, baseline) or 0.0) > 0) == beyond

@@ -130,7 +130,7 @@ def test_unknown_kind_of_architecture_is_refused() -> None:
         ),
         (
             Candidate(CellNetwork(CellGenotype(2, ((0, 1, "skip"),)), 16, 2), weight_bits=8),
-            "cell 16ch x2 [0-skip-1], w8 afloat",
+            "cell 16ch x2 [0-skip-1], w8 a32",
         ),
     ],
 )

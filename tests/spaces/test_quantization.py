@@ -6,6 +6,7 @@ import copy
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -86,7 +87,8 @@ class Residual(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         first = self.first(inputs).relu()
         summed = (first + self.depthwise(self.second(first).relu())).relu()
-        return self.last(self.third(summed).relu().mean((2, 3)))
+        outputs: torch.Tensor = self.last(self.third(summed).relu().mean((2, 3)))
+        return outputs
 
     def layers(self) -> list[nn.Conv2d | nn.Linear]:
         return [self.first, self.second, self.depthwise, self.third, self.last]
@@ -248,10 +250,12 @@ def test_zeros_stay_zeros(tmp_path: Path, network: Residual, images: np.ndarray,
 
 def test_a_large_bias_over_tiny_weights_does_not_overflow(tmp_path: Path, images: np.ndarray) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(400, 2))
+    tiny = nn.Conv2d(4, 4, 1)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), tiny, nn.Flatten(), nn.Linear(400, 2))
+    assert tiny.bias is not None
     with torch.no_grad():
-        network[2].weight[1] *= 1e-9
-        network[2].bias[1] = 3.0
+        tiny.weight[1] *= 1e-9
+        tiny.bias[1] = 3.0
     export_onnx(network, torch.randn(2, 3, 10, 10), tmp_path / "float.onnx")
     quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", weight_bits=4, activation_bits=8, calibration=images)
     expected, found = run_file(tmp_path / "float.onnx", images), run_file(tmp_path / "q.onnx", images)
@@ -284,7 +288,7 @@ def test_families_run_in_eight_bits(tmp_path: Path, family: str) -> None:
     assert np.linalg.norm(run_file(path, calibration) - expected) < 0.2 * np.linalg.norm(expected - expected.mean(0))
 
 
-def matrix_file(path: Path, first: np.ndarray, second: np.ndarray, **attributes: int) -> None:
+def matrix_file(path: Path, first: np.ndarray, second: np.ndarray, **attributes: Any) -> None:
     nodes = [
         helper.make_node("MatMul", ["input", "first"], ["hidden"]),
         helper.make_node("Gemm", ["hidden", "second"], ["output"], **attributes),

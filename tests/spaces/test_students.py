@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision import models  # type: ignore[import-untyped]
+from torchvision import models
 
 from karui.errors import CandidateFailure
 from karui.spaces.sparsity.channels import remove_channels
