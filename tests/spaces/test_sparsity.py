@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from karui.errors import CandidateFailure
-from karui.spaces.sparsity.channels import remove_channels
+from karui.spaces.sparsity.channels import kept_channels, remove_channels
 from karui.spaces.sparsity.weights import FINAL_PROGRESS, WeightZeroing, zero_fraction, zero_weights
 
 
@@ -266,3 +266,34 @@ def test_shared_weights_count_once() -> None:
     zero_weights(network, 0.5)
     assert zero_fraction(network) == 0.5
     assert int(first.weight.count_nonzero() + third.weight.count_nonzero()) == 400
+
+
+@given(st.integers(1, 300), st.floats(0.0, 0.99), st.integers(1, 32))
+def test_kept_channels_are_the_nearest_multiple(channels: int, fraction: float, multiple: int) -> None:
+    kept = kept_channels(channels, fraction, multiple)
+    assert 1 <= kept <= channels
+    wanted = channels * (1.0 - fraction)
+    if channels < multiple:
+        assert abs(kept - wanted) <= 0.5 or kept == 1
+        return
+    allowed = [*range(multiple, channels + 1, multiple)]
+    assert min(abs(count - wanted) for count in [*allowed, channels]) >= abs(kept - wanted) - multiple / 2
+    assert kept in allowed or kept == channels
+    if kept in allowed:
+        assert abs(kept - wanted) <= min(abs(count - wanted) for count in allowed) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("channels", "fraction", "kept"),
+    [(32, 0.25, 24), (32, 0.5, 16), (16, 0.25, 8), (64, 0.7, 16), (6, 0.5, 3), (8, 0.9, 8)],
+)
+def test_of_two_multiples_as_near_the_lower_is_kept(channels: int, fraction: float, kept: int) -> None:
+    assert kept_channels(channels, fraction, 8) == kept
+
+
+def test_a_network_is_left_with_multiples(tiny_network: nn.Module, example: Tensor) -> None:
+    narrower = remove_channels(tiny_network, example, 0.4, multiple=4)
+    inner = [layer.out_channels for layer in narrower.modules() if isinstance(layer, nn.Conv2d)]
+    before = [layer.out_channels for layer in tiny_network.modules() if isinstance(layer, nn.Conv2d)]
+    # 8 * 0.6 = 4.8 is nearest to 4, 16 * 0.6 = 9.6 to 8.
+    assert inner == [{8: 4, 16: 8}[channels] for channels in before]

@@ -1,0 +1,256 @@
+"""The build: one fixed order of stages, the dear one cached, and a file that is what its key says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from karui.errors import CandidateFailure, OutputError, SpaceError, TaskError
+from karui.spaces.artifact import file_digest
+from karui.spaces.baseline import prepare_baseline
+from karui.spaces.build import Builder, network_digest
+from karui.spaces.build_settings import BuildSettings
+from karui.spaces.candidate import Baseline, Candidate, CellNetwork, Student
+from karui.spaces.cells.axis import CellsAxis
+from karui.spaces.cells.genotype import CellGenotype
+from karui.spaces.reach import check_reach
+from karui.spaces.space import SearchSpace
+from karui.spaces.students.axis import StudentsAxis
+from karui.spaces.task import Task
+
+SETTINGS = BuildSettings(epochs=1, epochs_from_scratch=1, channel_multiple=1, calibration_samples=16)
+CELL = CellNetwork(CellGenotype(3, ((0, 1, "conv3x3"), (0, 2, "skip"), (1, 2, "conv1x1"))), 4, 1)
+
+CANDIDATES = {
+    "float32": Candidate(),
+    "int8": Candidate(weight_bits=8, activation_bits=8),
+    "weights only": Candidate(weight_bits=4, activation_bits=32),
+    "fewer channels": Candidate(removed_channels=0.5),
+    "zeros": Candidate(zeroed_weights=0.8, weight_bits=4, activation_bits=8),
+    "shallower": Candidate(Student("shallower", 1.0, 0.5), weight_bits=3, activation_bits=8),
+    "resnet18": Candidate(Student("resnet18", 0.1), weight_bits=8, activation_bits=8),
+    "cell": Candidate(CELL, zeroed_weights=0.5, weight_bits=2, activation_bits=8),
+}
+
+
+def run(path: Path, inputs: Tensor) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    return np.asarray(outputs)
+
+
+@pytest.fixture
+def builder(tiny_task: Task, tmp_path: Path) -> Builder:
+    return Builder(tiny_task, SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_every_kind_of_candidate_becomes_a_file_that_runs(builder: Builder, tiny_task: Task, name: str) -> None:
+    artifact = builder.build(CANDIDATES[name])
+    assert artifact.path == builder.file_of(CANDIDATES[name])
+    assert artifact.digest == file_digest(artifact.path)
+    onnx.checker.check_model(onnx.load(artifact.path))
+    outputs = run(artifact.path, tiny_task.calibration_batch(5))
+    assert outputs.shape == (5, 3)
+    assert np.isfinite(outputs).all()
+    trained = name not in ("float32", "int8", "weights only")
+    expected = ["architecture", *(["recovery"] if trained else []), "export"]
+    expected += [] if CANDIDATES[name].weight_bits == 32 else ["quantization"]
+    assert [stage.stage for stage in artifact.stages] == [*expected, "packing"]
+
+
+def test_float32_of_the_baseline_is_the_baseline(builder: Builder, tiny_task: Task) -> None:
+    inputs = tiny_task.calibration_batch(16)
+    with torch.no_grad():
+        expected = tiny_task.model.eval()(inputs).numpy()
+    np.testing.assert_allclose(run(builder.build(Candidate()).path, inputs), expected, atol=1e-5)
+
+
+def test_a_trained_network_is_shared_by_all_bits(builder: Builder) -> None:
+    first = builder.build(Candidate(removed_channels=0.5))
+    assert "recovery" in [stage.stage for stage in first.stages]
+    for bits in (2, 4, 8):
+        after = builder.build(Candidate(removed_channels=0.5, weight_bits=bits, activation_bits=8))
+        assert [stage.stage for stage in after.stages] == ["network", "quantization", "packing"]
+        assert after.stages[0].cached
+    other = builder.build(Candidate(removed_channels=0.25))
+    assert "recovery" in [stage.stage for stage in other.stages], "another network is trained"
+
+
+@pytest.mark.parametrize("name", ["zeros", "cell"])
+def test_the_same_candidate_is_the_same_file_whatever_was_built_before(
+    tiny_task: Task, tmp_path: Path, name: str
+) -> None:
+    alone = Builder(tiny_task, SETTINGS, tmp_path / "alone").build(CANDIDATES[name])
+    torch.manual_seed(123)
+    busy = Builder(tiny_task, SETTINGS, tmp_path / "busy")
+    busy.build(CANDIDATES["fewer channels"])
+    assert busy.build(CANDIDATES[name]).digest == alone.digest
+
+
+def test_another_seed_or_setting_is_another_network(tiny_task: Task, tmp_path: Path) -> None:
+    candidate = CANDIDATES["fewer channels"]
+    one = Builder(tiny_task, SETTINGS, tmp_path).build(candidate)
+    for changed in (
+        Builder(tiny_task, SETTINGS, tmp_path, seed=1),
+        Builder(tiny_task, SETTINGS.model_copy(update={"learning_rate": 1e-4}), tmp_path),
+    ):
+        after = changed.build(candidate)
+        assert not any(stage.cached for stage in after.stages)
+        assert after.digest != one.digest
+
+
+def test_another_baseline_never_finds_the_first_ones_networks(
+    tiny_task: Task, tmp_path: Path, make_network: Callable[[], nn.Module]
+) -> None:
+    Builder(tiny_task, SETTINGS, tmp_path).build(CANDIDATES["fewer channels"])
+    other = Builder(replace(tiny_task, model=make_network()), SETTINGS, tmp_path).build(CANDIDATES["fewer channels"])
+    assert not any(stage.cached for stage in other.stages)
+
+
+@pytest.fixture
+def make_network(tiny_network: nn.Module) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(99)
+            return type(tiny_network)()
+
+    return make
+
+
+def test_fewer_bits_make_smaller_files(builder: Builder) -> None:
+    sizes = [
+        builder.build(Candidate(weight_bits=bits, activation_bits=8)).path.stat().st_size for bits in (2, 3, 4, 5, 6, 8)
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1] < builder.build(Candidate()).path.stat().st_size
+
+
+def test_half_the_channels_are_a_quarter_of_the_weights(builder: Builder) -> None:
+    def weights(artifact_path: Path) -> int:
+        return sum(int(np.prod(item.dims)) for item in onnx.load(artifact_path).graph.initializer)
+
+    whole, half = (weights(builder.build(Candidate(removed_channels=share)).path) for share in (0.0, 0.5))
+    assert 0.2 < half / whole < 0.3
+
+
+class _Diverges:
+    """A loss that is not a number from the second call on."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.calls += 1
+        return nn.functional.cross_entropy(outputs, targets) * (float("nan") if self.calls > 1 else 1.0)
+
+
+def test_a_diverging_candidate_fails_in_recovery_and_leaves_no_file(tiny_task: Task, tmp_path: Path) -> None:
+    builder = Builder(replace(tiny_task, loss=_Diverges()), SETTINGS, tmp_path)
+    with pytest.raises(CandidateFailure, match=r"recovery: .*nan"):
+        builder.build(CANDIDATES["fewer channels"])
+    assert list(tmp_path.rglob("*.onnx")) == []
+
+
+def test_a_network_that_cannot_lose_channels_fails_with_its_stage(tiny_task: Task, tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 8, 3, padding=1)
+            self.head = nn.Linear(8 * 8 * 8, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs: Tensor = self.head(self.conv(inputs).reshape(-1, 8 * 8 * 8))
+            return outputs
+
+    builder = Builder(replace(tiny_task, model=Fixed()), SETTINGS, tmp_path)
+    with pytest.raises(CandidateFailure, match="sparsity: channels cannot be removed"):
+        builder.build(CANDIDATES["fewer channels"])
+
+
+class TestBaseline:
+    def test_a_trained_model_is_left_as_it_is(self, tiny_task: Task, tmp_path: Path) -> None:
+        before = network_digest(tiny_task.model)
+        artifact = prepare_baseline(tiny_task, SETTINGS, tmp_path)
+        assert network_digest(tiny_task.model) == before
+        assert artifact.digest == file_digest(artifact.path)
+        assert not list(tmp_path.glob("*.safetensors"))
+
+    def test_an_untrained_model_is_trained_once_and_kept(
+        self, tiny_task: Task, tmp_path: Path, make_network: Callable[[], nn.Module]
+    ) -> None:
+        task = replace(tiny_task, baseline_epochs=2)
+        epochs: list[int] = []
+        first = prepare_baseline(task, SETTINGS, tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch))
+        again = replace(task, model=make_network())
+        second = prepare_baseline(again, SETTINGS, tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch))
+        assert epochs == [1, 2]
+        assert second.digest == first.digest
+        assert network_digest(again.model) == network_digest(task.model)
+
+    def test_weights_kept_for_another_training_are_not_taken(self, tiny_task: Task, tmp_path: Path) -> None:
+        prepare_baseline(replace(tiny_task, baseline_epochs=1), SETTINGS, tmp_path)
+        epochs: list[int] = []
+        longer = replace(tiny_task, baseline_epochs=2)
+        prepare_baseline(longer, SETTINGS, tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch))
+        assert epochs == [1, 2]
+
+    def test_broken_kept_weights_say_what_to_do(self, tiny_task: Task, tmp_path: Path) -> None:
+        task = replace(tiny_task, baseline_epochs=1)
+        prepare_baseline(task, SETTINGS, tmp_path)
+        (kept,) = tmp_path.glob("*.safetensors")
+        kept.write_bytes(b"not weights")
+        with pytest.raises(OutputError, match="delete that file"):
+            prepare_baseline(task, SETTINGS, tmp_path)
+
+    def test_a_model_that_cannot_be_exported_is_the_tasks_fault(self, tiny_task: Task, tmp_path: Path) -> None:
+        class Pair(nn.Module):
+            def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+                return inputs, inputs
+
+        with pytest.raises(TaskError, match="cannot be exported"):
+            prepare_baseline(replace(tiny_task, model=Pair()), SETTINGS, tmp_path)
+
+
+class TestReach:
+    def test_images_and_classes_are_within_reach_of_every_axis(self, tiny_task: Task) -> None:
+        check_reach(SearchSpace(students=StudentsAxis(), cells=CellsAxis()), tiny_task)
+
+    @pytest.mark.parametrize(
+        ("space", "axis"),
+        [
+            (SearchSpace(cells=CellsAxis()), "cells"),
+            (SearchSpace(students=StudentsAxis(families=("resnet18",))), "students"),
+        ],
+    )
+    def test_vectors_are_beyond_students_and_cells(self, space: SearchSpace, axis: str) -> None:
+        vectors = torch.utils.data.TensorDataset(torch.randn(8, 5), torch.zeros(8, dtype=torch.long))
+        task = Task(nn.Linear(5, 2), vectors, vectors, vectors)
+        with pytest.raises(SpaceError, match=rf"the axis \[{axis}\] cannot make networks"):
+            check_reach(space, task)
+        check_reach(SearchSpace(students=StudentsAxis(families=("shallower",))), task)
+
+    def test_a_model_that_does_not_fit_its_data_is_named(self, tiny_task: Task) -> None:
+        with pytest.raises(TaskError, match="does not run on the task's data"):
+            check_reach(SearchSpace(), replace(tiny_task, model=nn.Linear(5, 2)))
+
+    def test_a_model_that_gives_no_row_per_input_is_named(self, tiny_task: Task) -> None:
+        class Sum(nn.Module):
+            def forward(self, inputs: Tensor) -> Tensor:
+                return inputs.sum()
+
+        with pytest.raises(TaskError, match="one row of outputs for each input"):
+            check_reach(SearchSpace(), replace(tiny_task, model=Sum()))
+
+
+def test_candidates_cover_every_kind_of_architecture() -> None:
+    kinds = {type(candidate.architecture) for candidate in CANDIDATES.values()}
+    assert kinds == {Baseline, Student, CellNetwork}

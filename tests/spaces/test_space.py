@@ -1,0 +1,165 @@
+"""The search space: conditions, enumeration, landmarks, and that the sampler can reach just what is enumerated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from random import Random
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from karui.spaces.axis import AxisModel
+from karui.spaces.candidate import Baseline, Candidate, CellNetwork, Student
+from karui.spaces.cells.axis import CellsAxis
+from karui.spaces.cells.genotype import CellGenotype
+from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.space import SearchSpace, problem_of
+from karui.spaces.sparsity.axis import SparsityAxis
+from karui.spaces.students.axis import StudentsAxis
+
+FULL = SearchSpace(
+    students=StudentsAxis(families=("shallower", "resnet18"), widths=(0.5, 1.0), depths=(0.5, 1.0)),
+    cells=CellsAxis(nodes=3, operations=("none", "conv3x3"), channels=(8,), cells_per_stage=(1, 2)),
+    sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0, 0.8)),
+    bits=BitsAxis(weights=(4, 32), activations=(8, 32)),
+)
+
+
+def test_enumeration_counts_what_the_conditions_allow() -> None:
+    bits = 2 + 1  # four bits with either activations, float32 with none to choose
+    baselines = 2 * 2 * bits
+    shallower, resnet18 = 2 * 2 * 2 * bits, 2 * 2 * bits
+    cells = 2**3 * 1 * 2 * 2 * bits
+    points = list(FULL.points())
+    assert len(points) == baselines + shallower + resnet18 + cells
+    assert len({tuple(sorted(parameters.items())) for parameters, _ in points}) == len(points)
+
+
+@pytest.mark.parametrize("sampler", [optuna.samplers.RandomSampler(seed=1), optuna.samplers.NSGAIISampler(seed=1)])
+def test_whatever_is_sampled_is_enumerated(sampler: optuna.samplers.BaseSampler) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    enumerated = {tuple(sorted(parameters.items())): candidate for parameters, candidate in FULL.points()}
+    study = optuna.create_study(directions=["minimize"], sampler=sampler)
+    for _ in range(60):
+        trial = study.ask()
+        candidate = FULL.suggest(trial)
+        assert enumerated[tuple(sorted(trial.params.items()))] == candidate
+        study.tell(trial, 0.0)
+
+
+@given(st.integers(0, 10_000))
+def test_a_random_point_is_enumerated_and_repeats_under_its_seed(seed: int) -> None:
+    enumerated = {tuple(sorted(parameters.items())) for parameters, _ in FULL.points()}
+    parameters, candidate = FULL.random_point(Random(seed))
+    assert tuple(sorted(parameters.items())) in enumerated
+    assert FULL.random_point(Random(seed)) == (parameters, candidate)
+
+
+def test_parameters_exist_only_where_they_mean_something() -> None:
+    for parameters, candidate in FULL.points():
+        architecture = candidate.architecture
+        assert ("sparsity.removed_channels" in parameters) == isinstance(architecture, Baseline)
+        assert ("student.family" in parameters) == isinstance(architecture, Student)
+        assert ("student.depth" in parameters) == (parameters.get("student.family") == "shallower")
+        assert any(name.startswith("cell.") for name in parameters) == isinstance(architecture, CellNetwork)
+        assert ("bits.activations" in parameters) == (parameters["bits.weights"] != 32)
+
+
+def test_landmarks_are_what_everyone_tries_first() -> None:
+    space = SearchSpace(sparsity=SparsityAxis(), bits=BitsAxis(weights=(2, 8, 32)), students=StudentsAxis())
+    found = [space.suggest(_Fixed(parameters)) for parameters in space.landmarks()]
+    assert found == [Candidate(), Candidate(weight_bits=8, activation_bits=8)], "four bits are not in this space"
+    always_sparse = SearchSpace(sparsity=SparsityAxis(zeroed_weights=(0.5,)), bits=BitsAxis())
+    assert always_sparse.landmarks() == []
+    only_students = SearchSpace(students=StudentsAxis())
+    assert [only_students.suggest(_Fixed(found)) for found in only_students.landmarks()] == [Candidate()]
+
+
+class _Fixed:
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self.parameters = parameters
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        assert self.parameters[name] in choices
+        return self.parameters[name]
+
+
+def test_network_parameters_are_all_but_bits() -> None:
+    networks: dict[tuple[Any, ...], set[Any]] = {}
+    for parameters, candidate in FULL.points():
+        network = tuple(sorted(FULL.network_parameters(parameters).items()))
+        networks.setdefault(network, set()).add((candidate.architecture, candidate.zeroed_weights))
+    assert all(len(found) == 1 for found in networks.values())
+    assert len(networks) == 2 * 2 + (2 * 2 + 2) * 2 + 2**3 * 2 * 2
+
+
+def test_a_cell_without_a_path_has_a_problem() -> None:
+    broken = CellGenotype(3, ((0, 1, "conv3x3"), (0, 2, "none"), (1, 2, "none")))
+    whole = CellGenotype(3, ((0, 1, "conv3x3"), (0, 2, "none"), (1, 2, "skip")))
+    assert problem_of(Candidate(CellNetwork(broken, 8, 1))) == "the cell has no path from its input to its output"
+    assert problem_of(Candidate(CellNetwork(whole, 8, 1))) is None
+    assert problem_of(Candidate()) is None
+
+
+AXES: tuple[type[AxisModel], ...] = (StudentsAxis, CellsAxis, SparsityAxis, BitsAxis)
+
+
+@pytest.mark.parametrize("axis", AXES)
+class TestEveryAxis:
+    """The contract of an axis, whichever it is."""
+
+    def test_refuses_unknown_keys(self, axis: type[AxisModel]) -> None:
+        with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+            axis(**{"nonsense": [1]})
+
+    def test_refuses_empty_and_repeated_choices(self, axis: type[AxisModel]) -> None:
+        for name, field in axis.model_fields.items():
+            if not isinstance(field.default, tuple):
+                continue
+            with pytest.raises(ValidationError, match="at least 1 item"):
+                axis(**{name: []})
+            with pytest.raises(ValidationError, match="stands twice"):
+                axis(**{name: [field.default[0]] * 2})
+
+    def test_is_frozen(self, axis: type[AxisModel]) -> None:
+        name = next(iter(axis.model_fields))
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(axis(), name, getattr(axis(), name))
+
+    def test_suggests_every_combination_it_holds(self, axis: type[AxisModel]) -> None:
+        field = {StudentsAxis: "students", CellsAxis: "cells", SparsityAxis: "sparsity", BitsAxis: "bits"}[axis]
+        small = {CellsAxis: {"nodes": 2}}.get(axis, {})
+        made = axis(**small)
+        points = list(SearchSpace(**{field: made}).points())
+        lengths = [len(getattr(made, name)) for name in axis.model_fields if isinstance(getattr(made, name), tuple)]
+        keys = {candidate.to_dict().__repr__() for _, candidate in points}
+        assert len(points) == len(keys), "each combination is a candidate of its own"
+        assert len(points) <= prod(lengths) + 1, "and there are no more than the product of the choices (and baseline)"
+
+    def test_round_trips_through_json(self, axis: type[AxisModel]) -> None:
+        assert axis.model_validate_json(axis().model_dump_json()) == axis()
+
+
+@pytest.mark.parametrize(
+    ("axis", "name", "value"),
+    [
+        (StudentsAxis, "families", ["resnet9000"]),
+        (StudentsAxis, "widths", [0.0]),
+        (StudentsAxis, "depths", [1.5]),
+        (CellsAxis, "operations", ["conv7x7"]),
+        (CellsAxis, "channels", [0]),
+        (CellsAxis, "nodes", 1),
+        (SparsityAxis, "removed_channels", [1.0]),
+        (SparsityAxis, "zeroed_weights", [-0.1]),
+        (BitsAxis, "weights", [1]),
+        (BitsAxis, "activations", [4]),
+    ],
+)
+def test_values_out_of_range_are_refused(axis: type[AxisModel], name: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=name):
+        axis(**{name: value})
