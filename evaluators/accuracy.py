@@ -92,6 +92,10 @@ class AccuracyEvaluator:
             "resamples": len(resampled),
         }
         spread = 1.96 * float(np.std(resampled, ddof=1)) if len(resampled) > 1 else 0.0
+        if value in (0.0, 1.0):
+            # All rows right, or all wrong: no resample can show the errors that did not occur. Three errors in n rows
+            # are the most that 95 % confidence allows then (Hanley and Lippman-Hand, JAMA 1983).
+            spread = max(spread, min(1.0, 3.0 / len(self._inputs)))
         return (Measurement(self._measurement_name, value, "1", spread, len(self._inputs), conditions),)
 
     def _check_outputs(self, outputs: torch.Tensor, file_name: str) -> None:

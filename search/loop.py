@@ -34,6 +34,9 @@ from .record import (
 )
 from .sampler import SamplerName, make_sampler
 
+FOLLOWER = "follower"
+"""The attribute of a trial that was queued because its network had just been trained."""
+
 _REPEATS_BEFORE_PICKING = 4
 _DRAWS = 200
 _ENUMERABLE = 100_000
@@ -156,7 +159,17 @@ class SearchLoop:
         if self.space.bits is None or not any(stage.stage == "recovery" for stage in outcome.stages):
             return
         for _ in range(self.followers):
-            self.study.enqueue_trial(self.space.network_parameters(trial.params))
+            self.study.enqueue_trial(self.space.network_parameters(trial.params), user_attrs={FOLLOWER: True})
+
+    def _queue_sibling(self, trial: Trial) -> None:
+        """Where the sampler chose bits for a follower that are known already, choose others at random."""
+        siblings = [
+            parameters
+            for parameters, candidate in self.space.siblings(trial.params)
+            if candidate.key not in self._known
+        ]
+        if siblings:
+            self.study.enqueue_trial(self._chance().choice(siblings))
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
@@ -168,6 +181,8 @@ class SearchLoop:
         twin = self._known.get(candidate.key)
         if twin is not None:
             self._stop(trial, "duplicate", "", f"means the same as trial {twin}")
+            if trial.user_attrs.get(FOLLOWER):
+                self._queue_sibling(trial)
             return
         listener.begun(trial.number, candidate)
         try:
@@ -210,7 +225,7 @@ class SearchLoop:
 
     def _queue_unknown(self) -> bool:
         """Queue a random candidate that was not tried yet; False where the space is known to hold none."""
-        chance = random.Random(f"{self.seed} {len(self._known)}")
+        chance = self._chance()
         drawn = (self.space.random_point(chance) for _ in range(_DRAWS))
         listed = islice(self.space.points(), _ENUMERABLE)
         for parameters, candidate in chain(drawn, listed):
@@ -218,6 +233,9 @@ class SearchLoop:
                 self.study.enqueue_trial(parameters)
                 return True
         return False
+
+    def _chance(self) -> random.Random:
+        return random.Random(f"{self.seed} {len(self._known)}")
 
     def _remember(self, records: Sequence[TrialRecord]) -> None:
         self._known = {record.key: record.number for record in records if _counts(record)}

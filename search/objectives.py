@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Literal
 
 import numpy as np
@@ -94,7 +95,8 @@ def parse_bound(text: str | float, objective: Objective) -> Bound:
         return Bound(number, relative=True)
     if unit not in _UNITS[objective.unit]:
         raise ValueError(f"{text!r} has an unknown unit; expected for example {_EXAMPLES[objective.unit]}")
-    return Bound(number * _UNITS[objective.unit][unit])
+    # In decimals, as it is written: 95 * 0.01 in binary is more than 0.95.
+    return Bound(float(Decimal(match[1]) * Decimal(str(_UNITS[objective.unit][unit]))))
 
 
 def with_bounds(bounds: Mapping[str, str | float | None]) -> tuple[Objective, ...]:

@@ -70,6 +70,10 @@ class SearchSpace(AxisModel):
         """Return the parameters that decide which network is trained; the others only decide how it is rounded."""
         return {name: value for name, value in parameters.items() if not name.startswith(BitsAxis.prefix)}
 
+    def siblings(self, parameters: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Candidate]]:
+        """Yield every combination that shares its network with the given parameters, these included."""
+        yield from self._visit(_Walk(fixed=self.network_parameters(parameters)))
+
     def random_point(self, chance: Random) -> tuple[dict[str, Any], Candidate]:
         """Return one combination of parameters and its candidate, every choice drawn uniformly."""
         draw = _Draw(chance)
@@ -81,7 +85,9 @@ class SearchSpace(AxisModel):
 
         Several combinations may mean the same candidate.
         """
-        walk = _Walk()
+        yield from self._visit(_Walk())
+
+    def _visit(self, walk: _Walk) -> Iterator[tuple[dict[str, Any], Candidate]]:
         while True:
             candidate = self.suggest(walk)
             yield dict(walk.parameters), candidate
@@ -123,14 +129,21 @@ class _Prefer:
 
 
 class _Walk:
-    """A suggester that visits every branch of the space: an odometer over the choices that were asked for."""
+    """A suggester that visits every branch of the space: an odometer over the choices that were asked for.
 
-    def __init__(self) -> None:
+    What is fixed takes its one value throughout.
+    """
+
+    def __init__(self, fixed: Mapping[str, Any] | None = None) -> None:
+        self._fixed = fixed or {}
         self._path: list[tuple[int, int]] = []
         self._position = 0
         self.parameters: dict[str, Any] = {}
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        if name in self._fixed:
+            self.parameters[name] = self._fixed[name]
+            return self._fixed[name]
         if self._position == len(self._path):
             self._path.append((0, len(choices)))
         index, _ = self._path[self._position]

@@ -127,7 +127,7 @@ def _violations(
 
 def _preferred(values: np.ndarray[Any, Any], prefer: Preference, objectives: tuple[Objective, ...]) -> int:
     if prefer == "knee":
-        return knee_index(values, objectives)
+        return knee_index(values.tolist(), objectives)
     losses = values * np.array([1.0, 1.0, -1.0])
     first = ("size", "latency", "accuracy").index(prefer)
     others = [column for column in (2, 1, 0) if column != first]

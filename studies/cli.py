@@ -6,19 +6,17 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from .. import __version__
 from ..errors import KaruiError
+from .views import front_view, point_view
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from .run import StudyResult
 
 app = typer.Typer(
@@ -116,7 +114,7 @@ def front(
         sys.stdout.write(table.to_json(orient="records", indent=2) + "\n")
     else:
         console = Console()
-        console.print(_front_view(table))
+        console.print(front_view(table))
         if len(table) and "test_accuracy" not in table.columns:
             console.print("The front so far, by validation accuracy: the search has not finished.")
 
@@ -151,7 +149,7 @@ def pick(
         export=export,
     )
     console = Console()
-    console.print(_point_view(row))
+    console.print(point_view(row))
     if export is not None:
         console.print(Text(f"exported to {export}/"))
 
@@ -175,13 +173,12 @@ def main() -> None:
     except KaruiError as error:
         _print_error(error)
         code = error.exit_code
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped: every finished trial is kept; the same command goes on from there")
-        code = INTERRUPTED
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
         code = _explain_usage(error)
+    if code == INTERRUPTED:  # typer itself turns Ctrl-C into this code, and says nothing
+        Console(stderr=True).print("stopped: every finished trial is kept; the same command goes on from there")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -210,45 +207,5 @@ def _show_result(console: Console, result: StudyResult) -> None:
         for record in result.nearest:
             console.print(Text(f"  {describe_values(record)}"))
         return
-    console.print(_front_view(result.front))
+    console.print(front_view(result.front))
     console.print(Text(f"results: {result.folder}/ (front.csv, front.png, trials.csv, front/*.onnx)"))
-
-
-def _front_view(table: pd.DataFrame) -> Table:
-    """Lay the front out so that it fits 80 columns: what a person compares, and the candidate folded.
-
-    A point that does not hold is dominated once latency is measured afresh and accuracy on the test split.
-    """
-    on_test = "test_accuracy" in table.columns
-    accuracy = "test_accuracy" if on_test else "accuracy"
-    view = Table(header_style="bold")
-    headers = ["point", "size", "latency", *(["test accuracy", "holds"] if on_test else ["validation accuracy"])]
-    for header in headers:
-        view.add_column(header, justify="right" if header != "point" else "left", no_wrap=True)
-    view.add_column("candidate", overflow="fold")
-    for _, row in table.iterrows():
-        size = f"{row['size_bytes'] / 1e3:.1f} KB" + (f" {row['size_x']:5.1f}x" if on_test else "")
-        latency = f"{row['latency_ms']:.3f} ms {1 / row['latency_ratio']:5.2f}x"
-        holds = [] if not on_test else ["yes" if row["holds"] else "no"]
-        cells = [row["point"], size, latency, _with_spread(row, accuracy, 4), *holds, row["candidate"]]
-        view.add_row(*[Text(cell) for cell in cells])
-    return view
-
-
-def _with_spread(row: pd.Series[Any], name: str, digits: int) -> str:
-    spread = row.get(f"{name}_spread", 0.0)
-    return f"{row[name]:.{digits}f} ± {spread:.{digits}f}" if spread == spread and spread else f"{row[name]:.{digits}f}"
-
-
-def _point_view(row: pd.Series[Any]) -> Table:
-    view = Table.grid(padding=(0, 2))
-    view.add_row("point", Text(f"{row['point']}, trial {row['trial']}: {row['candidate']}"))
-    smaller = f" ({row['size_x']:.1f}x smaller)" if "size_x" in row else ""
-    view.add_row("size", f"{row['size_bytes']:,.0f} bytes{smaller}")
-    view.add_row("latency", f"{_with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
-    view.add_row("accuracy", f"{_with_spread(row, 'accuracy', 4)} on validation")
-    if "test_accuracy" in row:
-        drop = f"{row['drop_points']:+.2f} points lost" if row["drop_points"] else "nothing lost"
-        view.add_row("", f"{_with_spread(row, 'test_accuracy', 4)} on test ({drop})")
-        view.add_row("file", Text(str(row["file"])))
-    return view

@@ -237,7 +237,11 @@ class Session:
         if len(front):
             values = {name: item.value for name, item in bench.baseline.items()}
             numbers = front_numbers(front, trials, values, bench.task.metric_name)
-            save_front(self.folder.front_png, numbers, f"{self.spec.name}: {len(front)} files on the front")
+            title = (
+                f"{self.spec.name}: {len(front)} files on the front, "
+                f"up to {front['size_x'].max():.0f}x smaller and {front['speed_x'].max():.1f}x faster"
+            )
+            save_front(self.folder.front_png, numbers, title)
 
 
 class Bench:

@@ -267,6 +267,13 @@ def test_outputs_that_are_not_finite_are_a_failure(one_over_input: Artifact) -> 
         accuracy_evaluator(split=split_of(inputs)).measure(one_over_input)
 
 
+def test_no_error_in_n_rows_still_leaves_three_in_doubt(scaling: Artifact) -> None:
+    split = split_of(torch.eye(3).repeat(20, 1), torch.arange(3).repeat(20))
+    (measurement,) = accuracy_evaluator(split=split).measure(scaling)
+    assert measurement.value == 1.0
+    assert measurement.spread == pytest.approx(3 / 60)
+
+
 def test_a_metric_that_fails_on_some_resamples_still_has_a_spread(scaling: Artifact) -> None:
     def needs_every_class(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         if len(set(targets.tolist())) < 3:

@@ -98,6 +98,14 @@ def test_network_parameters_are_all_but_bits() -> None:
     assert len(networks) == 2 * 2 + (2 * 2 + 2) * 2 + 2**3 * 2 * 2
 
 
+def test_siblings_are_all_that_share_the_network() -> None:
+    everything = list(FULL.points())
+    for parameters, _ in everything[::7]:
+        network = FULL.network_parameters(parameters)
+        expected = [candidate for other, candidate in everything if FULL.network_parameters(other) == network]
+        assert [candidate for _, candidate in FULL.siblings(parameters)] == expected
+
+
 def test_a_cell_without_a_path_has_a_problem() -> None:
     broken = CellGenotype(3, ((0, 1, "conv3x3"), (0, 2, "none"), (1, 2, "none")))
     whole = CellGenotype(3, ((0, 1, "conv3x3"), (0, 2, "none"), (1, 2, "skip")))

@@ -1,0 +1,61 @@
+"""How a front and one point of it look in a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def front_view(table: pd.DataFrame) -> Text:
+    """Lay a front out in two lines a point, numbers and candidate, which fit 80 columns and a pipe.
+
+    Args:
+        table: As :func:`karui.load_front` returns it.
+    """
+    on_test = "test_accuracy" in table.columns
+    accuracy = "test_accuracy" if on_test else "accuracy"
+    heads = ("point", "size", "latency", f"{'test' if on_test else 'validation'} accuracy", "holds" if on_test else "")
+    view = Text(_columns(*heads) + "\n", style="")
+    view.stylize("bold")
+    for _, row in table.iterrows():
+        smaller = f"{row['size_x']:6.1f}x" if on_test else ""
+        cells = (
+            row["point"],
+            f"{row['size_bytes'] / 1e3:,.1f} KB{smaller}",
+            f"{row['latency_ms']:.3f} ms {1 / row['latency_ratio']:6.2f}x",
+            with_spread(row, accuracy, 4),
+            ("yes" if row["holds"] else "no") if on_test else "",
+        )
+        view.append(_columns(*cells) + "\n", style="not bold")
+        view.append(f"       {row['candidate']}\n", style="dim not bold")
+    return view
+
+
+def _columns(point: str, size: str, latency: str, accuracy: str, holds: str) -> str:
+    return f"{point:<6}{size:>18}  {latency:>18}  {accuracy:>19}  {holds:>5}".rstrip()
+
+
+def with_spread(row: pd.Series[Any], name: str, digits: int) -> str:
+    """Return a value with its spread, where it has one."""
+    spread = row.get(f"{name}_spread", 0.0)
+    return f"{row[name]:.{digits}f} ± {spread:.{digits}f}" if spread == spread and spread else f"{row[name]:.{digits}f}"
+
+
+def point_view(row: pd.Series[Any]) -> Table:
+    """Lay one point of a front out."""
+    view = Table.grid(padding=(0, 2))
+    view.add_row("point", Text(f"{row['point']}, trial {row['trial']}: {row['candidate']}"))
+    smaller = f" ({row['size_x']:.1f}x smaller)" if "size_x" in row else ""
+    view.add_row("size", f"{row['size_bytes']:,.0f} bytes{smaller}")
+    view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
+    view.add_row("accuracy", f"{with_spread(row, 'accuracy', 4)} on validation")
+    if "test_accuracy" in row:
+        drop = f"{row['drop_points']:+.2f} points lost" if row["drop_points"] else "nothing lost"
+        view.add_row("", f"{with_spread(row, 'test_accuracy', 4)} on test ({drop})")
+        view.add_row("file", Text(str(row["file"])))
+    return view

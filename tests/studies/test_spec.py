@@ -1,0 +1,173 @@
+"""The study file: what is right is kept, what is wrong is told with file, key, what was expected and what came."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from karui.errors import StudyFileError
+from karui.studies.run import resolve_spec
+from karui.studies.spec import StudySpec, bundled_studies, load_spec, parse_spec
+
+HEAD = 'task = "my_task.py:make_task"\n'
+BITS = "[bits]\nweights = [4, 32]\n"
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(StudyFileError, match="study") as caught:
+        load_spec(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_bundled_studies_search_all_four_axes() -> None:
+    assert bundled_studies() == ["digits", "fashion"]
+    for name in bundled_studies():
+        spec = load_spec(name)
+        assert spec.name == name
+        assert None not in (spec.bits, spec.sparsity, spec.students, spec.cells)
+        assert spec.task == f"karui.studies.tasks.{name}:make_task"
+
+
+def test_a_file_is_read_and_defaults_fill_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("\ufeff" + HEAD + "trials = 7\n" + BITS + "[bounds]\nmax_size = '60KB'\n", encoding="utf-8")
+    spec = load_spec(path)
+    assert (spec.name, spec.trials, spec.hours, spec.sampler) == ("mine", 7, None, "tpe")
+    assert spec.bits is not None
+    assert spec.bits.weights == (4, 32)
+    assert spec.sparsity is None
+    assert spec.folder == tmp_path.resolve()
+    size, latency, accuracy = spec.bounds.objectives()
+    assert size.bound is not None
+    assert (size.bound.limit, size.bound.relative) == (60_000.0, False)
+    assert latency.bound is None
+    assert accuracy.bound is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (HEAD + "trails = 3\n" + BITS, ("trails", "did you mean trials?", "one of name, task")),
+        (HEAD + BITS + "weigths = [8]\n", ("bits.weigths", "did you mean weights?", "one of weights, activations")),
+        (HEAD + "[bitz]\nweights = [4]\n", ("bitz", "did you mean bits?")),
+        (HEAD + BITS + "[latency]\nzzz = 1\n", ("latency.zzz", "remove it")),
+        (HEAD + "folder = 'x'\n" + BITS, ("folder", "unknown key")),
+        (HEAD + "trials = 'many'\n" + BITS, ("trials", "integer", "'many'")),
+        (HEAD + "trials = 0\n" + BITS, ("trials", "greater than or equal to 1", "0")),
+        (HEAD + "trials = true\n" + BITS, ("trials", "a number", "true or false")),
+        (HEAD + "hours = inf\n" + BITS, ("hours", "finite number", "inf")),
+        (HEAD + "hours = nan\n" + BITS, ("hours", "nan")),
+        (HEAD + "seed = -1\n" + BITS, ("seed", "greater than or equal to 0", "-1")),
+        (HEAD + "sampler = 'tpx'\n" + BITS, ("sampler", "'tpe'", "'tpx'")),
+        (HEAD + "name = 'a b'\n" + BITS, ("name", "letters, digits, dots", "'a b'")),
+        (HEAD + "task_options = 3\n" + BITS, ("task_options", "a section, written [task_options]", "3")),
+        (HEAD + "bits = 4\n", ("bits", "a section, written [bits]", "4")),
+        (HEAD + "[bits]\nweights = 4\n", ("bits.weights", "a list", "4")),
+        (HEAD + "[bits]\nweights = [9]\n", ("bits.weights[0]", "2, 3, 4", "9")),
+        (HEAD + "[bits]\nweights = [9, 'x']\n", ("bits.weights[0]", "also bits.weights[1]")),
+        (HEAD + "[bits]\nweights = []\n", ("bits.weights", "at least one value", "switch the axis off")),
+        (HEAD + "[bits]\nweights = [4, 4]\n", ("bits.weights", "a value stands twice", "[4, 4]")),
+        (HEAD + "[sparsity]\nzeroed_weights = [1.0]\n", ("sparsity.zeroed_weights[0]", "less than 1", "1.0")),
+        (HEAD + "[students]\nwidths = [true]\n", ("students.widths[0]", "true or false")),
+        (HEAD + BITS + "[bounds]\nmax_size = '3ms'\n", ("bounds.max_size", "unknown unit", "60KB", "'3ms'")),
+        (HEAD + BITS + "[bounds]\nmax_latency = '3KB'\n", ("bounds.max_latency", "unknown unit", "0.4ms", "'3KB'")),
+        (HEAD + BITS + "[bounds]\nmin_accuracy = 'high'\n", ("bounds.min_accuracy", "no quantity", "97%", "'high'")),
+        (HEAD + BITS + "[bounds]\nmin_accuracy = -0.5\n", ("bounds.min_accuracy", "not positive", "-0.5")),
+        (HEAD + BITS + "[bounds]\nmax_size = [1]\n", ("bounds.max_size\n", "a number, or a text", "[1]")),
+        (HEAD, ("no axis", "[bits], [sparsity], [students], [cells]")),
+        (BITS, ("names no task", "my_task.py:make_task")),
+        ("task = 3\n" + BITS, ("task", "string", "3")),
+        (HEAD + "trials = \n", ("not valid TOML", "line 2")),
+    ],
+)
+def test_a_fault_is_told_with_key_expectation_and_value(tmp_path: Path, text: str, expected: tuple[str, ...]) -> None:
+    message = refusal(tmp_path, text)
+    assert [words for words in expected if words not in message] == []
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(StudyFileError, match="not valid TOML"):
+        load_spec(path)
+
+
+@pytest.mark.parametrize(("name", "near"), [("digit", "digits"), ("fashon", "fashion"), ("mine.tml", "mine.toml")])
+def test_an_unknown_study_suggests_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, near: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").touch()
+    with pytest.raises(StudyFileError, match=rf"no study '{name}'(?s:.*)did you mean {near}\?"):
+        load_spec(name)
+
+
+def test_nothing_is_suggested_where_nothing_is_near() -> None:
+    with pytest.raises(StudyFileError, match="digits, fashion") as caught:
+        load_spec("qqqq")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_a_folder_is_no_study_file(tmp_path: Path) -> None:
+    with pytest.raises(StudyFileError, match=r"not a folder(?s:.*)name the \.toml file"):
+        load_spec(tmp_path)
+
+
+NUMBERS = st.floats(0.001, 1.0)
+SPECS = st.fixed_dictionaries(
+    {"name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True), "task": st.just("t.py:f")},
+    optional={
+        "trials": st.integers(1, 10**6),
+        "hours": st.floats(0.001, 1e6),
+        "seed": st.integers(0, 2**31),
+        "sampler": st.sampled_from(["tpe", "nsga2", "nsga3", "gp", "random"]),
+        "task_options": st.dictionaries(st.text(min_size=1, max_size=5), st.booleans() | st.integers(), max_size=2),
+        "sparsity": st.fixed_dictionaries(
+            {"zeroed_weights": st.lists(st.floats(0, 0.99), min_size=1, max_size=4, unique=True)}
+        ),
+        "students": st.fixed_dictionaries({"widths": st.lists(NUMBERS, min_size=1, max_size=3, unique=True)}),
+        "bounds": st.fixed_dictionaries({}, optional={"max_size": st.just("60KB"), "min_accuracy": NUMBERS}),
+    },
+).map(lambda plain: {**plain, "bits": {"weights": [4, 32]}})
+
+
+@settings(deadline=None, max_examples=50)
+@given(plain=SPECS)
+def test_a_study_survives_being_written_and_read(plain: dict[str, Any]) -> None:
+    spec = parse_spec(plain, Path("mine.toml"))
+    assert parse_spec(spec.model_dump(), Path("mine.toml")) == spec
+    # As JSON keeps it, in which lists are lists: what the study's storage compares with.
+    assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@settings(deadline=None, max_examples=50)
+@given(first=SPECS, second=SPECS)
+def test_meaning_forgets_only_how_long_and_in_which_order(first: dict[str, Any], second: dict[str, Any]) -> None:
+    forgotten = ("name", "trials", "hours", "seed", "sampler")
+    one = parse_spec(first, Path("mine.toml"))
+    told = {key: value for key, value in first.items() if key not in forgotten}
+    other = {key: value for key, value in second.items() if key in forgotten}
+    assert parse_spec({**told, **other}, Path("mine.toml")).meaning() == one.meaning()
+    assert parse_spec({**first, "bits": {"weights": [4]}}, Path("mine.toml")).meaning() != one.meaning()
+    assert not set(forgotten) & set(one.meaning())
+
+
+@pytest.mark.parametrize("changes", [{"trials": 0}, {"hours": 0.0}, {"hours": float("nan")}, {"seed": -1}])
+def test_what_is_given_beside_the_file_is_checked_as_well(changes: dict[str, Any]) -> None:
+    (key,) = changes
+    with pytest.raises(StudyFileError, match=rf"as it is called: {key}"):
+        resolve_spec("digits", **changes)
+
+
+def test_what_is_given_beside_the_file_counts(tmp_path: Path) -> None:
+    spec = resolve_spec("digits", trials=3, hours=2, seed=5, data=tmp_path)
+    assert (spec.trials, spec.hours, spec.seed, spec.task_options) == (3, 2.0, 5, {"data_dir": str(tmp_path)})
+    assert spec.folder == load_spec("digits").folder
+    assert resolve_spec("digits") == load_spec("digits")

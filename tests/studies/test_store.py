@@ -1,0 +1,147 @@
+"""The study in its storage: opened or explained, never with a password, and gone on with under one meaning only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from karui.errors import OutputError, StudyFileError
+from karui.evaluators.measurement import Measurement
+from karui.studies.spec import parse_spec
+from karui.studies.store import (
+    check_meaning,
+    explain_storage_errors,
+    note_baseline,
+    open_study,
+    read_baseline,
+    study_name,
+    training_seed,
+    without_password,
+)
+
+ACCURACY = {"accuracy": Measurement("accuracy", 0.5, "1", 0.1, 20, {"split": "validation"})}
+
+
+def url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+def test_a_study_is_made_once_and_found_again(tmp_path: Path) -> None:
+    made = open_study(url(tmp_path), "mine", create=True)
+    made.set_user_attr("mark", 1)
+    for create in (True, False):
+        found = open_study(url(tmp_path), "mine", create=create)
+        assert found.user_attrs == {"mark": 1}
+        assert [direction.name for direction in found.directions] == ["MINIMIZE", "MINIMIZE", "MAXIMIZE"]
+
+
+def test_a_study_that_is_not_there_is_told(tmp_path: Path) -> None:
+    open_study(url(tmp_path), "mine", create=True)
+    with pytest.raises(OutputError, match=r"holds no study 'other'(?s:.*)karui search"):
+        open_study(url(tmp_path), "other", create=False)
+
+
+def test_the_one_study_of_a_storage_is_found_by_itself(tmp_path: Path) -> None:
+    open_study(url(tmp_path), "mine", create=True)
+    assert study_name(url(tmp_path), "folder") == "mine"
+    open_study(url(tmp_path), "second", create=True)
+    assert study_name(url(tmp_path), "folder") == "folder"
+
+
+def test_a_broken_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"this is no database " * 100)
+    with pytest.raises(OutputError, match=r"cannot be used(?s:.*)study\.db(?s:.*)not a database(?s:.*)moved away"):
+        open_study(url(tmp_path), "mine", create=True)
+
+
+@pytest.mark.parametrize(
+    ("storage", "got"),
+    [
+        ("nosuch://user:secret@host/db", "nosuch"),
+        ("postgresql+nosuchdriver://user:secret@host/db", "nosuchdriver"),
+        ("postgresql://user:secret@host:port/db", "'port'"),
+        ("nosuch://:secret@host/1", "nosuch"),
+        ("nosuch://user:se@secret@host/1", "nosuch"),
+        ("nosuch://host/db?user=me&password=secret&x=1", "nosuch"),
+        ("no url at all", "parse"),
+        ("", "parse"),
+        ("sqlite:////proc/karui/study.db", "unable to open"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_told_without_its_password(storage: str, got: str) -> None:
+    with pytest.raises(OutputError, match=r"storage cannot be used(?s:.*)check the URL") as caught:
+        open_study(storage, "mine", create=True)
+    assert got in str(caught.value.got)
+    assert "secret" not in str(caught.value)
+
+
+def test_bugs_are_not_taken_for_a_storage_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="bug"), explain_storage_errors(url(tmp_path)):
+        raise RuntimeError("bug")
+
+
+SAFE = st.text("abcXYZ0123456789_-", min_size=1, max_size=8)
+
+
+@settings(deadline=None)
+@given(user=SAFE, password=st.text("abc@:/#!0", min_size=1, max_size=8).map("PW".__add__), host=SAFE)
+def test_no_password_is_ever_shown(user: str, password: str, host: str) -> None:
+    shown = without_password(f"cannot reach postgresql://{user}:{password}@{host}:5432/db now")
+    assert shown == f"cannot reach postgresql://{user}:***@{host}:5432/db now"
+
+
+def test_what_holds_no_password_is_shown_as_it_is() -> None:
+    for text in ("sqlite:////tmp/a:b/study.db", "postgresql://host:5432/db", "me@example.org"):
+        assert without_password(text) == text
+
+
+# --- meaning ----------------------------------------------------------------------------------------------------------
+
+PLAIN: dict[str, Any] = {"name": "mine", "task": "t.py:f", "bits": {"weights": [4, 32]}, "trials": 5}
+
+
+def meaning(**changes: Any) -> dict[str, Any]:
+    return parse_spec({**PLAIN, **changes}, Path("mine.toml")).meaning()
+
+
+def test_a_changed_study_file_is_refused_with_the_key(tmp_path: Path) -> None:
+    study = open_study(url(tmp_path), "mine", create=True)
+    check_meaning(study, meaning(), "mine")
+    note_baseline(study, "00", ACCURACY)
+    study = open_study(url(tmp_path), "mine", create=True)
+    check_meaning(study, meaning(trials=9, hours=3.0, seed=4, sampler="random"), "mine")
+    with pytest.raises(
+        StudyFileError, match=r"has changed(?s:.*)bits\.weights = \[4, 32\](?s:.*)bits\.weights = \[4\]"
+    ):
+        check_meaning(study, meaning(bits={"weights": [4]}), "mine")
+    with pytest.raises(StudyFileError, match=r"bounds\.min_accuracy = None(?s:.*)bounds\.min_accuracy = 0\.9"):
+        check_meaning(study, meaning(bounds={"min_accuracy": 0.9}), "mine")
+    check_meaning(study, meaning(), "mine")
+
+
+def test_a_study_file_may_be_corrected_until_there_are_results(tmp_path: Path) -> None:
+    study = open_study(url(tmp_path), "mine", create=True)
+    check_meaning(study, meaning(task="wrong.py:f"), "mine")
+    check_meaning(study, meaning(), "mine")
+    study.ask()
+    with pytest.raises(StudyFileError, match=r"task = 't\.py:f'(?s:.*)task = 'wrong\.py:f'"):
+        check_meaning(study, meaning(task="wrong.py:f"), "mine")
+
+
+def test_training_goes_by_the_seed_that_the_study_began_with(tmp_path: Path) -> None:
+    study = open_study(url(tmp_path), "mine", create=True)
+    assert training_seed(study, 3) == 3
+    assert training_seed(study, 4) == 4
+    note_baseline(study, "00", ACCURACY)
+    assert training_seed(study, 5) == 4
+
+
+def test_the_baseline_is_read_back_as_it_was_noted(tmp_path: Path) -> None:
+    study = open_study(url(tmp_path), "mine", create=True)
+    assert read_baseline(study) is None
+    note_baseline(study, "ab", ACCURACY)
+    assert read_baseline(open_study(url(tmp_path), "mine", create=False)) == ("ab", ACCURACY)

@@ -1,0 +1,89 @@
+"""Tables: the front against brute force, and every trial with its state, reason, parameters and measurements."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from karui.evaluators.measurement import Measurement
+from karui.search.record import TrialRecord
+from karui.spaces.candidate import Candidate
+from karui.studies.tables import front_records, measurement_columns, trials_table, write_csv
+
+from .conftest import make_record
+
+FAILED = TrialRecord(7, "failed", "quantization", "too few, bits", {"bits.weights": 3}, Candidate(), None, False, 0.5)
+WAITING = TrialRecord(8, "waiting", "", "", {}, None, None, False, 0.0)
+
+STEPS = st.integers(1, 4).map(float)
+
+
+@settings(deadline=None, max_examples=200)
+@given(rows=st.lists(st.tuples(STEPS, STEPS, STEPS, st.booleans()), max_size=12))
+def test_the_front_is_the_one_that_brute_force_finds(rows: list[tuple[float, float, float, bool]]) -> None:
+    records = [make_record(number, *row[:3], feasible=row[3]) for number, row in enumerate(rows)]
+    kept = [(number, row[:3]) for number, row in enumerate(rows) if row[3]]
+
+    def is_beaten(number: int, point: tuple[float, ...]) -> bool:
+        return any(
+            other[0] <= point[0]
+            and other[1] <= point[1]
+            and other[2] >= point[2]
+            and (other != point or earlier < number)
+            for earlier, other in kept
+        )
+
+    expected = {number for number, point in kept if not is_beaten(number, point)}
+    front = front_records([*records, FAILED, WAITING])
+    assert {record.number for record in front} == expected
+    sizes = [record.values(["size_bytes"]) for record in front]
+    assert sizes == sorted(sizes)
+
+
+def test_every_trial_has_a_row_and_only_measured_ones_have_numbers() -> None:
+    table = trials_table([make_record(0, 10.0, 1.0, 0.9), make_record(1, 20.0, 2.0, 0.8, feasible=False), FAILED])
+    good, infeasible, failed = (table.iloc[index] for index in range(3))
+    assert (good["trial"], good["state"], good["kind"], good["on_front"]) == (0, "evaluated", "baseline", True)
+    assert good["bits.weights"] == 4
+    assert (good["latency_ms"], good["latency_ms_spread"], good["latency_ms_count"]) == (1.0, 0.1, 20)
+    assert (good["accuracy"], good["accuracy_spread"], good["accuracy_count"]) == (0.9, 0.02, 100)
+    assert good["sha256"] == "00"
+    assert (infeasible["feasible"], infeasible["on_front"]) == (False, False)
+    assert (failed["state"], failed["stage"], failed["reason"]) == ("failed", "quantization", "too few, bits")
+    assert failed["bits.weights"] == 3
+    measured = ["size_bytes", "latency_ms", "latency_ms_spread", "accuracy", "accuracy_spread", "sha256", "feasible"]
+    assert failed[measured].isna().all()
+
+
+def test_an_exact_measurement_has_no_spread() -> None:
+    columns = measurement_columns(
+        {"size_bytes": Measurement("size_bytes", 5.0, "bytes"), "x": Measurement("x", 2.0, "1", 0.5, 3)}
+    )
+    assert columns == {"size_bytes": 5.0, "x": 2.0, "x_spread": 0.5, "x_count": 3}
+
+
+def test_a_table_survives_being_written_and_read(tmp_path: Path) -> None:
+    table = trials_table([make_record(0, 10.0, 1.0, 0.9), FAILED, WAITING])
+    write_csv(table, tmp_path / "trials.csv")
+    read = pd.read_csv(tmp_path / "trials.csv", dtype={"sha256": str})
+    assert list(read.columns) == list(table.columns)
+    assert read["reason"][1] == "too few, bits"
+    assert read["latency_ms"][0] == 1.0
+    assert read["latency_ms"].isna().tolist() == [False, True, True]
+
+
+def test_without_trials_there_is_still_a_header() -> None:
+    text = trials_table([]).to_csv(index=False)
+    assert pd.read_csv(io.StringIO(text)).columns[:4].tolist() == ["trial", "state", "stage", "reason"]
+    shared = set(trials_table([FAILED]).columns) - {"bits.weights"}
+    assert set(trials_table([]).columns) == shared
+
+
+def test_a_trial_that_was_not_measured_has_no_values() -> None:
+    with pytest.raises(ValueError, match="trial 7 is failed and has no measurements"):
+        FAILED.values(["size_bytes"])
