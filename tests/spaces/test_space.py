@@ -143,7 +143,7 @@ class TestEveryAxis:
         field = {StudentsAxis: "students", CellsAxis: "cells", SparsityAxis: "sparsity", BitsAxis: "bits"}[axis]
         small = {CellsAxis: {"nodes": 2}}.get(axis, {})
         made = axis(**small)
-        points = list(SearchSpace(**{field: made}).points())
+        points = list(SearchSpace.model_validate({field: made}).points())
         lengths = [len(getattr(made, name)) for name in axis.model_fields if isinstance(getattr(made, name), tuple)]
         keys = {candidate.to_dict().__repr__() for _, candidate in points}
         assert len(points) == len(keys), "each combination is a candidate of its own"
