@@ -89,7 +89,8 @@ def parse_bound(text: str | float, objective: Objective) -> Bound:
     if match is None:
         raise ValueError(f"{text!r} is no quantity; expected for example {_EXAMPLES[objective.unit]}")
     number, unit = float(match[1]), match[2].lower()
-    if number <= 0 or not np.isfinite(number):
+    # Sizes and times are positive; a metric, such as a negative error, need not be.
+    if not np.isfinite(number) or (number <= 0 and (objective.unit != "1" or unit == "x")):
         raise ValueError(f"{text!r} is not positive; expected for example {_EXAMPLES[objective.unit]}")
     if unit == "x":
         return Bound(number, relative=True)

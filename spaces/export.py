@@ -190,6 +190,9 @@ def _check_parity(model: onnx.ModelProto, batch: np.ndarray, expected: np.ndarra
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what the exporter says; what went wrong is told by the exception."""
+    # On an operator it does not know the exporter prints the whole graph from C++, where nothing redirects it.
+    graph_log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -200,3 +203,4 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+        torch._C._jit_onnx_log = graph_log

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import SpaceError, TaskError
+from ..errors import CandidateFailure, SpaceError, TaskError
 from .cells.axis import CellsAxis
 from .space import SearchSpace
 from .students.names import SHALLOWER
-from .task import Task
+from .task import Task, iterate
 
 
 def check_reach(space: SearchSpace, task: Task) -> None:
@@ -16,10 +16,11 @@ def check_reach(space: SearchSpace, task: Task) -> None:
 
     Raises:
         SpaceError: Where an axis needs images and classes and the task has something else.
-        TaskError: Where the model does not run on the task's own data.
+        TaskError: Where the model or the loss does not work on the task's own data.
     """
     inputs = task.input_shape
     outputs = _output_shape(task)
+    _check_loss(task)
     new_networks = space.cells is not None or (
         space.students is not None and any(family != SHALLOWER for family in space.students.families)
     )
@@ -32,6 +33,30 @@ def check_reach(space: SearchSpace, task: Task) -> None:
             got=f"inputs of shape {inputs}, outputs of shape {outputs}",
             remedy=f"leave the section [{axis}] out, or keep only the family {SHALLOWER!r} of [students]",
         )
+
+
+def _check_loss(task: Task) -> None:
+    """Try the loss on one batch: a loss that can never work would fail every trained candidate, one by one."""
+    inputs, targets = next(iterate(task.train, 8))
+    try:
+        with torch.no_grad():
+            loss = task.loss(task.model.eval()(inputs), targets)
+            finite = bool(torch.isfinite(loss).all())
+    except Exception as error:  # the loss is the user's code and may raise anything
+        reason = error.reason if isinstance(error, CandidateFailure) else f"{type(error).__name__}: {error}"
+        raise _bad_loss(" ".join(reason.split())) from error
+    if not finite:
+        raise _bad_loss(f"{loss}")
+
+
+def _bad_loss(got: str) -> TaskError:
+    return TaskError(
+        "the task's loss does not work on the task's own model and data",
+        where="Task(loss=...)",
+        expected="a finite number for (outputs, targets) of a batch",
+        got=got,
+        remedy="check the loss and the type of the targets (class indices are int64)",
+    )
 
 
 def _output_shape(task: Task) -> tuple[int, ...]:

@@ -155,7 +155,7 @@ def _check_same(record: TrialRecord, artifact: Artifact) -> None:
             where=str(artifact.path),
             expected=f"sha256 {record.outcome.digest}",
             got=f"sha256 {artifact.digest}",
-            remedy="delete that file and give the same command again",
+            remedy="restore that file, or start anew with another --out: trained anew, it came out different",
         )
 
 

@@ -12,7 +12,7 @@ from ..errors import KaruiError, NothingFits
 from ..search.front import knee_index
 from ..search.objectives import OBJECTIVES, Objective, parse_bound
 from .bundle import export_bundle
-from .read import find_folder, load_baseline, load_front
+from .read import find_results, read_baseline_values, read_front
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +84,7 @@ def pick(
     study: str | Path,
     *,
     out: str | Path | None = None,
+    storage: str | None = None,
     max_size: str | float | None = None,
     max_latency: str | float | None = None,
     min_accuracy: str | float | None = None,
@@ -95,6 +96,7 @@ def pick(
     Args:
         study: Path of a study file, name of a bundled study, or a results folder.
         out: The results folder, where it was given to the search.
+        storage: URL of Optuna's storage, where it was given to the search.
         max_size: Largest file, such as ``60KB``, ``48000`` or ``0.1x`` of the baseline's.
         max_latency: Longest latency, such as ``0.4ms`` or ``0.3x``.
         min_accuracy: Lowest accuracy, on the test split where the front was measured on it.
@@ -105,11 +107,11 @@ def pick(
         NothingFits: Where no point keeps the budget.
         KaruiError: Where there is no front, or it cannot be exported.
     """
-    name, folder = find_folder(study, out)
+    results = find_results(study, out, storage)
     budget = Budget(max_size, max_latency, min_accuracy)
-    row = pick_point(load_front(study, out), budget, prefer, load_baseline(folder, name))
+    row = pick_point(read_front(results), budget, prefer, read_baseline_values(results))
     if export is not None:
-        export_bundle(row, folder, Path(export))
+        export_bundle(row, results.folder, Path(export))
     return row
 
 

@@ -35,6 +35,9 @@ Study = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study file (.toml), or a bundled study: digits, fashion.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Results folder.", show_default="runs/<study>")]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Optuna storage URL.", show_default="sqlite:///<out>/study.db")
+]
 
 
 class Format(StrEnum):
@@ -75,10 +78,7 @@ def search(
     trials: Annotated[int | None, typer.Option(metavar="N", min=1, help="Candidates to evaluate in all.")] = None,
     hours: Annotated[float | None, typer.Option(metavar="H", min=0.0, help="Longest time of this run.")] = None,
     out: Out = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Optuna storage URL.", show_default="sqlite:///<out>/study.db"),
-    ] = None,
+    storage: Storage = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the sampler and of training.")] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the task's data.")] = None,
 ) -> None:
@@ -102,12 +102,13 @@ def search(
 def front(
     study: Study,
     out: Out = None,
+    storage: Storage = None,
     output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
 ) -> None:
     """Print the Pareto front of a study: every point's size, speed and accuracy."""
     from .read import load_front
 
-    table = load_front(study, out)
+    table = load_front(study, out, storage)
     if output is Format.csv:
         sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
     elif output is Format.json:
@@ -123,6 +124,7 @@ def front(
 def pick(
     study: Study,
     out: Out = None,
+    storage: Storage = None,
     max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Largest file, such as 60KB or 0.1x.")] = None,
     max_latency: Annotated[
         str | None, typer.Option(metavar="TIME", help="Longest latency, such as 0.4ms, or 0.3x of the baseline's.")
@@ -142,6 +144,7 @@ def pick(
     row = pick_from_study(
         study,
         out=out,
+        storage=storage,
         max_size=max_size,
         max_latency=max_latency,
         min_accuracy=min_accuracy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def find_folder(study: str | Path, out: str | Path | None = None) -> tuple[str, RunFolder]:
-    """Return a study's name and its results folder.
+@dataclass(frozen=True)
+class Results:
+    """Where a study's results are.
+
+    Args:
+        name: Name of the study.
+        folder: Its results folder.
+        storage: URL of its Optuna storage.
+    """
+
+    name: str
+    folder: RunFolder
+    storage: str
+
+
+def find_results(study: str | Path, out: str | Path | None = None, storage: str | None = None) -> Results:
+    """Return where a study's results are.
 
     Args:
         study: Path of a study file, name of a bundled study, or a results folder itself.
         out: The results folder, where it was given to the search.
+        storage: URL of Optuna's storage, where it was given to the search.
 
     Raises:
         StudyFileError: Where the study is unknown.
@@ -31,7 +48,7 @@ def find_folder(study: str | Path, out: str | Path | None = None) -> tuple[str, 
     path = Path(study)
     if out is None and path.is_dir() and ((path / "front.csv").exists() or (path / "study.db").exists()):
         folder = RunFolder(path)
-        return _name_in(folder), folder
+        return Results(_name_in(folder), folder, storage or _own_storage(folder))
     try:
         name = load_spec(study).name
     except StudyFileError:
@@ -40,25 +57,27 @@ def find_folder(study: str | Path, out: str | Path | None = None) -> tuple[str, 
             raise
         name = str(study)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / name)
-    if not folder.front_csv.exists() and not folder.database.exists():
+    if storage is None and not folder.front_csv.exists() and not folder.database.exists():
         raise OutputError(
             f"there are no results of {name!r} yet",
             where=str(folder.path),
             expected="front.csv or study.db in that folder",
             got="neither" if folder.path.is_dir() else "no such folder",
-            remedy=f"run `karui search {study}` first, or name its folder by --out",
+            remedy=f"run `karui search {study}` first, or name its --out and --storage",
         )
-    return name, folder
+    return Results(name, folder, storage or _own_storage(folder))
+
+
+def _own_storage(folder: RunFolder) -> str:
+    return f"sqlite:///{folder.database}"
 
 
 def _name_in(folder: RunFolder) -> str:
     """Return the name of the study whose results a folder holds; the folder's own name may be another."""
-    return (
-        study_name(f"sqlite:///{folder.database}", folder.path.name) if folder.database.exists() else folder.path.name
-    )
+    return study_name(_own_storage(folder), folder.path.name) if folder.database.exists() else folder.path.name
 
 
-def load_front(study: str | Path, out: str | Path | None = None) -> pd.DataFrame:
+def load_front(study: str | Path, out: str | Path | None = None, storage: str | None = None) -> pd.DataFrame:
     """Return the front of a study, one row per point.
 
     The re-measured front (with ``test_accuracy``) where the search has finished; otherwise the front so far, by
@@ -67,13 +86,19 @@ def load_front(study: str | Path, out: str | Path | None = None) -> pd.DataFrame
     Args:
         study: Path of a study file, name of a bundled study, or a results folder.
         out: The results folder, where it was given to the search.
+        storage: URL of Optuna's storage, where it was given to the search.
 
     Raises:
         KaruiError: Where there is nothing to read.
     """
+    return read_front(find_results(study, out, storage))
+
+
+def read_front(results: Results) -> pd.DataFrame:
+    """Return the front from where a study's results are; see :func:`load_front`."""
     import pandas as pd
 
-    name, folder = find_folder(study, out)
+    folder = results.folder
     if folder.front_csv.exists():
         try:
             # A digest of decimal digits only is not a number.
@@ -85,22 +110,21 @@ def load_front(study: str | Path, out: str | Path | None = None) -> pd.DataFrame
                 got=str(error),
                 remedy="delete that file and run the search again; it only writes the front anew",
             ) from error
-    return _front_so_far(name, folder)
+    return _front_so_far(results)
 
 
-def load_baseline(folder: RunFolder, name: str) -> dict[str, float]:
+def read_baseline_values(results: Results) -> dict[str, float]:
     """Return the baseline's values by name, from the front's descriptions or else from the database.
 
     Raises:
         OutputError: Where neither knows it.
     """
+    folder = results.folder
     for described in sorted(folder.front_files.glob("*.json")):
         return {key: item["value"] for key, item in read_description(described)["baseline"].items()}
-    if folder.database.exists():
-        storage = f"sqlite:///{folder.database}"
-        known = read_baseline(open_study(storage, name, create=False))
-        if known is not None:
-            return {key: item.value for key, item in known[1].items()}
+    known = read_baseline(open_study(results.storage, results.name, create=False))
+    if known is not None:
+        return {key: item.value for key, item in known[1].items()}
     raise OutputError(
         "the baseline was not measured yet", where=str(folder.path), remedy="run the search for a little longer"
     )
@@ -124,10 +148,9 @@ def read_description(path: Path) -> dict[str, Any]:
     return described
 
 
-def _front_so_far(name: str, folder: RunFolder) -> pd.DataFrame:
-    storage = f"sqlite:///{folder.database}"
-    with explain_storage_errors(storage):
-        records = front_records(read_records(open_study(storage, name, create=False)))
+def _front_so_far(results: Results) -> pd.DataFrame:
+    with explain_storage_errors(results.storage):
+        records = front_records(read_records(open_study(results.storage, results.name, create=False)))
     table = trials_table(records)
     table.insert(0, "point", [f"p{rank:02d}" for rank in range(1, len(records) + 1)])
     return table

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import optuna
 
-from ..errors import CandidateFailure, KaruiError, TaskError
-from ..evaluators.measurement import Evaluator, Measurement
+from ..errors import KaruiError
+from ..evaluators.measurement import Measurement
 from ..search.loop import Budget, Listener, SearchLoop
-from ..search.record import Outcome, TrialRecord, read_records
-from ..spaces.artifact import Artifact, StageRecord, file_digest
+from ..search.record import TrialRecord, read_records
+from ..spaces.artifact import Artifact
 from ..spaces.candidate import Candidate
-from .certify import TEST_ACCURACY, certify, front_table, write_descriptions
+from .certify import certify, front_table, write_descriptions
 from .folder import RunFolder, explain_os_errors
 from .spec import StudySpec, change_spec, check_space, load_spec
 from .store import check_meaning, explain_storage_errors, note_baseline, open_study, read_baseline, training_seed
@@ -27,10 +26,8 @@ from .task_loading import load_task
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..evaluators.targets import Target
-    from ..evaluators.timing import TimingSettings
-    from ..spaces.build import Builder
     from ..spaces.task import Task
+    from .bench import Bench
 
 
 class Watcher(Listener, Protocol):
@@ -166,6 +163,7 @@ class Session:
         from ..spaces.baseline import prepare_baseline
         from ..spaces.build import Builder
         from ..spaces.reach import check_reach
+        from .bench import Bench
         from .guard import guarded
 
         self.watcher.phase("loading the task")
@@ -242,97 +240,6 @@ class Session:
                 f"up to {front['size_x'].max():.0f}x smaller and {front['speed_x'].max():.1f}x faster"
             )
             save_front(self.folder.front_png, numbers, title)
-
-
-class Bench:
-    """The evaluators of a study and what they need: makes and measures candidates for the search."""
-
-    def __init__(self, task: Task, artifact: Artifact, spec: StudySpec) -> None:
-        from ..evaluators.accuracy import AccuracyEvaluator
-        from ..evaluators.size import SizeEvaluator
-        from ..evaluators.targets import TARGETS
-        from ..evaluators.timing import TimingSettings
-
-        self.task = task
-        self.artifact = artifact
-        self.baseline: dict[str, Measurement] = {}
-        self.target: Target = TARGETS["local"](threads=spec.latency.threads, provider=spec.latency.provider)
-        self.timing: TimingSettings = replace(TimingSettings(), max_seconds=spec.latency.max_seconds)
-        self.inputs = task.calibration_batch(spec.latency.batch_size).numpy()
-        shared = (task.metric, task.metric_name)
-        self.size: Evaluator = SizeEvaluator()
-        self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation")
-        self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY)
-        self.latency: Evaluator
-        self._builder: Builder
-        self._outcomes: dict[str, Outcome] = {}
-
-    def measure_baseline(self) -> dict[str, Measurement]:
-        """Measure the baseline: size, latency against itself, validation accuracy.
-
-        Raises:
-            TaskError: Where its accuracy has no meaning.
-        """
-        from ..evaluators.latency import measure_reference
-
-        latency = measure_reference(self.target, self.artifact, self.inputs, self.timing)
-        accuracy = self._measure_accuracy(self.accuracy)
-        return {item.name: item for item in (*self.size.measure(self.artifact), latency, *accuracy)}
-
-    def measure_baseline_on_test(self) -> None:
-        """Measure the baseline on the test split, when the front is: not before.
-
-        Raises:
-            TaskError: Where its accuracy has no meaning.
-        """
-        self.baseline |= {item.name: item for item in self._measure_accuracy(self.test_accuracy)}
-
-    def _measure_accuracy(self, evaluator: Evaluator) -> tuple[Measurement, ...]:
-        try:
-            return evaluator.measure(self.artifact)
-        except CandidateFailure as failure:
-            raise TaskError(
-                "the baseline's accuracy cannot be measured",
-                where="Task(model=..., metric=...)",
-                expected="a metric that gives a finite number for the task's own model",
-                got=failure.reason,
-                remedy="check the metric, the data and the model",
-            ) from failure
-
-    def begin(self, baseline: dict[str, Measurement], builder: Builder) -> None:
-        """Take up the baseline's measurements, against which every candidate is timed."""
-        from ..evaluators.latency import LatencyEvaluator
-
-        self.baseline = baseline
-        self._builder = builder
-        reference_ms = baseline["latency_ms"].value
-        self.latency = LatencyEvaluator(self.target, self.artifact, self.inputs, self.timing, reference_ms)
-
-    def remember(self, records: Sequence[TrialRecord]) -> None:
-        """Take up what was measured in earlier runs, so that no file is measured twice."""
-        self._outcomes |= {record.outcome.digest: record.outcome for record in records if record.outcome}
-
-    def evaluate(self, candidate: Candidate) -> Outcome:
-        """Make and measure a candidate; see :class:`karui.search.record.Evaluate`."""
-        artifact = self._builder.build(candidate)
-        if (twin := self._outcomes.get(artifact.digest)) is not None:
-            return replace(twin, stages=artifact.stages)
-        stages = list(artifact.stages)
-        measurements: dict[str, Measurement] = {}
-        for evaluator in (self.size, self.latency, self.accuracy):
-            begin = time.perf_counter()
-            measurements |= {item.name: item for item in evaluator.measure(artifact)}
-            stages.append(StageRecord(evaluator.name, time.perf_counter() - begin, cached=False))
-        outcome = Outcome(measurements, artifact.digest, tuple(stages))
-        self._outcomes[artifact.digest] = outcome
-        return outcome
-
-    def find_artifact(self, record: TrialRecord) -> Artifact:
-        """Return the file of a trial; made again where it was deleted."""
-        if record.candidate is None:
-            raise ValueError(f"trial {record.number} has no candidate")
-        path = self._builder.file_of(record.candidate)
-        return Artifact(path, file_digest(path)) if path.exists() else self._builder.build(record.candidate)
 
 
 def nearest_records(

@@ -107,7 +107,14 @@ class StudySpec(_Section):
 
     def meaning(self) -> dict[str, Any]:
         """Return what gives the results their meaning: a study goes on only where this is unchanged."""
-        return self.model_dump(mode="json", exclude={"name", "trials", "hours", "seed", "sampler", "followers"})
+        # Where the data lie is no part of it: they may move, and what they train is told apart by its digest.
+        return self.model_dump(
+            mode="json",
+            exclude={
+                **dict.fromkeys(("name", "trials", "hours", "seed", "sampler", "followers"), True),
+                "task_options": {"data_dir"},
+            },
+        )
 
 
 def bundled_studies() -> list[str]:

@@ -19,6 +19,9 @@ _OPENING_ERRORS = (*_STORAGE_ERRORS, ImportError, RuntimeError, ValueError)
 """A missing driver, a database of another version, an URL that cannot be taken apart."""
 
 
+_DIRECTIONS = tuple(objective.direction for objective in OBJECTIVES)
+
+
 def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
     """Open a study in Optuna's RDB storage.
 
@@ -37,21 +40,32 @@ def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
     with explain_storage_errors(storage, _OPENING_ERRORS):
         backend = optuna.storages.RDBStorage(storage, engine_kwargs=arguments)
     with explain_storage_errors(storage):
-        if create:
-            return optuna.create_study(
-                storage=backend,
-                study_name=name,
-                directions=[objective.direction for objective in OBJECTIVES],
-                load_if_exists=True,
-            )
         try:
-            return optuna.load_study(storage=backend, study_name=name)
+            study = (
+                optuna.create_study(storage=backend, study_name=name, directions=list(_DIRECTIONS), load_if_exists=True)
+                if create
+                else optuna.load_study(storage=backend, study_name=name)
+            )
         except KeyError:
             raise OutputError(
                 f"the storage holds no study {name!r}",
                 where=without_password(storage),
                 remedy="run `karui search` for it first, with the same --out and --storage as here",
             ) from None
+        _check_directions(study, storage)
+    return study
+
+
+def _check_directions(study: optuna.Study, storage: str) -> None:
+    found = tuple(direction.name.lower() for direction in study.directions)
+    if found != _DIRECTIONS:
+        raise OutputError(
+            f"the study {study.study_name!r} in that storage is not karui's",
+            where=without_password(storage),
+            expected=f"a study with the directions {', '.join(_DIRECTIONS)}",
+            got=", ".join(found),
+            remedy="give the study file another name, or name another --storage",
+        )
 
 
 def study_name(storage: str, otherwise: str) -> str:

@@ -55,7 +55,7 @@ def point_view(row: pd.Series[Any]) -> Table:
     view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
     view.add_row("accuracy", f"{with_spread(row, 'accuracy', 4)} on validation")
     if "test_accuracy" in row:
-        drop = f"{row['drop_points']:+.2f} points lost" if row["drop_points"] else "nothing lost"
+        drop = f"{abs(row['drop_points']):.2f} points {'lost' if row['drop_points'] >= 0 else 'gained'}"
         view.add_row("", f"{with_spread(row, 'test_accuracy', 4)} on test ({drop})")
         view.add_row("file", Text(str(row["file"])))
     return view

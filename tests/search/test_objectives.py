@@ -27,6 +27,7 @@ SIZE, LATENCY, ACCURACY = OBJECTIVES
         (".3x", LATENCY, Bound(0.3, relative=True)),
         ("97%", ACCURACY, Bound(0.97)),
         (0.97, ACCURACY, Bound(0.97)),
+        ("-0.25", ACCURACY, Bound(-0.25)),
     ],
 )
 def test_bounds_are_read(text: str | float, objective: Objective, expected: Bound) -> None:

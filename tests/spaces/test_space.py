@@ -141,7 +141,7 @@ class TestEveryAxis:
 
     def test_suggests_every_combination_it_holds(self, axis: type[AxisModel]) -> None:
         field = {StudentsAxis: "students", CellsAxis: "cells", SparsityAxis: "sparsity", BitsAxis: "bits"}[axis]
-        small = {CellsAxis: {"nodes": 2}}.get(axis, {})
+        small = {"nodes": 2} if axis is CellsAxis else {}
         made = axis(**small)
         points = list(SearchSpace.model_validate({field: made}).points())
         lengths = [len(getattr(made, name)) for name in axis.model_fields if isinstance(getattr(made, name), tuple)]

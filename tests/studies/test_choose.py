@@ -146,7 +146,7 @@ def test_an_empty_front_is_told() -> None:
     [
         (Budget(max_size="3ms"), r"--max-size(?s:.*)'3ms' has an unknown unit(?s:.*)60KB"),
         (Budget(max_latency="fast"), r"--max-latency(?s:.*)'fast' is no quantity(?s:.*)0\.4ms"),
-        (Budget(min_accuracy=0), r"--min-accuracy(?s:.*)not positive(?s:.*)97%"),
+        (Budget(min_accuracy="0x"), r"--min-accuracy(?s:.*)not positive(?s:.*)97%"),
     ],
 )
 def test_a_bound_that_cannot_be_read_is_told(budget: Budget, message: str) -> None:

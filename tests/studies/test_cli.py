@@ -149,15 +149,21 @@ FAULTS = {
     ),
     "nan_loss": (
         "    return task_with(loss=lambda outputs, targets: outputs.sum() * float('nan'))",
-        ["baseline cannot be trained", "the loss became nan in epoch 1"],
+        ["loss does not work on the task's own model and data", "nan"],
     ),
     "raising_loss": (
         "    return task_with(loss=lambda outputs, targets: {}['absent'])",
-        ["baseline cannot be trained", "the task's loss raised KeyError: 'absent'"],
+        ["loss does not work on the task's own model and data", "the task's loss raised KeyError: 'absent'"],
     ),
     "wrong_targets": (
         "    images, classes = split(64, 1).tensors\n    return task_with(train=TensorDataset(images, classes + 4))",
-        ["baseline cannot be trained", "out of bounds"],
+        ["loss does not work on the task's own model and data", "out of bounds"],
+    ),
+    "diverging_loss": (
+        "    def loss(outputs, targets):\n"
+        "        return outputs.sum() * (float('nan') if outputs.requires_grad else 1.0)\n"
+        "    return task_with(loss=loss)",
+        ["baseline cannot be trained", "the loss became nan in epoch 1"],
     ),
     "broken_sample": (
         "    class Photos(Dataset):\n"
