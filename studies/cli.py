@@ -115,7 +115,7 @@ def front(
         sys.stdout.write(table.to_json(orient="records", indent=2) + "\n")
     else:
         console = Console()
-        console.print(front_view(table))
+        console.print(front_view(table), soft_wrap=True)
         if len(table) and "test_accuracy" not in table.columns:
             console.print("The front so far, by validation accuracy: the search has not finished.")
 
@@ -210,5 +210,5 @@ def _show_result(console: Console, result: StudyResult) -> None:
         for record in result.nearest:
             console.print(Text(f"  {describe_values(record)}"))
         return
-    console.print(front_view(result.front))
+    console.print(front_view(result.front), soft_wrap=True)
     console.print(Text(f"results: {result.folder}/ (front.csv, front.png, trials.csv, front/*.onnx)"))

@@ -102,19 +102,20 @@ class ProgressView:
         return f"{head}: {size / 1e3:.1f} KB, {latency:.4g} ms ({speed:.2f}x), accuracy {accuracy:.4f}{mark}"
 
     def _render(self) -> Group:
-        parts: list[Text | Table | ProgressBar] = [Text(self._phase, style="bold")]
+        parts: list[Text | Table] = [Text(self._phase, style="bold")]
         if self._spec is not None:
-            parts += [ProgressBar(total=self._spec.trials, completed=self._done, width=60), self._summary()]
+            parts.append(self._summary(self._spec))
             if self._running:
                 parts.append(Text(self._running, style="dim", overflow="ellipsis", no_wrap=True))
         return Group(*parts)
 
-    def _summary(self) -> Table:
+    def _summary(self, spec: StudySpec) -> Table:
         table = Table.grid(padding=(0, 2))
+        table.add_row("progress", ProgressBar(total=spec.trials, completed=self._done, width=50))
         pruned = self._counts["duplicate"] + self._counts["impossible"]
         table.add_row(
             "trials",
-            f"{self._done} of {self._spec.trials if self._spec else 0} done, {1 if self._running else 0} running, "
+            f"{self._done} of {spec.trials} done, {1 if self._running else 0} running, "
             f"{pruned} pruned, {self._counts['failed']} failed",
         )
         table.add_row("best", self._best())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -53,6 +54,11 @@ def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
                 remedy="run `karui search` for it first, with the same --out and --storage as here",
             ) from None
         _check_directions(study, storage)
+        if create:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                # What dashboards call the three values.
+                study.set_metric_names([objective.name for objective in OBJECTIVES])
     return study
 
 
