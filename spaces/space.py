@@ -57,10 +57,11 @@ class SearchSpace(AxisModel):
         return Baseline()
 
     def landmarks(self) -> list[dict[str, Any]]:
-        """Return the parameters of what everyone tries first, as far as it is in the space: float32, int8, 4 bits."""
+        """Return the parameters of what everyone tries first: the baseline in float32, then at every bit-width."""
         plain = {"architecture": Baseline.kind, "sparsity.removed_channels": 0.0, "sparsity.zeroed_weights": 0.0}
         found = []
-        for weights, activations in ((FLOAT_BITS, FLOAT_BITS), (8, 8), (4, 8)):
+        rounded = sorted(set(self.bits.weights) - {FLOAT_BITS}, reverse=True) if self.bits is not None else []
+        for weights, activations in ((FLOAT_BITS, FLOAT_BITS), *((weights, 8) for weights in rounded)):
             preference = _Prefer({**plain, "bits.weights": weights, "bits.activations": activations})
             if self.suggest(preference) == Candidate(weight_bits=weights, activation_bits=activations):
                 found.append(preference.parameters)
