@@ -23,7 +23,7 @@ from .tables import OBJECTIVE_NAMES
 class ProgressView:
     """Shows a study in a terminal, live where it is one and line by line where it is not.
 
-    Use it as a context manager; it is a :class:`karui.studies.run.Watcher`.
+    Use it as a context manager; it is a :class:`karui.studies.watcher.Watcher`.
     """
 
     def __init__(self, console: Console) -> None:

@@ -6,54 +6,28 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from ..errors import KaruiError
 from ..evaluators.measurement import Measurement
-from ..search.loop import Budget, Listener, SearchLoop
+from ..search.loop import Budget, SearchLoop
 from ..search.record import TrialRecord, read_records
 from ..spaces.artifact import Artifact
-from ..spaces.candidate import Candidate
 from .certify import certify, front_table, write_descriptions
 from .folder import RunFolder, explain_os_errors
 from .spec import StudySpec, change_spec, check_space, load_spec
 from .store import check_meaning, explain_storage_errors, note_baseline, open_study, read_baseline, training_seed
 from .tables import OBJECTIVE_NAMES, front_records, trials_table, write_csv
 from .task_loading import load_task
+from .watcher import Silence, Watcher
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..spaces.task import Task
     from .bench import Bench
-
-
-class Watcher(Listener, Protocol):
-    """Is told how a whole study goes, to show it."""
-
-    def phase(self, text: str) -> None:
-        """Something that takes a while begins."""
-
-    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
-        """The search begins or goes on, from the trials that are known already."""
-
-
-class Silence:
-    """A watcher that shows nothing."""
-
-    def phase(self, text: str) -> None:
-        """Show nothing."""
-
-    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
-        """Show nothing."""
-
-    def begun(self, number: int, candidate: Candidate) -> None:
-        """Show nothing."""
-
-    def ended(self, record: TrialRecord) -> None:
-        """Show nothing."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..spaces.quantization.axis import BitsAxis
 from ..spaces.space import SearchSpace
 from ..spaces.sparsity.axis import SparsityAxis
 from ..spaces.students.axis import StudentsAxis
+from .spec_faults import explain, key_text, unknown_key
 
 _BUNDLED = Path(__file__).parent
 
@@ -138,7 +139,7 @@ def load_spec(study: str | Path) -> StudySpec:
     except OSError as error:
         raise StudyFileError("the study file cannot be read", where=str(path), got=str(error)) from error
     if "folder" in plain:
-        raise _unknown_key(path, ("folder",))
+        raise unknown_key(path, ("folder",), StudySpec)
     return parse_spec({"name": path.stem, **plain, "folder": path.resolve().parent}, path)
 
 
@@ -210,7 +211,7 @@ def _validate(plain: dict[str, Any], where: Path | str) -> StudySpec:
         # pydantic would take true for 1.
         raise StudyFileError(
             "the study file says something that has no meaning",
-            where=f"{where}: {_key(location)}",
+            where=f"{where}: {key_text(location)}",
             expected="a number, a text, a list or a section",
             got="true or false",
             remedy="correct the value",
@@ -218,7 +219,7 @@ def _validate(plain: dict[str, Any], where: Path | str) -> StudySpec:
     try:
         return StudySpec.model_validate(plain)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise explain(error, where, StudySpec) from None
 
 
 def _find_boolean(thing: Any, location: tuple[int | str, ...] = ()) -> tuple[int | str, ...] | None:
@@ -227,70 +228,3 @@ def _find_boolean(thing: Any, location: tuple[int | str, ...] = ()) -> tuple[int
     parts = thing.items() if isinstance(thing, dict) else enumerate(thing) if isinstance(thing, list) else ()
     found = (_find_boolean(part, (*location, key)) for key, part in parts if (*location, key) != ("task_options",))
     return next((place for place in found if place is not None), None)
-
-
-def _explain(error: ValidationError, path: Path | str) -> StudyFileError:
-    faults = error.errors()
-    for fault in faults:
-        if fault["type"] == "extra_forbidden":
-            return _unknown_key(path, fault["loc"])
-    first = faults[0]
-    # A list with one bad value is reported as too short as well: only faults elsewhere are worth a word.
-    others = [fault for fault in faults[1:] if fault["loc"] != first["loc"][: len(fault["loc"])]]
-    more = "".join(
-        f"; also {_key(fault['loc'])}: {_complaint(fault) or f'expected {_expected(fault)}'}" for fault in others
-    )
-    complaint = _complaint(first)
-    return StudyFileError(
-        "the study file says something that has no meaning" + (f": {complaint}" if complaint else ""),
-        where=f"{path}: {_key(first['loc'])}",
-        expected=None if complaint else _expected(first),
-        got=repr(first["input"]),
-        remedy="correct the value" + more,
-    )
-
-
-def _complaint(fault: Any) -> str:
-    """Return what one of karui's own checks says of a value; it names what it expects itself."""
-    return str(fault["msg"]).removeprefix("Value error, ") if fault["type"] == "value_error" else ""
-
-
-def _expected(fault: Any) -> str:
-    section = f"a section, written [{_key(fault['loc'])}]"
-    ours = {
-        "too_short": "at least one value; leave the whole section out to switch the axis off",
-        "model_type": section,
-        "dict_type": section,
-        "tuple_type": "a list, written [..., ...]",
-        "string_pattern_mismatch": "letters, digits, dots, dashes and underscores, a letter or digit first "
-        "(the study file's own name where no name is given)",
-    }
-    return ours.get(fault["type"], str(fault["msg"]).removeprefix("Input should be "))
-
-
-def _unknown_key(path: Path | str, location: tuple[int | str, ...]) -> StudyFileError:
-    known = _keys_at(location[:-1])
-    near = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return StudyFileError(
-        "the study file has an unknown key",
-        where=f"{path}: {_key(location)}",
-        expected=f"one of {', '.join(known)}",
-        got=str(location[-1]),
-        remedy=f"did you mean {near[0]}?" if near else "remove it",
-    )
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = StudySpec
-    for part in location:
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
-    return [name for name in model.model_fields if name != "folder"]
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text

@@ -119,7 +119,7 @@ def write_study(
     """Write a task file (with more code at its end) and a study file, and return the latter's path."""
     (folder / f"{name}_task.py").write_text(TASK + code, encoding="utf-8")
     study = folder / f"{name}.toml"
-    first = f'task = "{name}_task.py:{function}"\ntrials = 12\nsampler = "random"\nseed = 3\n'
+    first = f'task = "{name}_task.py:{function}"\ntrials = 12\nsampler = "random"\nseed = 3\nfollowers = 0\n'
     study.write_text(first + head + axes, encoding="utf-8")
     return study
 

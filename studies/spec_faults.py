@@ -1,0 +1,83 @@
+"""What is wrong with a study file, in the study file's own words."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import StudyFileError
+
+Location = tuple[int | str, ...]
+"""Keys and list positions that lead to a value."""
+
+
+def explain(error: ValidationError, path: Path | str, model: type[BaseModel]) -> StudyFileError:
+    """Return the error for what pydantic found: the first fault in full, the others in a word."""
+    faults = error.errors()
+    for fault in faults:
+        if fault["type"] == "extra_forbidden":
+            return unknown_key(path, fault["loc"], model)
+    first = faults[0]
+    # A list with one bad value is reported as too short as well: only faults elsewhere are worth a word.
+    others = [fault for fault in faults[1:] if fault["loc"] != first["loc"][: len(fault["loc"])]]
+    more = "".join(
+        f"; also {key_text(fault['loc'])}: {_complaint(fault) or f'expected {_expected(fault)}'}" for fault in others
+    )
+    complaint = _complaint(first)
+    return StudyFileError(
+        "the study file says something that has no meaning" + (f": {complaint}" if complaint else ""),
+        where=f"{path}: {key_text(first['loc'])}",
+        expected=None if complaint else _expected(first),
+        got=repr(first["input"]),
+        remedy="correct the value" + more,
+    )
+
+
+def _complaint(fault: Any) -> str:
+    """Return what one of karui's own checks says of a value; it names what it expects itself."""
+    return str(fault["msg"]).removeprefix("Value error, ") if fault["type"] == "value_error" else ""
+
+
+def _expected(fault: Any) -> str:
+    section = f"a section, written [{key_text(fault['loc'])}]"
+    ours = {
+        "too_short": "at least one value; leave the whole section out to switch the axis off",
+        "model_type": section,
+        "dict_type": section,
+        "tuple_type": "a list, written [..., ...]",
+        "string_pattern_mismatch": "letters, digits, dots, dashes and underscores, a letter or digit first "
+        "(the study file's own name where no name is given)",
+    }
+    return ours.get(fault["type"], str(fault["msg"]).removeprefix("Input should be "))
+
+
+def unknown_key(path: Path | str, location: Location, model: type[BaseModel]) -> StudyFileError:
+    """Return the error for a key that the model does not have, with the nearest that it has."""
+    known = _keys_at(location[:-1], model)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return StudyFileError(
+        "the study file has an unknown key",
+        where=f"{path}: {key_text(location)}",
+        expected=f"one of {', '.join(known)}",
+        got=str(location[-1]),
+        remedy=f"did you mean {near[0]}?" if near else "remove it",
+    )
+
+
+def _keys_at(location: Location, model: Any) -> list[str]:
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return [name for name in model.model_fields if name != "folder"]
+
+
+def key_text(location: Location) -> str:
+    """Return a place in a study file as it is written there, such as ``bits.weights[0]``."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

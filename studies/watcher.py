@@ -1,0 +1,37 @@
+"""The seam between a study that runs and whatever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..search.loop import Listener
+from ..search.record import TrialRecord
+from ..spaces.candidate import Candidate
+from .spec import StudySpec
+
+
+class Watcher(Listener, Protocol):
+    """Is told how a whole study goes, to show it."""
+
+    def phase(self, text: str) -> None:
+        """Something that takes a while begins."""
+
+    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
+        """The search begins or goes on, from the trials that are known already."""
+
+
+class Silence:
+    """A watcher that shows nothing."""
+
+    def phase(self, text: str) -> None:
+        """Show nothing."""
+
+    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
+        """Show nothing."""
+
+    def begun(self, number: int, candidate: Candidate) -> None:
+        """Show nothing."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Show nothing."""
