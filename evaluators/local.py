@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,14 @@ class LocalTarget:
         candidate = self._open(candidate_path)
         return time_interleaved(lambda: reference.run(inputs), lambda: candidate.run(inputs), settings)
 
+    def time_load_pair(self, reference_path: Path, candidate_path: Path, settings: TimingSettings) -> PairTiming:
+        """Time the opening of a candidate; see :class:`~karui.evaluators.targets.Target`."""
+        with _blamed_on_reference(reference_path):
+            self._open(reference_path, "load")
+        return time_interleaved(
+            lambda: self._open(reference_path, "load"), lambda: self._open(candidate_path, "load"), settings
+        )
+
     def conditions(self) -> dict[str, Any]:
         """Return what a latency on this target depends on."""
         return {
@@ -60,24 +70,30 @@ class LocalTarget:
             "threads": self._threads,
         }
 
-    def _open(self, path: Path) -> Runner:
-        return Runner(path, stage="latency", provider=self._provider, threads=self._threads)
+    def _open(self, path: Path, stage: str = "latency") -> Runner:
+        return Runner(path, stage=stage, provider=self._provider, threads=self._threads)
 
     def _open_reference(self, path: Path, inputs: NDArray[Any]) -> Runner:
         digest = file_digest(path)
-        try:
+        with _blamed_on_reference(path):
             if self._reference is None or self._reference[0] != digest:
                 self._reference = (digest, self._open(path))
             runner = self._reference[1]
-            # A reference that fails on these inputs must not be taken for a failure of the candidate.
             runner.run(inputs)
-        except CandidateFailure as failure:
-            raise KaruiError(
-                "the reference cannot be run on this target, so nothing can be compared with it",
-                where=str(path),
-                got=failure.reason,
-            ) from failure
         return runner
+
+
+@contextmanager
+def _blamed_on_reference(path: Path) -> Iterator[None]:
+    """A reference that fails must not be taken for a failure of the candidate."""
+    try:
+        yield
+    except CandidateFailure as failure:
+        raise KaruiError(
+            "the reference cannot be run on this target, so nothing can be compared with it",
+            where=str(path),
+            got=failure.reason,
+        ) from failure
 
 
 @cache

@@ -39,6 +39,19 @@ class Target(Protocol):
             KaruiError: Where the reference cannot be run, or the target is at fault.
         """
 
+    def time_load_pair(self, reference_path: Path, candidate_path: Path, settings: TimingSettings) -> PairTiming:
+        """Time how long a candidate takes to be opened against the reference, interleaved.
+
+        Args:
+            reference_path: The file that all candidates are compared with.
+            candidate_path: The file to open.
+            settings: When to stop, and how long a block lasts.
+
+        Raises:
+            CandidateFailure: Stage ``load``, where the candidate's file cannot be opened.
+            KaruiError: Where the reference cannot be opened, or the target is at fault.
+        """
+
     def conditions(self) -> dict[str, Any]:
         """Return what a latency depends on (machine, provider, threads, versions), JSON types only."""
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ..errors import CandidateFailure, TaskError
 from ..evaluators.accuracy import AccuracyEvaluator
 from ..evaluators.latency import LatencyEvaluator, measure_reference
+from ..evaluators.loading import LoadEvaluator
 from ..evaluators.measurement import Evaluator, Measurement
 from ..evaluators.size import SizeEvaluator
 from ..evaluators.targets import TARGETS, Target
@@ -36,6 +37,7 @@ class Bench:
         self.size: Evaluator = SizeEvaluator()
         self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation")
         self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY)
+        self.load: Evaluator = LoadEvaluator(self.target, artifact, self.timing)
         self.latency: Evaluator
         self._builder: Builder
         self._outcomes: dict[str, Outcome] = {}

@@ -75,6 +75,7 @@ def _readme(described: dict[str, Any]) -> str:
 |---|---|---|
 | size | {size:,.0f} bytes ({size_before / size:.1f}x smaller) | {size_before:,.0f} bytes |
 | speed | {1 / ratio["value"]:.2f}x | 1x |
+| load time | {found["load_ms"]["value"]:.1f} ms ({found["load_ratio"]["value"]:.2f}x) | 1x |
 | {test["conditions"]["metric"]}, test split | {_interval(test)} | {_interval(test_before)} |
 
 Speed is the ratio of medians, timed in alternation with the float32 model on {conditions["processor"]},

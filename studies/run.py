@@ -193,7 +193,9 @@ class Session:
         self.watcher.phase(f"measuring the front again, {len(front)} files, on the test split")
         bench.measure_baseline_on_test()
         note_baseline(self.study, bench.artifact.digest, bench.baseline)
-        points, lost = certify(front, [bench.latency, bench.test_accuracy], bench.find_artifact, self.folder)
+        points, lost = certify(
+            front, [bench.latency, bench.load, bench.test_accuracy], bench.find_artifact, self.folder
+        )
         write_descriptions(points, self.spec.name, bench.baseline)
         table = front_table(points, bench.baseline)
         write_csv(table, self.folder.front_csv)

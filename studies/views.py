@@ -53,6 +53,8 @@ def point_view(row: pd.Series[Any]) -> Table:
     smaller = f" ({row['size_x']:.1f}x smaller)" if "size_x" in row else ""
     view.add_row("size", f"{row['size_bytes']:,.0f} bytes{smaller}")
     view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
+    if "load_ms" in row:
+        view.add_row("load time", f"{row['load_ms']:.1f} ms ({row['load_ratio']:.2f}x your model's)")
     view.add_row("accuracy", f"{with_spread(row, 'accuracy', 4)} on validation")
     if "test_accuracy" in row:
         drop = f"{abs(row['drop_points']):.2f} points {'lost' if row['drop_points'] >= 0 else 'gained'}"

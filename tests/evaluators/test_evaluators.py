@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 from karui.errors import CandidateFailure
 from karui.evaluators.accuracy import AccuracyEvaluator
 from karui.evaluators.latency import LatencyEvaluator, measure_reference
+from karui.evaluators.loading import LoadEvaluator
 from karui.evaluators.local import LocalTarget
 from karui.evaluators.measurement import Evaluator, Measurement
 from karui.evaluators.size import SizeEvaluator
@@ -51,6 +52,9 @@ class FixedTarget:
     def time_pair(self, *_: object) -> PairTiming:
         return self.timing
 
+    def time_load_pair(self, *_: object) -> PairTiming:
+        return self.timing
+
     def conditions(self) -> dict[str, Any]:
         return {"target": self.name, "threads": 1}
 
@@ -61,9 +65,13 @@ EVALUATORS: dict[str, tuple[Callable[[Artifact], Evaluator], list[str]]] = {
         lambda reference: LatencyEvaluator(LocalTarget(), reference, np.ones((2, 3), np.float32), QUICK, 2.0),
         ["latency_ratio", "latency_ms"],
     ),
+    "load": (lambda reference: LoadEvaluator(LocalTarget(), reference, QUICK), ["load_ms", "load_ratio"]),
     "accuracy": (lambda _: accuracy_evaluator(), ["accuracy"]),
 }
-UNITS = {"size_bytes": "bytes", "latency_ratio": "1", "latency_ms": "ms", "accuracy": "1"}
+UNITS = {
+    **{"size_bytes": "bytes", "accuracy": "1"},
+    **{"latency_ratio": "1", "latency_ms": "ms", "load_ratio": "1", "load_ms": "ms"},
+}
 
 
 @pytest.fixture(params=EVALUATORS)
@@ -100,7 +108,7 @@ def test_same_settings_give_the_same_names_units_and_fixed_conditions(
 ) -> None:
     evaluator, names = case
     first, second = evaluator.measure(scaling), evaluator.measure(scaling)
-    if "latency_ms" not in names:
+    if not {"latency_ms", "load_ms"} & set(names):
         assert first == second
     varying = {"raw_ms", "raw_reference_ms", "p95_ms", "pairs", "runs_per_block"}
     for one, other in zip(first, second, strict=True):
@@ -138,6 +146,14 @@ def test_size_is_the_number_of_bytes_written(tmp_path: Path) -> None:
     path = tmp_path / "known.onnx"
     path.write_bytes(bytes(12_345))
     assert SizeEvaluator().measure(Artifact(path, file_digest(path))) == (Measurement("size_bytes", 12_345, "bytes"),)
+
+
+def test_load_time_is_that_of_the_file_with_the_interval_of_the_ratio(scaling: Artifact) -> None:
+    target = FixedTarget(PairTiming(4.0, 0.1, 10.0, 15.0, 2.5, 0.02, 12, (1, 1)))
+    milliseconds, ratio = LoadEvaluator(target, scaling, QUICK).measure(scaling)
+    assert (milliseconds.value, milliseconds.spread, milliseconds.count) == (10.0, 0.08, 12)
+    assert (ratio.value, ratio.spread, ratio.count) == (2.5, 0.02, 12)
+    assert milliseconds.conditions["raw_reference_ms"] == 4.0
 
 
 def test_latency_is_the_ratio_times_the_first_latency_of_the_reference(scaling: Artifact) -> None:

@@ -37,6 +37,22 @@ def test_every_target_times_two_files(target: Target, make_scaling: MakeArtifact
     assert min(timing.runs_per_block) >= 1
 
 
+def test_every_target_times_the_opening_of_two_files(target: Target, make_scaling: MakeArtifact) -> None:
+    one, other = make_scaling(1.0, name="one.onnx"), make_scaling(2.0, name="other.onnx")
+    timing = target.time_load_pair(one.path, other.path, QUICK)
+    assert timing.pairs == 4
+    assert min(timing.reference_ms, timing.candidate_ms, timing.ratio) > 0
+
+
+def test_a_file_that_cannot_be_opened_is_the_fault_of_the_one_that_it_is(
+    target: Target, scaling: Artifact, garbage: Artifact
+) -> None:
+    with pytest.raises(CandidateFailure, match=r"^load: "):
+        target.time_load_pair(scaling.path, garbage.path, QUICK)
+    with pytest.raises(KaruiError, match="the reference cannot be run"):
+        target.time_load_pair(garbage.path, scaling.path, QUICK)
+
+
 def test_every_target_says_under_what_it_measures(target: Target) -> None:
     conditions = target.conditions()
     assert {"target", "host", "processor", "provider", "threads", "onnxruntime", "python", "platform"} <= set(
