@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
@@ -85,7 +86,7 @@ class TrialRecord:
 
 def owner_mark() -> dict[str, Any]:
     """Return what tells later whether the process that runs a trial is still there."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _start_of(os.getpid())}
 
 
 def owner_is_gone(mark: Mapping[str, Any] | None) -> bool:
@@ -94,15 +95,24 @@ def owner_is_gone(mark: Mapping[str, Any] | None) -> bool:
         return True
     if mark.get("host") != socket.gethostname():
         return False
-    if mark.get("pid") == os.getpid():
+    pid = int(mark["pid"])
+    if pid == os.getpid() or mark.get("started") != _start_of(pid):
         return True
     try:
-        os.kill(int(mark["pid"]), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         return False
     return False
+
+
+def _start_of(pid: int) -> str | None:
+    """Return when a process started, in ticks since boot, where the system tells: process numbers are used again."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
 
 
 def write_candidate(trial: Trial, candidate: Candidate) -> None:

@@ -30,11 +30,13 @@ def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def trials_table(records: Sequence[TrialRecord]) -> pd.DataFrame:
-    """Return one row per trial: state, reason, parameters, measurements with spread, and how long it took."""
+    """Return one row per trial that has begun: state, reason, parameters, measurements with spread, and its time."""
     import pandas as pd
 
     on_front = {record.number for record in front_records(records)}
-    rows = [_trial_row(record, record.number in on_front) for record in records]
+    # A trial that waits is a plan (a follower, or what was interrupted): the same command goes on with it.
+    begun = [record for record in records if record.state != "waiting"]
+    rows = [_trial_row(record, record.number in on_front) for record in begun]
     return pd.DataFrame(rows, columns=None if rows else _FIRST_COLUMNS)
 
 

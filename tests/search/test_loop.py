@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from karui.errors import CandidateFailure
 from karui.search.front import pareto_mask
 from karui.search.loop import Budget
 from karui.search.objectives import OBJECTIVES, with_bounds
-from karui.search.record import ATTEMPTS, Outcome, owner_is_gone, owner_mark, read_records
+from karui.search.record import ATTEMPTS, Outcome, owner_is_gone, read_records
 from karui.search.sampler import SAMPLERS
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
@@ -242,10 +243,20 @@ def test_a_killed_search_loses_only_the_candidate_in_flight(make_loop: MakeLoop,
     assert killers[0].key not in log.begun_keys
 
 
+MARK = """
+import json, os, sys
+os.getpid = lambda: int(sys.argv[1])
+from karui.search.record import owner_mark
+print(json.dumps(owner_mark()))
+"""
+
+
 def test_a_trial_of_a_living_process_is_left_alone() -> None:
     other = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-    mark = owner_mark() | {"pid": other.pid}
+    said = subprocess.run([sys.executable, "-c", MARK, str(other.pid)], capture_output=True, text=True, check=True)
+    mark = json.loads(said.stdout)
     assert not owner_is_gone(mark)
+    assert owner_is_gone(mark | {"started": "1"}), "its number was given to another process since"
     other.communicate()
     assert owner_is_gone(mark)
 
