@@ -499,7 +499,7 @@ def test_a_stopped_and_a_killed_search_go_on(tmp_path: Path) -> None:
     table = pd.read_csv(folder / "trials.csv")
     stopped = table[table["state"] == "evaluated"]
     assert len(stopped) >= 2
-    assert set(table["state"]) <= {"evaluated", "duplicate", "interrupted", "waiting"}
+    assert set(table["state"]) <= {"evaluated", "duplicate", "interrupted"}
     so_far = karui.load_front(study, folder)
     assert set(so_far["trial"]) <= set(stopped["trial"])
     assert "test_accuracy" not in so_far.columns

@@ -74,7 +74,8 @@ def test_a_table_survives_being_written_and_read(tmp_path: Path) -> None:
     assert list(read.columns) == list(table.columns)
     assert read["reason"][1] == "too few, bits"
     assert read["latency_ms"][0] == 1.0
-    assert read["latency_ms"].isna().tolist() == [False, True, True]
+    assert read["latency_ms"].isna().tolist() == [False, True]
+    assert read["trial"].tolist() == [0, FAILED.number], "a trial that only waits has not begun"
 
 
 def test_without_trials_there_is_still_a_header() -> None:
