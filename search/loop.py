@@ -79,6 +79,7 @@ class SearchLoop:
         seed: Seed of the sampler; a resumed search goes on with other random numbers than it began with.
         followers: How many trials that differ in nothing but bits are queued after each newly trained network, since
             they cost next to nothing; the sampler chooses their bits.
+        canonical: Maps a candidate to the one that stands for all that mean the same file.
         clock: Seconds that only grow.
     """
 
@@ -90,6 +91,7 @@ class SearchLoop:
     sampler: SamplerName = "tpe"
     seed: int = 0
     followers: int = 0
+    canonical: Callable[[Candidate], Candidate] = Candidate.canonical
     clock: Callable[[], float] = time.monotonic
     _known: dict[str, int] = field(default_factory=dict, init=False)
 
@@ -130,7 +132,7 @@ class SearchLoop:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self.study.ask()
         trial.set_user_attr("owner", owner_mark())
-        candidate = self.space.suggest(trial).canonical()
+        candidate = self.canonical(self.space.suggest(trial))
         write_candidate(trial, candidate)
         try:
             self._settle(trial, candidate, listener)
@@ -164,9 +166,7 @@ class SearchLoop:
     def _queue_sibling(self, trial: Trial) -> None:
         """Where the sampler chose bits for a follower that are known already, choose others at random."""
         siblings = [
-            parameters
-            for parameters, candidate in self.space.siblings(trial.params)
-            if candidate.key not in self._known
+            parameters for parameters, candidate in self.space.siblings(trial.params) if self._is_new(candidate)
         ]
         if siblings:
             self.study.enqueue_trial(self._chance().choice(siblings))
@@ -229,10 +229,13 @@ class SearchLoop:
         drawn = (self.space.random_point(chance) for _ in range(_DRAWS))
         listed = islice(self.space.points(), _ENUMERABLE)
         for parameters, candidate in chain(drawn, listed):
-            if candidate.key not in self._known and problem_of(candidate) is None:
+            if self._is_new(candidate) and problem_of(candidate) is None:
                 self.study.enqueue_trial(parameters)
                 return True
         return False
+
+    def _is_new(self, candidate: Candidate) -> bool:
+        return self.canonical(candidate).key not in self._known
 
     def _chance(self) -> random.Random:
         return random.Random(f"{self.seed} {len(self._known)}")

@@ -167,6 +167,8 @@ class Session:
         return bench
 
     def _search(self, bench: Bench) -> str:
+        from ..spaces.equivalence import Equivalence
+
         baseline = {name: bench.baseline[name].value for name in OBJECTIVE_NAMES}
         loop = SearchLoop(
             study=self.study,
@@ -177,6 +179,7 @@ class Session:
             sampler=self.spec.sampler,
             seed=self.spec.seed,
             followers=self.spec.followers,
+            canonical=Equivalence(bench.task, self.spec.space, self.spec.recovery.channel_multiple),
         )
         known = read_records(self.study)
         bench.remember(known)
