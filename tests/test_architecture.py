@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -84,6 +85,15 @@ def test_every_name_of_the_face_is_there(name: str) -> None:
 def test_an_unknown_name_of_the_face_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         karui.nonsense  # noqa: B018
+
+
+def test_every_package_is_installed() -> None:
+    """An editable install finds what the list forgot; the wheel does not."""
+    checkout = Path(__file__).parents[1]
+    listed = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    layers = [checkout / layer for layer in ORDER if (checkout / layer).is_dir()]
+    folders = [file.parent.relative_to(checkout) for layer in layers for file in layer.rglob("__init__.py")]
+    assert sorted(listed) == sorted(["karui", *(".".join(("karui", *folder.parts)) for folder in folders)])
 
 
 def test_no_module_is_loaded_twice() -> None:
