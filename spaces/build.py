@@ -86,6 +86,7 @@ class Builder:
                         weight_bits=candidate.weight_bits,
                         activation_bits=candidate.activation_bits,
                         calibration=self._calibration.numpy(),
+                        rounding=self._settings.rounding,
                     )
             with _stage("packing", stages):
                 pack(rounded, destination)
@@ -156,7 +157,7 @@ class Builder:
             "version": BUILD_VERSION,
             "baseline": self._baseline_digest,
             "seed": self._seed,
-            "settings": self._settings.model_dump(mode="json", exclude={"device"}),
+            "settings": self._settings.model_dump(mode="json", exclude={"device", "rounding"}),
             "network": {name: plain[name] for name in ("architecture", "removed_channels", "zeroed_weights")},
         }
         return _digest(described)

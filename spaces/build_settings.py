@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .axis import AxisModel
+from .quantization.axis import Rounding
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -23,7 +24,9 @@ class BuildSettings(AxisModel):
         distillation_weight: Share of the distillation loss in [0, 1]; the rest is the task's own loss.
         channel_multiple: Channel counts that are left are rounded to a multiple of this, since kernels are fast at
             counts that fill their vectors.
-        calibration_samples: Inputs from which ranges of activations are taken.
+        calibration_samples: Inputs from which ranges of activations are taken, and which error feedback sees.
+        rounding: How weights are rounded to their bits: ``nearest``, or ``feedback`` to let the weights that are still
+            to be rounded make good the errors of those before them (OBQ and GPTQ).
         device: Where training runs, such as ``cuda:1``; the accelerator that torch finds where left out.
     """
 
@@ -35,4 +38,5 @@ class BuildSettings(AxisModel):
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
     channel_multiple: Count = 8
     calibration_samples: Count = 256
+    rounding: Rounding = "feedback"
     device: str | None = None

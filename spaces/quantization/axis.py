@@ -10,6 +10,7 @@ from ..candidate import FLOAT_BITS, Candidate
 
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 32]
 ActivationBits = Literal[8, 32]
+Rounding = Literal["nearest", "feedback"]
 
 
 class BitsAxis(AxisModel):

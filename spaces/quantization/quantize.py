@@ -13,6 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from ...errors import CandidateFailure
 from ..onnx_file import constants_to_initializers, read_model, write_model
+from .axis import Rounding
 from .layers import find_layers, name_nodes, read_weights, separate_shared_weights
 from .scales import FEWEST_BITS, MOST_BITS
 from .static import quantize_weights_and_activations
@@ -53,7 +54,14 @@ class QuantizationReach:
 
 
 def quantize(
-    source: Path, destination: Path, *, weight_bits: int, activation_bits: int, calibration: np.ndarray
+    source: Path,
+    destination: Path,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    calibration: np.ndarray,
+    rounding: Rounding = "feedback",
+    bias_correction: bool = True,
 ) -> QuantizationReach:
     """Quantize a float32 ONNX file; its first and last layer keep (up to) 8 bits, and weights of zero stay zero.
 
@@ -64,6 +72,9 @@ def quantize(
         activation_bits: 8 for uint8 activations in QDQ form, 32 to leave them float32. Under uint8 activations no
             weight takes more than 7 bits, the last of 8 being lost to saturation on many processors.
         calibration: Inputs from which the ranges of activations are taken, float32, shape (n, *input_shape), n >= 1.
+        rounding: ``nearest``, or ``feedback`` to round each layer so that its outputs on the calibration inputs change
+            least (OBQ and GPTQ, see :func:`round_with_feedback`).
+        bias_correction: With ``feedback``, add to the biases what rounding takes from the layers' mean outputs.
 
     Raises:
         CandidateFailure: Where onnx or onnxruntime rejects the graph, nothing can be quantized, or the result
@@ -81,12 +92,13 @@ def quantize(
     for name, weight in read_weights(model, {layer.weight_name for layer in layers}).items():
         if not np.isfinite(weight).all():
             raise CandidateFailure(_STAGE, f"the weight {name} holds a non-finite value (NaN or inf)")
+    inputs = calibration.astype(np.float32, copy=False)
     try:
         if activation_bits == MOST_BITS:
-            model = quantize_weights_and_activations(model, weight_bits, calibration.astype(np.float32, copy=False))
+            model = quantize_weights_and_activations(model, weight_bits, inputs, rounding, bias_correction)
         else:
-            quantize_weights(model, weight_bits)
-        _check_result(model, calibration[:_PROBES].astype(np.float32, copy=False))
+            quantize_weights(model, weight_bits, inputs, rounding, bias_correction)
+        _check_result(model, inputs[:_PROBES])
     except _RUNTIME_ERRORS as error:
         raise CandidateFailure(_STAGE, f"{type(error).__name__}: {error}") from error
     write_model(model, destination, _STAGE)

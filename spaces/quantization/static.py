@@ -22,8 +22,10 @@ from onnxruntime.quantization import (
 )
 
 from ..candidate import MOST_BITS_BESIDE_INT8
-from .layers import LAYER_OPERATORS, Layer, bits_of_layers, find_layers, read_weights
-from .scales import along_axis, mse_scales, round_to_grid
+from .axis import Rounding
+from .bias_correction import correct_biases
+from .layers import LAYER_OPERATORS, Layer, bits_of_layers, find_layers
+from .rounding import RoundedWeight, round_weights
 
 QUANTIZED_OPERATORS = (
     *LAYER_OPERATORS,
@@ -65,7 +67,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantize_weights_and_activations(
-    model: onnx.ModelProto, weight_bits: int, calibration: np.ndarray
+    model: onnx.ModelProto, weight_bits: int, calibration: np.ndarray, rounding: Rounding, bias_correction: bool
 ) -> onnx.ModelProto:
     """Return the QDQ model: signed per-channel int8 weights within their bits, unsigned activations (min-max).
 
@@ -73,10 +75,16 @@ def quantize_weights_and_activations(
         model: Float32 model; its weights are rounded to their grid in place.
         weight_bits: 2 to 8; more than ``MOST_BITS_BESIDE_INT8`` are taken as that many.
         calibration: Inputs from which the ranges of activations are taken, shape (n, *input_shape).
+        rounding: How weights are rounded, see :func:`round_weights`.
+        bias_correction: Whether biases make good the shifts that ``round_weights`` tells.
     """
     layers = [layer for layer in find_layers(model) if _has_int8_kernel(model, layer)]
     reached = {layer.node_name for layer in layers}
-    overrides = _round_weights(model, layers, weight_bits) if layers else {}
+    bits = bits_of_layers(layers, weight_bits, most_bits=MOST_BITS_BESIDE_INT8) if layers else {}
+    weights, shifts = round_weights(model, layers, bits, rounding=rounding, calibration=calibration)
+    overrides = _replace_weights(model, weights)
+    if bias_correction:
+        correct_biases(model, shifts)
     excluded = [node.name for node in model.graph.node if node.op_type in LAYER_OPERATORS and node.name not in reached]
     # The mark of onnxruntime's own pre-processing; ours is the exporter's folding and remove_identities.
     mark = model.metadata_props.add()
@@ -111,21 +119,17 @@ def _has_int8_kernel(model: onnx.ModelProto, layer: Layer) -> bool:
     return node.op_type == "Conv" or len(weight.dims) == 2
 
 
-def _round_weights(model: onnx.ModelProto, layers: list[Layer], weight_bits: int) -> dict[str, list[dict[str, Any]]]:
+def _replace_weights(model: onnx.ModelProto, weights: dict[str, RoundedWeight]) -> dict[str, list[dict[str, Any]]]:
     """Replace weights by their rounded values and return the scales in the form that onnxruntime takes them."""
-    bits = bits_of_layers(layers, weight_bits, most_bits=MOST_BITS_BESIDE_INT8)
-    axes = {layer.weight_name: layer.channel_axis for layer in layers}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     overrides: dict[str, list[dict[str, Any]]] = {}
-    for name, weight in read_weights(model, set(bits)).items():
-        scales = mse_scales(weight, bits[name], axes[name])
-        integers = round_to_grid(weight, scales, bits[name], axes[name])
-        # Already clipped to the grid here: onnxruntime would clip to 8 bits only.
-        rounded = integers * along_axis(scales, weight.ndim, axes[name])
-        tensors[name].CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), name))
-        zero = np.array(0, dtype=np.int8)
+    zero = np.array(0, dtype=np.int8)
+    for name, rounded in weights.items():
+        # Already on the grid here: onnxruntime rounds to nearest, and clips to 8 bits only.
+        tensors[name].CopyFrom(numpy_helper.from_array(rounded.values, name))
         overrides[name] = [
-            {"quant_type": QuantType.QInt8, "axis": axes[name], "scale": scale, "zero_point": zero} for scale in scales
+            {"quant_type": QuantType.QInt8, "axis": rounded.channel_axis, "scale": scale, "zero_point": zero}
+            for scale in rounded.scales
         ]
     return overrides
 

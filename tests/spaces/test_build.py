@@ -85,6 +85,14 @@ def test_a_trained_network_is_shared_by_all_bits(builder: Builder) -> None:
     assert "recovery" in [stage.stage for stage in other.stages], "another network is trained"
 
 
+def test_how_weights_are_rounded_changes_the_file_and_not_the_network(tiny_task: Task, tmp_path: Path) -> None:
+    candidate = CANDIDATES["shallower"]
+    nearest = Builder(tiny_task, SETTINGS.model_copy(update={"rounding": "nearest"}), tmp_path).build(candidate)
+    feedback = Builder(tiny_task, SETTINGS.model_copy(update={"rounding": "feedback"}), tmp_path).build(candidate)
+    assert feedback.stages[0].cached
+    assert nearest.digest != feedback.digest
+
+
 @pytest.mark.parametrize("name", ["zeros", "cell"])
 def test_the_same_candidate_is_the_same_file_whatever_was_built_before(
     tiny_task: Task, tmp_path: Path, name: str

@@ -192,7 +192,7 @@ def test_float_activations_compute_what_rounded_weights_compute(
     tmp_path: Path, network: Residual, float_file: Path, images: np.ndarray, bits: int
 ) -> None:
     path = tmp_path / "weights.onnx"
-    reach = quantize(float_file, path, weight_bits=bits, activation_bits=32, calibration=images)
+    reach = quantize(float_file, path, weight_bits=bits, activation_bits=32, calibration=images, rounding="nearest")
     assert reach == QuantizationReach(quantized_layers=5, all_layers=5)
     with torch.no_grad():
         expected = fake_quantized(network, [8, bits, bits, bits, 8])(torch.from_numpy(images)).numpy()
@@ -205,7 +205,7 @@ def test_integer_activations_stay_near_the_twin_with_float_ones(
     tmp_path: Path, network: Residual, float_file: Path, images: np.ndarray, bits: int
 ) -> None:
     path = tmp_path / "static.onnx"
-    reach = quantize(float_file, path, weight_bits=bits, activation_bits=8, calibration=images)
+    reach = quantize(float_file, path, weight_bits=bits, activation_bits=8, calibration=images, rounding="nearest")
     assert reach == QuantizationReach(quantized_layers=5, all_layers=5)
     inner = min(bits, 7)
     with torch.no_grad():
@@ -223,7 +223,9 @@ def test_integers_are_those_of_the_grid_and_the_ends_keep_more_bits(
     tmp_path: Path, network: Residual, float_file: Path, images: np.ndarray, bits: int, activation_bits: int
 ) -> None:
     path = tmp_path / "weights.onnx"
-    quantize(float_file, path, weight_bits=bits, activation_bits=activation_bits, calibration=images)
+    quantize(
+        float_file, path, weight_bits=bits, activation_bits=activation_bits, calibration=images, rounding="nearest"
+    )
     # Under integer activations 8 bits would saturate on many processors.
     ends, inner = (7, min(bits, 7)) if activation_bits == 8 else (8, bits)
     for layer, found, layer_bits in zip(

@@ -1,0 +1,124 @@
+"""Means and second moments of what the layers of a network see, from one run over calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from .layers import Layer
+from .unfolding import Unfolding, unfolding_of
+
+MOST_ROWS = 16_384
+"""Positions of a layer's input that enter its second moments; of more, a random choice."""
+
+MOST_COLUMNS = 8_192
+"""Layers with more weights per output are left to rounding to nearest: the matrix would take half a gigabyte."""
+
+_MOST_BYTES = 2**30
+"""Second moments held at a time; a network with more is run again for the rest."""
+
+_BATCH_ELEMENTS, _MOST_BATCH = 2_000_000, 64
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Statistics of a layer's unfolded inputs.
+
+    Args:
+        second: Sum of x x^T over the rows seen, shape (groups, columns, columns).
+        mean: Mean over all rows, shape (groups, columns).
+    """
+
+    second: np.ndarray
+    mean: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Watched:
+    layer: Layer
+    tensor: str
+    unfolding: Unfolding
+    columns: int
+
+    @property
+    def moment_bytes(self) -> int:
+        return 8 * self.unfolding.groups * self.columns**2
+
+
+def input_moments(
+    model: onnx.ModelProto, layers: list[Layer], calibration: np.ndarray, *, seed: int = 0
+) -> Iterator[dict[str, Moments]]:
+    """Yield the moments of the layers' inputs by node name, in portions that fit into memory.
+
+    Layers without moments are left out: products with a stack of matrices or with a constant, and those of more than
+    ``MOST_COLUMNS`` weights per output.
+
+    Args:
+        model: Float32 model with one input.
+        layers: Layers of that model.
+        calibration: float32, shape (n, *input_shape).
+        seed: Seed of the choice of positions.
+    """
+    portion: list[_Watched] = []
+    for watched in _watchable(model, layers):
+        if portion and sum(other.moment_bytes for other in (*portion, watched)) > _MOST_BYTES:
+            yield _run(model, portion, calibration, seed)
+            portion = []
+        portion.append(watched)
+    if portion:
+        yield _run(model, portion, calibration, seed)
+
+
+def _watchable(model: onnx.ModelProto, layers: list[Layer]) -> list[_Watched]:
+    nodes = {node.name: node for node in model.graph.node}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    found = []
+    for layer in layers:
+        node, shape = nodes[layer.node_name], shapes[layer.weight_name]
+        unfolding = unfolding_of(node, shape)
+        columns = int(np.prod(shape)) // shape[layer.channel_axis]
+        if unfolding is not None and node.input[0] not in shapes and columns <= MOST_COLUMNS:
+            found.append(_Watched(layer, node.input[0], unfolding, columns))
+    return found
+
+
+def _run(
+    model: onnx.ModelProto, portion: list[_Watched], calibration: np.ndarray, seed: int
+) -> dict[str, Moments]:  # fmt: skip
+    fed = model.graph.input[0].name
+    session = _session(model, {watched.tensor for watched in portion} - {fed})
+    names = [value.name for value in session.get_outputs()]
+    generators = [np.random.default_rng([seed, index]) for index in range(len(portion))]
+    seconds = [np.zeros((each.unfolding.groups, each.columns, each.columns)) for each in portion]
+    means = [np.zeros((each.unfolding.groups, each.columns)) for each in portion]
+    batch_size = min(_MOST_BATCH, max(1, _BATCH_ELEMENTS // max(1, calibration[0].size)))
+    for start in range(0, len(calibration), batch_size):
+        batch = calibration[start : start + batch_size]
+        # With the network's own outputs, so that a graph that cannot run is refused by the runtime, in its words.
+        tensors = dict(zip(names, session.run(None, {fed: batch}), strict=True))
+        tensors[fed] = batch
+        share = len(batch) / len(calibration)
+        for index, watched in enumerate(portion):
+            inputs = np.asarray(tensors[watched.tensor])
+            rows = watched.unfolding.rows(inputs, max(1, int(MOST_ROWS * share)), generators[index])
+            seconds[index] += np.swapaxes(rows, 1, 2) @ rows
+            means[index] += share * watched.unfolding.mean(inputs)
+    return {
+        watched.layer.node_name: Moments(second, mean)
+        for watched, second, mean in zip(portion, seconds, means, strict=True)
+    }
+
+
+def _session(model: onnx.ModelProto, wanted: set[str]) -> onnxruntime.InferenceSession:
+    watching = onnx.ModelProto()
+    watching.CopyFrom(model)
+    missing = wanted - {value.name for value in model.graph.output}
+    watching.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(missing))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(watching.SerializeToString(), options, providers=["CPUExecutionProvider"])
