@@ -171,6 +171,8 @@ def main() -> None:
     # Read when torch is first loaded. Without it torch's threads spin while they wait for each other: with another
     # busy process on the same cores, an epoch of the bundled study took 8 s instead of 1.7 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # numpy's threads do the same, and the matrices here are too small to gain from several.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         code = app(standalone_mode=False)
     except KaruiError as error:

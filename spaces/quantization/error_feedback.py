@@ -13,8 +13,8 @@ _BLOCK = 64
 """Columns between two updates of all later columns, so that most of the work is matrix products."""
 
 _SWEEPS = 2
-"""How often single integers are moved: one sweep halved the error of a small network at 2 bits, a second took another
-tenth, more brought next to nothing."""
+"""How often single integers are moved: at 2 bits, one sweep halved the output error of a small network, a second took
+another tenth, two more six hundredths."""
 
 _LEAST_GAIN = 1e-4
 
