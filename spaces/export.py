@@ -148,6 +148,8 @@ def _trace(module: nn.Module, example: Tensor) -> onnx.ModelProto:
                 output_names=["output"],
                 dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
             )
+        except OSError:
+            raise  # a full disk is no fault of the network
         except Exception as error:  # the exporter raises whatever its tracing met
             line = next((text for text in str(error).splitlines() if text.strip()), "")
             raise CandidateFailure(

@@ -26,7 +26,6 @@ _RUNTIME_ERRORS = (
     onnx.checker.ValidationError,
     onnx.shape_inference.InferenceError,
     EncodeError,
-    OSError,
     RuntimeError,
     ValueError,
     runtime_errors.EPFail,
@@ -37,7 +36,8 @@ _RUNTIME_ERRORS = (
     runtime_errors.NotImplemented,
     runtime_errors.RuntimeException,
 )
-"""What onnx and onnxruntime raise about a graph; TypeError, KeyError and their like are bugs and pass through."""
+"""What onnx and onnxruntime raise about a graph; TypeError, KeyError and their like are bugs and pass through, and so
+does OSError: a full disk is no fault of the candidate."""
 
 
 @dataclass(frozen=True)

@@ -262,3 +262,16 @@ class TestReach:
 def test_candidates_cover_every_kind_of_architecture() -> None:
     kinds = {type(candidate.architecture) for candidate in CANDIDATES.values()}
     assert kinds == {Baseline, Student, CellNetwork}
+
+
+@pytest.mark.parametrize("stage", ["export", "quantization"])
+def test_a_full_disk_is_no_fault_of_the_candidate(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    place = {"export": "torch.onnx.export", "quantization": "karui.spaces.quantization.static.quantize_static"}[stage]
+    monkeypatch.setattr(place, full)
+    with pytest.raises(OSError, match="No space left"):
+        builder.build(CANDIDATES["int8"])
