@@ -37,6 +37,15 @@ class Sizes:
     channels: int = 8
 
 
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+
+    def forward(self, images):
+        return images + self.inner(images)
+
+
 class Network(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -44,11 +53,12 @@ class Network(nn.Module):
             *(nn.Conv2d(1, sizes.channels, 3, padding=1, bias=False), nn.BatchNorm2d(sizes.channels), nn.ReLU()),
             *(nn.Conv2d(sizes.channels, 16, 3, padding=1, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
         )
+        self.blocks = nn.Sequential(Block(), Block())  # what a shallower student has one of
         self.pool = nn.AdaptiveAvgPool2d(2)
         self.classifier = nn.Linear(64, 4)
 
     def forward(self, images):
-        return self.classifier(torch.flatten(self.pool(self.features(images)), 1))
+        return self.classifier(torch.flatten(self.pool(self.blocks(self.features(images))), 1))
 
 
 def split(count, seed):
