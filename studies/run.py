@@ -144,6 +144,7 @@ class Session:
         if task is None:
             task = load_task(self.spec.task, self.spec.folder, self.spec.task_options)
         task = guarded(task)
+        task.model.cpu()  # wherever the user left it: training moves it, everything else runs here
         check_reach(self.spec.space, task)
         self.watcher.phase("preparing the baseline")
         seed = training_seed(self.study, self.spec.seed)
