@@ -12,11 +12,9 @@ from safetensors.torch import load_model, save_model
 from ..errors import CandidateFailure, KaruiError, OutputError, TaskError
 from .artifact import Artifact, file_digest
 from .build_settings import BuildSettings
-from .export import export_onnx
+from .export import PARITY_SAMPLES, export_onnx
 from .recovery import TrainingSettings, train
 from .task import Task
-
-PARITY_SAMPLES = 8
 
 
 def prepare_baseline(

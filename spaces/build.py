@@ -22,9 +22,9 @@ from torch import nn
 from ..errors import CandidateFailure
 from .artifact import Artifact, StageRecord, file_digest
 from .build_settings import BuildSettings
-from .candidate import FLOAT_BITS, Baseline, Candidate, CellNetwork, Student
+from .candidate import FLOAT_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.network import build_cell_network
-from .export import export_onnx
+from .export import PARITY_SAMPLES, export_onnx
 from .packing import pack
 from .quantization.quantize import quantize
 from .recovery import TrainingSettings, train
@@ -36,8 +36,6 @@ from .task import Task
 
 BUILD_VERSION = 1
 """Raised when a change of the code changes the networks that the same settings give."""
-
-PARITY_SAMPLES = 8
 
 
 class Builder:
@@ -111,26 +109,19 @@ class Builder:
     def _architecture(self, candidate: Candidate) -> nn.Module:
         example = self._calibration[:2]
         architecture = candidate.architecture
-        multiple = self._settings.channel_multiple
         with torch.random.fork_rng():
             torch.manual_seed(self._seed_of(candidate))
-            if isinstance(architecture, Baseline):
-                return remove_channels(self._task.model, example, candidate.removed_channels, multiple=multiple)
             if isinstance(architecture, CellNetwork):
                 return build_cell_network(architecture, self._task.input_shape, self._outputs(example))
-            if architecture.family == SHALLOWER:
-                return shallower(
-                    self._task.model,
-                    example,
+            if isinstance(architecture, Student) and not starts_from_baseline(architecture):
+                return build_family(
+                    architecture.family,
                     width=architecture.width,
-                    depth=architecture.depth,
-                    channel_multiple=multiple,
+                    input_shape=self._task.input_shape,
+                    outputs=self._outputs(example),
                 )
-            return build_family(
-                architecture.family,
-                width=architecture.width,
-                input_shape=self._task.input_shape,
-                outputs=self._outputs(example),
+            return make_from_baseline(
+                self._task.model, example, architecture, candidate.removed_channels, self._settings.channel_multiple
             )
 
     def _outputs(self, example: torch.Tensor) -> int:
@@ -141,10 +132,8 @@ class Builder:
         architecture = candidate.architecture
         if isinstance(architecture, Baseline) and not candidate.removed_channels and not candidate.zeroed_weights:
             return 0
-        starts_warm = isinstance(architecture, Baseline) or (
-            isinstance(architecture, Student) and architecture.family == SHALLOWER
-        )
-        return self._settings.epochs if starts_warm else self._settings.epochs_from_scratch
+        warm = starts_from_baseline(architecture)
+        return self._settings.epochs if warm else self._settings.epochs_from_scratch
 
     def _training_settings(self, candidate: Candidate, epochs: int) -> TrainingSettings:
         shared = ("batch_size", "learning_rate", "temperature", "distillation_weight", "device")
@@ -165,6 +154,34 @@ class Builder:
     def _seed_of(self, candidate: Candidate) -> int:
         # From the network alone: candidates that differ in bits share the trained network, whoever comes first.
         return int(self._network_key(candidate)[:8], 16)
+
+
+def starts_from_baseline(architecture: Architecture) -> bool:
+    """Say whether networks of this architecture are made from the baseline and its weights."""
+    return isinstance(architecture, Baseline) or (
+        isinstance(architecture, Student) and architecture.family == SHALLOWER
+    )
+
+
+def make_from_baseline(
+    baseline: nn.Module, example: torch.Tensor, architecture: Baseline | Student, removed_channels: float, multiple: int
+) -> nn.Module:
+    """Return the network that a candidate starts from, where it starts from the baseline's weights.
+
+    Args:
+        baseline: Left as it is.
+        example: A batch of inputs, shape (n, *input_shape).
+        architecture: The baseline itself, or a shallower student.
+        removed_channels: Fraction of the baseline's channels removed; a student has a width instead.
+        multiple: As in :func:`~karui.spaces.sparsity.channels.remove_channels`.
+
+    Raises:
+        CandidateFailure: Where the network does not run without those blocks or channels.
+    """
+    if isinstance(architecture, Baseline):
+        return remove_channels(baseline, example, removed_channels, multiple=multiple)
+    width, depth = architecture.width, architecture.depth
+    return shallower(baseline, example, width=width, depth=depth, channel_multiple=multiple)
 
 
 def network_digest(network: nn.Module) -> str:

@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import CandidateFailure
+from .build import make_from_baseline
 from .candidate import Architecture, Baseline, Candidate, Student
 from .space import SearchSpace
-from .sparsity.channels import remove_channels
 from .students.names import SHALLOWER
-from .students.shallower import shallower
 from .task import Task
 
-_Choice = tuple[Architecture, float]
-"""An architecture and the fraction of channels removed from it."""
+_Choice = tuple[Baseline | Student, float]
+"""An architecture that starts from the baseline's weights, and the fraction of channels removed from it."""
 
 _Signature = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes of a network's parameters and buffers: the baseline's weights do the rest."""
@@ -39,10 +38,11 @@ class Equivalence:
     def __init__(self, task: Task, space: SearchSpace, channel_multiple: int) -> None:
         example = task.calibration_batch(2)
         representatives: dict[_Signature, _Choice] = {}
-        self._stands_for: dict[_Choice, _Choice] = {}
+        self._stands_for: dict[tuple[Architecture, float], _Choice] = {}
         for choice in _warm_choices(space):
             try:
-                network = _make(task.model, example, choice, channel_multiple)
+                with torch.random.fork_rng():
+                    network = make_from_baseline(task.model, example, *choice, channel_multiple)
             except CandidateFailure:
                 continue  # it fails again when it is built, and is recorded then
             self._stands_for[choice] = representatives.setdefault(_signature(network), choice)
@@ -51,7 +51,9 @@ class Equivalence:
         """Return the candidate that stands for all that mean the same file."""
         candidate = candidate.canonical()
         choice = (candidate.architecture, candidate.removed_channels)
-        architecture, removed = self._stands_for.get(choice, choice)
+        if choice not in self._stands_for:
+            return candidate
+        architecture, removed = self._stands_for[choice]
         return replace(candidate, architecture=architecture, removed_channels=removed)
 
 
@@ -67,15 +69,6 @@ def _warm_choices(space: SearchSpace) -> Iterator[_Choice]:
         for width in sorted(widths, reverse=True):
             for depth in sorted(set(students.depths) - {1.0}, reverse=True):
                 yield Student(SHALLOWER, width, depth), 0.0
-
-
-def _make(baseline: nn.Module, example: Tensor, choice: _Choice, multiple: int) -> nn.Module:
-    architecture, removed = choice
-    with torch.random.fork_rng():
-        if isinstance(architecture, Student):
-            width, depth = architecture.width, architecture.depth
-            return shallower(baseline, example, width=width, depth=depth, channel_multiple=multiple)
-        return remove_channels(baseline, example, removed, multiple=multiple)
 
 
 def _signature(network: nn.Module) -> _Signature:

@@ -13,19 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from ..errors import CandidateFailure
 from .known_shapes import fold_known_shapes
-from .onnx_file import constants_to_initializers, names_in_subgraphs, read_model, write_model
+from .onnx_file import constants_to_initializers, names_in_subgraphs, open_session, read_model, write_model
 
 OPSET = 18
 """The first set of operators with ``BitwiseAnd``, which packing needs."""
 
 PARITY_TOLERANCE = 1e-3
 """Largest difference between file and network, relative to the largest output (at least 1)."""
+
+PARITY_SAMPLES = 8
+"""Inputs that are enough to tell whether file and network compute the same."""
 
 _STAGE = "export"
 
@@ -166,11 +168,8 @@ def _check(model: onnx.ModelProto) -> None:
 
 
 def _check_parity(model: onnx.ModelProto, batch: np.ndarray, expected: np.ndarray) -> None:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = open_session(model)
         (output,) = session.run(None, {session.get_inputs()[0].name: batch} if session.get_inputs() else {})
     except Exception as error:  # the runtime's own exceptions share no base class below Exception
         raise CandidateFailure(_STAGE, f"the file fails on a batch of {len(batch)}: {error}") from error

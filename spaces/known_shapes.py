@@ -7,6 +7,8 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from .onnx_file import drop_unread_initializers
+
 _ARITHMETIC = {"Add", "Cast", "Concat", "Div", "Gather", "Mul", "Slice", "Squeeze", "Sub", "Unsqueeze"}
 _MOST_ELEMENTS = 64
 _READERS = {"Shape", *_ARITHMETIC}
@@ -117,6 +119,4 @@ def _drop_unread(model: onnx.ModelProto) -> None:
         if node.op_type in _READERS and not read.intersection(node.output):
             del graph.node[index]
             read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in read:
-            del graph.initializer[index]
+    drop_unread_initializers(model)

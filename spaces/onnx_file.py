@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+from collections.abc import Set
 from pathlib import Path
 
 import onnx
+import onnxruntime
 from google.protobuf.message import DecodeError
 
 from ..errors import CandidateFailure
+from .artifact import write_bytes
 
 LARGEST_FILE_BYTES = 2**31 - 1
 """What one protobuf message, and so one ONNX file, can hold."""
@@ -45,21 +46,6 @@ def write_model(model: onnx.ModelProto, path: Path, stage: str) -> None:
     write_bytes(model.SerializeToString(), path)
 
 
-def write_bytes(content: bytes, path: Path) -> None:
-    """Write a file beside its final place, then move it there."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp hides the file from everybody else; a deployable file has the permissions of any other new file
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def constants_to_initializers(model: onnx.ModelProto) -> None:
     """Turn top-level ``Constant`` nodes that hold a tensor into initializers, in place."""
     graph = model.graph
@@ -76,6 +62,33 @@ def constants_to_initializers(model: onnx.ModelProto) -> None:
         replacement = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
         del graph.node[:]
         graph.node.extend(replacement)
+
+
+def drop_unread_initializers(
+    model: onnx.ModelProto, *, fixed: Set[str] = frozenset(), among: Set[str] | None = None
+) -> None:
+    """Remove the initializers that nothing reads, in place.
+
+    Args:
+        model: The model.
+        fixed: Names that stay, whether read or not.
+        among: Where given, only initializers of these names go.
+    """
+    graph = model.graph
+    read = {*fixed, *names_in_subgraphs(model), *(value.name for value in graph.output)}
+    read.update(name for node in graph.node for name in node.input)
+    for index in reversed(range(len(graph.initializer))):
+        name = graph.initializer[index].name
+        if name not in read and (among is None or name in among):
+            del graph.initializer[index]
+
+
+def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """Open a model in memory on one thread of the CPU; what goes wrong is told by exceptions, not by a log."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def names_in_subgraphs(model: onnx.ModelProto) -> set[str]:
@@ -97,9 +110,3 @@ def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     for attribute in node.attribute:
         found.extend(attribute.graphs)
     return found
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ..errors import OutputError
+from ..spaces.artifact import write_bytes
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class RunFolder:
     def database(self) -> Path:
         """Optuna's storage, SQLite."""
         return self.path / "study.db"
+
+    @property
+    def own_storage(self) -> str:
+        """URL of that storage."""
+        return f"sqlite:///{self.database}"
 
     @property
     def trials_csv(self) -> Path:
@@ -114,19 +120,10 @@ def explain_os_errors(where: Path, what: str = "results folder", option: str = "
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all, and its folder where it is missing.
 
     Raises:
         OSError: Where it cannot be written; the old file, if any, is then still whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(unfinished).chmod(0o644)
-        Path(unfinished).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(unfinished).unlink()
-        raise
+    write_bytes(content, path)

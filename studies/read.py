@@ -48,7 +48,7 @@ def find_results(study: str | Path, out: str | Path | None = None, storage: str 
     path = Path(study)
     if out is None and path.is_dir() and ((path / "front.csv").exists() or (path / "study.db").exists()):
         folder = RunFolder(path)
-        return Results(_name_in(folder), folder, storage or _own_storage(folder))
+        return Results(_name_in(folder), folder, storage or folder.own_storage)
     try:
         name = load_spec(study).name
     except StudyFileError:
@@ -65,16 +65,12 @@ def find_results(study: str | Path, out: str | Path | None = None, storage: str 
             got="neither" if folder.path.is_dir() else "no such folder",
             remedy=f"run `karui search {study}` first, or name its --out and --storage",
         )
-    return Results(name, folder, storage or _own_storage(folder))
-
-
-def _own_storage(folder: RunFolder) -> str:
-    return f"sqlite:///{folder.database}"
+    return Results(name, folder, storage or folder.own_storage)
 
 
 def _name_in(folder: RunFolder) -> str:
     """Return the name of the study whose results a folder holds; the folder's own name may be another."""
-    return study_name(_own_storage(folder), folder.path.name) if folder.database.exists() else folder.path.name
+    return study_name(folder.own_storage, folder.path.name) if folder.database.exists() else folder.path.name
 
 
 def load_front(study: str | Path, out: str | Path | None = None, storage: str | None = None) -> pd.DataFrame:

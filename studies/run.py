@@ -107,7 +107,7 @@ def run_study(
     folder = RunFolder(Path(out) if out is not None else Path("runs") / spec.name)
     folder.prepare()
     with folder.lock():
-        storage = storage or f"sqlite:///{folder.database}"
+        storage = storage or folder.own_storage
         session = Session(spec, folder, open_study(storage, spec.name, create=True), storage, watcher)
         return session.run(task)
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from ..onnx_file import names_in_subgraphs
+from ..onnx_file import drop_unread_initializers, names_in_subgraphs
 
 _MOST_VARIABLE_LENGTH_ELEMENTS = 4096
 _VARIABLE_LENGTH: dict[int, str] = {
@@ -50,7 +50,7 @@ def fixed_names(model: onnx.ModelProto) -> set[str]:
 def merge_initializers(model: onnx.ModelProto, fixed: set[str]) -> None:
     """Keep one of each set of equal initializers and none that nothing reads, in place."""
     _merge_equal_initializers(model, fixed)
-    _drop_unread_initializers(model, fixed)
+    drop_unread_initializers(model, fixed=fixed)
 
 
 def _drop_descriptions(model: onnx.ModelProto) -> None:
@@ -84,13 +84,6 @@ def _merge_equal_initializers(model: onnx.ModelProto, fixed: set[str]) -> None:
         for position, name in enumerate(node.input):
             if name in replaced:
                 node.input[position] = replaced[name]
-
-
-def _drop_unread_initializers(model: onnx.ModelProto, fixed: set[str]) -> None:
-    read = fixed.union(*(node.input for node in model.graph.node))
-    for index in reversed(range(len(model.graph.initializer))):
-        if model.graph.initializer[index].name not in read:
-            del model.graph.initializer[index]
 
 
 def _shorten_names(model: onnx.ModelProto, fixed: set[str]) -> None:

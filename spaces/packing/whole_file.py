@@ -9,7 +9,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ...errors import CandidateFailure
-from ..onnx_file import LARGEST_FILE_BYTES, read_model, write_bytes
+from ..artifact import write_bytes
+from ..onnx_file import LARGEST_FILE_BYTES, read_model
 from .derive import derive_bias_constants
 from .graph import Chain
 from .plan import Group, add_group, plan

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .layers import drop_unread_initializers
+from ..onnx_file import drop_unread_initializers
 
 
 def correct_biases(model: onnx.ModelProto, shifts: dict[str, np.ndarray]) -> None:
@@ -32,7 +32,7 @@ def correct_biases(model: onnx.ModelProto, shifts: dict[str, np.ndarray]) -> Non
             shift = shift * factors.get("alpha", 1.0) / beta if beta else np.zeros_like(shift)
         if reader is not None and (old := _shift_bias(model, reader, position, shift)) is not None:
             replaced.add(old)
-    drop_unread_initializers(model, replaced)
+    drop_unread_initializers(model, among=replaced)
 
 
 def _shift_bias(model: onnx.ModelProto, node: onnx.NodeProto, position: int, shift: np.ndarray) -> str | None:

@@ -8,8 +8,6 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..onnx_file import names_in_subgraphs
-
 LAYER_OPERATORS = ("Conv", "Gemm", "MatMul")
 FIRST_AND_LAST_BITS = 8
 
@@ -78,16 +76,6 @@ def separate_shared_weights(model: onnx.ModelProto) -> None:
 def read_weights(model: onnx.ModelProto, names: set[str]) -> dict[str, np.ndarray]:
     """Return the named initializers as arrays."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name in names}
-
-
-def drop_unread_initializers(model: onnx.ModelProto, names: set[str]) -> None:
-    """Remove those of the named initializers that nothing reads any more, in place."""
-    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
-    read |= names_in_subgraphs(model)
-    for index in reversed(range(len(model.graph.initializer))):
-        name = model.graph.initializer[index].name
-        if name in names and name not in read:
-            del model.graph.initializer[index]
 
 
 def _channel_axis(node: onnx.NodeProto, axes: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from ..onnx_file import open_session
 from .layers import Layer
 from .unfolding import Unfolding, unfolding_of
 
@@ -118,7 +119,4 @@ def _session(model: onnx.ModelProto, wanted: set[str]) -> onnxruntime.InferenceS
     watching.CopyFrom(model)
     missing = wanted - {value.name for value in model.graph.output}
     watching.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(missing))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(watching.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_session(watching)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from google.protobuf.message import EncodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from ...errors import CandidateFailure
-from ..onnx_file import constants_to_initializers, read_model, write_model
+from ..onnx_file import constants_to_initializers, open_session, read_model, write_model
 from .axis import Rounding
 from .layers import find_layers, name_nodes, read_weights, separate_shared_weights
 from .scales import FEWEST_BITS, MOST_BITS
@@ -117,10 +116,7 @@ def _check_arguments(weight_bits: int, activation_bits: int, calibration: np.nda
 
 
 def _check_result(model: onnx.ModelProto, inputs: np.ndarray) -> None:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model)
     for output in session.run(None, {session.get_inputs()[0].name: inputs}):
         if not np.isfinite(output).all():
             raise CandidateFailure(_STAGE, "the quantized network's output holds a non-finite value (NaN or inf)")

@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ..onnx_file import drop_unread_initializers
 from .axis import Rounding
 from .bias_correction import correct_biases
-from .layers import bits_of_layers, drop_unread_initializers, find_layers
+from .layers import bits_of_layers, find_layers
 from .rounding import round_weights
 
 
@@ -41,7 +42,7 @@ def quantize_weights(
     for layer in layers:
         nodes[layer.node_name].input[1] = f"{layer.weight_name}#weight"
     prepend_nodes(model, unpacking)
-    drop_unread_initializers(model, set(bits))
+    drop_unread_initializers(model, among=set(bits))
 
 
 def prepend_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
