@@ -1,7 +1,8 @@
-"""Load time: how long the runtime takes to open the file, unpacking and optimizing it."""
+"""Load time and memory: what it takes the runtime to open the file, unpacking and optimizing it."""
 
 from __future__ import annotations
 
+from ..errors import CandidateFailure, KaruiError
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
 from .targets import Target
@@ -9,7 +10,7 @@ from .timing import TimingSettings
 
 
 class LoadEvaluator:
-    """Measures ``load_ms`` and ``load_ratio`` of a file against a reference opened in alternation with it.
+    """Measures ``load_ms``, ``load_ratio`` and ``load_peak_bytes`` of a file, beside a reference.
 
     Packed weights are unpacked when the file is opened: what that costs is shown beside the bytes that it saves.
 
@@ -25,9 +26,13 @@ class LoadEvaluator:
         self._target = target
         self._reference = reference
         self._settings = settings
+        self._reference_peak_bytes: int | None = None
 
     def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
-        """Return two measurements, ``load_ms`` and ``load_ratio`` (candidate over reference).
+        """Return ``load_ms``, ``load_ratio`` (candidate over reference) and, where it can be told, ``load_peak_bytes``.
+
+        Time is taken in alternation with the reference, memory of each in a fresh process; the peak of the reference
+        is among the conditions of the candidate's, as ``reference_bytes``.
 
         Raises:
             CandidateFailure: Where the target cannot open the file.
@@ -46,4 +51,28 @@ class LoadEvaluator:
         return (
             Measurement("load_ms", timing.candidate_ms, "ms", spread, timing.pairs, conditions),
             Measurement("load_ratio", timing.ratio, "1", timing.ratio_spread, timing.pairs, conditions),
+            *self._measure_peak(artifact),
         )
+
+    def _measure_peak(self, artifact: Artifact) -> tuple[Measurement, ...]:
+        peak_bytes = self._target.load_peak_bytes(artifact.path)
+        if self._reference_peak_bytes is None:
+            self._reference_peak_bytes = self._open_reference()
+        if peak_bytes is None or self._reference_peak_bytes is None:
+            return ()
+        conditions = {
+            **self._target.conditions(),
+            "reference_bytes": self._reference_peak_bytes,
+            "reference_digest": self._reference.digest,
+        }
+        return (Measurement("load_peak_bytes", peak_bytes, "bytes", conditions=conditions),)
+
+    def _open_reference(self) -> int | None:
+        try:
+            return self._target.load_peak_bytes(self._reference.path)
+        except CandidateFailure as failure:
+            raise KaruiError(
+                "the reference cannot be opened on this target, so nothing can be compared with it",
+                where=str(self._reference.path),
+                got=failure.reason,
+            ) from failure

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import CandidateFailure, KaruiError
 from ..spaces.artifact import file_digest
+from .load_memory import measure_load_peak
 from .runtime import CPU_PROVIDER, Runner, check_provider
 from .timing import PairTiming, TimingSettings, time_interleaved
 
@@ -56,6 +57,10 @@ class LocalTarget:
         return time_interleaved(
             lambda: self._open(reference_path, "load"), lambda: self._open(candidate_path, "load"), settings
         )
+
+    def load_peak_bytes(self, path: Path) -> int | None:
+        """Return how much memory opening a file takes; see :class:`~karui.evaluators.targets.Target`."""
+        return measure_load_peak(path, self._provider, self._threads)
 
     def conditions(self) -> dict[str, Any]:
         """Return what a latency on this target depends on."""

@@ -52,6 +52,20 @@ class Target(Protocol):
             KaruiError: Where the reference cannot be opened, or the target is at fault.
         """
 
+    def load_peak_bytes(self, path: Path) -> int | None:
+        """Return by how many bytes a fresh process grows at most while it opens a file.
+
+        Args:
+            path: The file to open.
+
+        Returns:
+            Bytes of resident memory, positive; None where the target cannot tell.
+
+        Raises:
+            CandidateFailure: Stage ``load``, where the file cannot be opened.
+            KaruiError: Where the target is at fault.
+        """
+
     def conditions(self) -> dict[str, Any]:
         """Return what a latency depends on (machine, provider, threads, versions), JSON types only."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_CHUNK_ELEMENTS = 1 << 20
+
 PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 """Widths of the planes of each bit-width, most significant first."""
 
@@ -32,15 +34,20 @@ def pack_planes(codes: np.ndarray, bits: int) -> list[np.ndarray]:
     Returns:
         Per plane, shape (padded n * k // 8,).
     """
-    padded = np.zeros(padded_length(len(codes), bits), dtype=np.uint8)
-    padded[: len(codes)] = codes
-    planes = []
-    low = bits
-    for width in PLANES[bits]:
-        low -= width
-        part = (padded >> low) & ((1 << width) - 1)
-        lanes = part.reshape(-1, 8 // width) << plane_shifts(width)
-        planes.append(np.bitwise_or.reduce(lanes, axis=1).astype(np.uint8))
+    length = padded_length(len(codes), bits)
+    planes = [np.empty(length * width // 8, dtype=np.uint8) for width in PLANES[bits]]
+    # Chunk by chunk, or the temporaries of a large weight would take several times its own memory.
+    for begin in range(0, len(codes), _CHUNK_ELEMENTS):
+        chunk = codes[begin : begin + _CHUNK_ELEMENTS]
+        padded = np.zeros(padded_length(len(chunk), bits), dtype=np.uint8)
+        padded[: len(chunk)] = chunk
+        low = bits
+        for width, plane in zip(PLANES[bits], planes, strict=True):
+            low -= width
+            part = (padded >> low) & ((1 << width) - 1)
+            lanes = part.reshape(-1, 8 // width) << plane_shifts(width)
+            first = begin * width // 8
+            plane[first : first + len(lanes)] = np.bitwise_or.reduce(lanes, axis=1)
     return planes
 
 

@@ -8,10 +8,8 @@ from functools import cache
 import numpy as np
 
 from .bits import fewest_bits
-from .graph import Chain, add_dense, add_sparse, nonzero_mask
-
-MOST_GROUP_ELEMENTS = 4_000_000
-"""A group's temporaries at load take a dozen bytes per element: a larger group is cut."""
+from .chain import Chain
+from .graph import FEWEST_LOOKUP_ELEMENTS, add_dense, add_sparse, nonzero_mask
 
 FEWEST_ELEMENTS = 32
 FLOAT_BITS = 32
@@ -41,7 +39,7 @@ class Group:
     names: tuple[str, ...]
 
 
-def plan(tensors: dict[str, np.ndarray]) -> list[Group]:
+def plan(tensors: dict[str, np.ndarray], opset: int) -> list[Group]:
     """Return the groups in which int8 and float32 tensors take the fewest bytes; a tensor left out stays plain.
 
     Every form starts out allowed. Then the form whose loss saves most is given up, its tensors going to their next
@@ -49,9 +47,9 @@ def plan(tensors: dict[str, np.ndarray]) -> list[Group]:
     """
     costs = {name: _costs(tensor) for name, tensor in tensors.items() if tensor.size >= FEWEST_ELEMENTS}
     allowed = {form for options in costs.values() for form in options}
-    total, choice = _assign(costs, tensors, allowed)
+    total, choice = _assign(costs, tensors, allowed, opset)
     while allowed:
-        trials = [(*_assign(costs, tensors, allowed - {form}), form) for form in sorted(allowed)]
+        trials = [(*_assign(costs, tensors, allowed - {form}, opset), form) for form in sorted(allowed)]
         fewer, without, form = min(trials, key=lambda trial: trial[0])
         if fewer > total:
             break
@@ -76,7 +74,7 @@ def _costs(tensor: np.ndarray) -> dict[Form, float]:
 
 
 def _assign(
-    costs: dict[str, dict[Form, float]], tensors: dict[str, np.ndarray], allowed: set[Form]
+    costs: dict[str, dict[Form, float]], tensors: dict[str, np.ndarray], allowed: set[Form], opset: int
 ) -> tuple[float, dict[str, Form]]:
     """Return the bytes in all, and the cheapest allowed form of each tensor that is not cheaper left plain."""
     total = 0.0
@@ -89,21 +87,17 @@ def _assign(
         total += best
         if form is not None:
             choice[name] = form
-    return total + sum(_chain_bytes(form) for form in set(choice.values())), choice
+    return total + sum(_chain_bytes(form, opset) for form in set(choice.values())), choice
 
 
 def _groups(choice: dict[str, Form], tensors: dict[str, np.ndarray]) -> list[Group]:
+    """Return one group per form, and one per large tensor: alone it need not be cut out, which takes memory at load."""
     groups = []
     for form in sorted(set(choice.values())):
-        names: list[str] = []
-        elements = 0
-        for name in (name for name, chosen in choice.items() if chosen == form):
-            if names and elements + tensors[name].size > MOST_GROUP_ELEMENTS:
-                groups.append(Group(form, tuple(names)))
-                names, elements = [], 0
-            names.append(name)
-            elements += tensors[name].size
-        groups.append(Group(form, tuple(names)))
+        names = [name for name, chosen in choice.items() if chosen == form]
+        small = tuple(name for name in names if tensors[name].size < FEWEST_LOOKUP_ELEMENTS)
+        groups += [Group(form, (name,)) for name in names if name not in small]
+        groups += [Group(form, small)] if small else []
     return groups
 
 
@@ -113,9 +107,9 @@ def add_group(chain: Chain, form: Form, tensors: dict[str, np.ndarray]) -> None:
 
 
 @cache
-def _chain_bytes(form: Form) -> int:
+def _chain_bytes(form: Form, opset: int) -> int:
     """Return what the nodes of a group take, whatever it holds: built once for a tensor of next to nothing."""
-    chain = Chain("a")
+    chain = Chain("a", opset)
     dtype = np.float32 if form.bits == FLOAT_BITS else np.int8
     add_group(chain, form, {"b": np.zeros(8, dtype=dtype), "c": np.zeros(8, dtype=dtype)})
     # A message inside a graph is preceded by its tag and its length, of one byte each.

@@ -30,8 +30,10 @@ class PackingReport:
         bytes_before: Size of the source file.
         bytes_after: Size of the written file, never larger.
         tensors: The packed weights; empty where packing would not have made the file smaller.
+        unpacked_because: Why no weight could be packed, where the file's form and not its size forbade it; else empty.
     """
 
     bytes_before: int
     bytes_after: int
     tensors: tuple[PackedTensor, ...]
+    unpacked_because: str = ""

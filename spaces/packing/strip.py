@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import math
 import string
 from collections import Counter
 from collections.abc import Iterator
@@ -71,12 +73,14 @@ def _drop_descriptions(model: onnx.ModelProto) -> None:
 
 
 def _merge_equal_initializers(model: onnx.ModelProto, fixed: set[str]) -> None:
+    # Digests stand in for the bytes: no second copy of all weights.
     first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     replaced: dict[str, str] = {}
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.STRING or tensor.name in fixed:
             continue
-        key = (tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes())
+        digest = hashlib.sha256(numpy_helper.to_array(tensor).tobytes()).digest()
+        key = (tensor.data_type, tuple(tensor.dims), digest)
         known = first.setdefault(key, tensor.name)
         if known != tensor.name:
             replaced[tensor.name] = known
@@ -113,6 +117,8 @@ def _short_names() -> Iterator[str]:
 def _compact(tensor: TensorProto) -> None:
     """Store a tensor as raw bytes or as integers of variable length, whichever is shorter."""
     if tensor.data_type not in (*_VARIABLE_LENGTH, TensorProto.FLOAT):
+        return
+    if tensor.HasField("raw_data") and math.prod(tensor.dims) > _MOST_VARIABLE_LENGTH_ELEMENTS:
         return
     array = numpy_helper.to_array(tensor)
     forms = [numpy_helper.from_array(array, tensor.name)]

@@ -11,14 +11,11 @@ from onnx import TensorProto, numpy_helper
 from ...errors import CandidateFailure
 from ..artifact import write_bytes
 from ..onnx_file import LARGEST_FILE_BYTES, read_model
+from .chain import OLDEST_OPSET, Chain
 from .derive import derive_bias_constants
-from .graph import Chain
 from .plan import Group, add_group, plan
 from .report import PackedTensor, PackingReport
 from .strip import fixed_names, merge_initializers, strip
-
-OLDEST_OPSET = 18
-"""The first set of operators with ``BitwiseAnd``; a file of an older set is stripped only."""
 
 _STAGE = "packing"
 
@@ -44,28 +41,40 @@ def pack(source: Path, destination: Path) -> PackingReport:
     original = source.read_bytes()
     if len(original) > LARGEST_FILE_BYTES:
         raise CandidateFailure(_STAGE, f"{source.name} has {len(original)} bytes, one ONNX file holds 2 GB")
-    smallest, tensors = _smallest(original, model)
+    # Where functions of the model's own bind names, in ways that this pass does not follow, the file stays as it is.
+    obstacle = _obstacle(model)
+    followed = not model.functions
+    del model
+    smallest, tensors = _smallest(original, packable=not obstacle) if followed else (original, ())
     write_bytes(smallest, destination)
-    return PackingReport(bytes_before=len(original), bytes_after=len(smallest), tensors=tensors)
+    return PackingReport(len(original), len(smallest), tensors, obstacle)
 
 
-def _smallest(original: bytes, model: onnx.ModelProto) -> tuple[bytes, tuple[PackedTensor, ...]]:
-    results: list[tuple[bytes, tuple[PackedTensor, ...]]] = [(original, ())]
-    # A model with functions of its own binds names in ways that this pass does not follow.
+def _obstacle(model: onnx.ModelProto) -> str:
+    """Return why the weights of a file cannot be packed, whatever they are; empty where they can."""
     if model.functions:
-        return results[0]
-    packed = onnx.ModelProto.FromString(original)
-    tensors = _pack_weights(packed) if _opset(model) >= OLDEST_OPSET else ()
-    for candidate, packed_tensors in ((model, ()), (packed, tensors)):
-        strip(candidate)
-        results.append((candidate.SerializeToString(), packed_tensors))
-    return min(results, key=lambda result: len(result[0]))
+        return "the model has functions of its own"
+    if (opset := _opset(model)) < OLDEST_OPSET:
+        return f"the file's set of operators is version {opset}, unpacking needs {OLDEST_OPSET} or newer"
+    return ""
+
+
+def _smallest(original: bytes, *, packable: bool) -> tuple[bytes, tuple[PackedTensor, ...]]:
+    """Return the shortest of the file as it is, stripped, and packed; one of them is in memory at a time."""
+    results: list[tuple[bytes, tuple[PackedTensor, ...]]] = [(original, ())]
+    for pack_weights in (False, True)[: 1 + packable]:
+        model = onnx.ModelProto.FromString(original)
+        tensors = _pack_weights(model) if pack_weights else ()
+        strip(model)
+        results.append((model.SerializeToString(), tensors))
+        results = [min(results, key=lambda result: len(result[0]))]
+    return results[0]
 
 
 def _pack_weights(model: onnx.ModelProto) -> tuple[PackedTensor, ...]:
     """Replace initializers by packed ones and the nodes that unpack them, in place."""
     fixed = fixed_names(model)
-    chain = Chain(_unused_prefix(model))
+    chain = Chain(_unused_prefix(model), _opset(model))
     derive_bias_constants(model, fixed, chain.prefix)
     merge_initializers(model, fixed)
     weights = {
@@ -73,7 +82,7 @@ def _pack_weights(model: onnx.ModelProto) -> tuple[PackedTensor, ...]:
         for tensor in model.graph.initializer
         if tensor.data_type in (TensorProto.INT8, TensorProto.FLOAT) and tensor.name not in fixed
     }
-    groups = plan(weights)
+    groups = plan(weights, chain.opset)
     for group in groups:
         add_group(chain, group.form, {name: weights[name] for name in group.names})
     _replace(model, {name for group in groups for name in group.names}, chain)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from karui.errors import CandidateFailure
+from karui.errors import CandidateFailure, KaruiError
 from karui.evaluators.accuracy import AccuracyEvaluator
 from karui.evaluators.latency import LatencyEvaluator, measure_reference
 from karui.evaluators.loading import LoadEvaluator
@@ -27,6 +28,7 @@ from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.task import Metric, Pairs, top1_accuracy
 
 MakeArtifact = Callable[..., Artifact]
+LOAD_TIMING = PairTiming(4.0, 0.1, 10.0, 15.0, 2.5, 0.02, 12, (1, 1))
 QUICK = TimingSettings(min_blocks=2, max_blocks=2, max_seconds=0.01, min_block_ms=0.01)
 
 # Ten rows whose largest entry is at 0, 1, 2, 0, ...; the targets agree on all rows but the last three.
@@ -44,10 +46,11 @@ def accuracy_evaluator(metric: Metric = top1_accuracy, split: Pairs | None = Non
 
 @dataclass(frozen=True)
 class FixedTarget:
-    """A target that answers with one timing, whatever it is given."""
+    """A target that answers with one timing, whatever it is given, and with the peak that is listed for a file."""
 
     timing: PairTiming
     name: str = "fixed"
+    peak_bytes: Mapping[str, int] = field(default_factory=dict)
 
     def time_pair(self, *_: object) -> PairTiming:
         return self.timing
@@ -55,22 +58,28 @@ class FixedTarget:
     def time_load_pair(self, *_: object) -> PairTiming:
         return self.timing
 
+    def load_peak_bytes(self, path: Path) -> int | None:
+        if path.name == "unreadable.onnx":
+            raise CandidateFailure("load", "unreadable")
+        return self.peak_bytes.get(path.name)
+
     def conditions(self) -> dict[str, Any]:
         return {"target": self.name, "threads": 1}
 
 
+LOAD_MEASUREMENTS = ["load_ms", "load_ratio", *(["load_peak_bytes"] if sys.platform in ("linux", "darwin") else [])]
 EVALUATORS: dict[str, tuple[Callable[[Artifact], Evaluator], list[str]]] = {
     "size": (lambda _: SizeEvaluator(), ["size_bytes"]),
     "latency": (
         lambda reference: LatencyEvaluator(LocalTarget(), reference, np.ones((2, 3), np.float32), QUICK, 2.0),
         ["latency_ratio", "latency_ms"],
     ),
-    "load": (lambda reference: LoadEvaluator(LocalTarget(), reference, QUICK), ["load_ms", "load_ratio"]),
+    "load": (lambda reference: LoadEvaluator(LocalTarget(), reference, QUICK), LOAD_MEASUREMENTS),
     "accuracy": (lambda _: accuracy_evaluator(), ["accuracy"]),
 }
 UNITS = {
     **{"size_bytes": "bytes", "accuracy": "1"},
-    **{"latency_ratio": "1", "latency_ms": "ms", "load_ratio": "1", "load_ms": "ms"},
+    **{"latency_ratio": "1", "latency_ms": "ms", "load_ratio": "1", "load_ms": "ms", "load_peak_bytes": "bytes"},
 }
 
 
@@ -149,11 +158,37 @@ def test_size_is_the_number_of_bytes_written(tmp_path: Path) -> None:
 
 
 def test_load_time_is_that_of_the_file_with_the_interval_of_the_ratio(scaling: Artifact) -> None:
-    target = FixedTarget(PairTiming(4.0, 0.1, 10.0, 15.0, 2.5, 0.02, 12, (1, 1)))
+    target = FixedTarget(LOAD_TIMING)
     milliseconds, ratio = LoadEvaluator(target, scaling, QUICK).measure(scaling)
     assert (milliseconds.value, milliseconds.spread, milliseconds.count) == (10.0, 0.08, 12)
     assert (ratio.value, ratio.spread, ratio.count) == (2.5, 0.02, 12)
     assert milliseconds.conditions["raw_reference_ms"] == 4.0
+
+
+def test_load_memory_is_the_peak_of_the_file_beside_that_of_the_reference(make_scaling: MakeArtifact) -> None:
+    reference, candidate = make_scaling(1.0, name="reference.onnx"), make_scaling(2.0, name="candidate.onnx")
+    target = FixedTarget(LOAD_TIMING, peak_bytes={"reference.onnx": 4_000_000, "candidate.onnx": 6_000_000})
+    *_, peak = LoadEvaluator(target, reference, QUICK).measure(candidate)
+    assert (peak.name, peak.value, peak.spread, peak.count) == ("load_peak_bytes", 6_000_000, 0.0, 1)
+    assert peak.conditions["reference_bytes"] == 4_000_000
+    assert peak.conditions["reference_digest"] == reference.digest
+    assert peak.conditions["target"] == "fixed"
+
+
+@pytest.mark.parametrize("known", [{}, {"reference.onnx": 4_000_000}, {"candidate.onnx": 6_000_000}])
+def test_load_memory_that_the_target_cannot_tell_is_missing(make_scaling: MakeArtifact, known: dict[str, int]) -> None:
+    reference, candidate = make_scaling(1.0, name="reference.onnx"), make_scaling(2.0, name="candidate.onnx")
+    found = LoadEvaluator(FixedTarget(LOAD_TIMING, peak_bytes=known), reference, QUICK).measure(candidate)
+    assert [measurement.name for measurement in found] == ["load_ms", "load_ratio"]
+
+
+def test_a_reference_that_cannot_be_opened_for_its_memory_is_no_failure_of_the_candidate(
+    make_scaling: MakeArtifact,
+) -> None:
+    reference, candidate = make_scaling(1.0, name="unreadable.onnx"), make_scaling(2.0, name="candidate.onnx")
+    evaluator = LoadEvaluator(FixedTarget(LOAD_TIMING), reference, QUICK)
+    with pytest.raises(KaruiError, match="the reference cannot be opened on this target"):
+        evaluator.measure(candidate)
 
 
 def test_latency_is_the_ratio_times_the_first_latency_of_the_reference(scaling: Artifact) -> None:

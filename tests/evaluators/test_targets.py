@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper
 
 from karui.errors import CandidateFailure, KaruiError
-from karui.evaluators import local, runtime
+from karui.evaluators import load_memory, local, runtime
 from karui.evaluators.local import LocalTarget
 from karui.evaluators.targets import TARGETS, Target
 from karui.evaluators.timing import TimingSettings
 from karui.spaces.artifact import Artifact
+
+from .conftest import save_graph
 
 MakeArtifact = Callable[..., Artifact]
 INPUTS = np.ones((2, 3), np.float32)
@@ -42,6 +46,55 @@ def test_every_target_times_the_opening_of_two_files(target: Target, make_scalin
     timing = target.time_load_pair(one.path, other.path, QUICK)
     assert timing.pairs == 4
     assert min(timing.reference_ms, timing.candidate_ms, timing.ratio) > 0
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="the system does not tell the peak of a process")
+def test_every_target_tells_what_memory_opening_a_file_takes(target: Target, scaling: Artifact, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(3, 2_500_000)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "weight"], ["y"])]
+    large = save_graph(tmp_path / "large.onnx", nodes, {"weight": weight})
+    small_bytes, large_bytes = target.load_peak_bytes(scaling.path), target.load_peak_bytes(large.path)
+    assert small_bytes is not None
+    assert large_bytes is not None
+    assert small_bytes > 0
+    assert weight.nbytes < large_bytes - small_bytes < 4 * weight.nbytes
+
+
+def test_memory_of_a_file_that_cannot_be_opened_is_its_own_failure(target: Target, garbage: Artifact) -> None:
+    with pytest.raises(CandidateFailure, match=r"^load: onnxruntime cannot load the file"):
+        target.load_peak_bytes(garbage.path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell and signals")
+@pytest.mark.parametrize(
+    ("script", "error", "message"),
+    [
+        ("kill -9 $$", CandidateFailure, "load: the process that opened the file was ended by signal 9"),
+        ("echo no such module >&2; exit 3", KaruiError, r"(?s)measures the memory of loading failed.*no such module"),
+    ],
+)
+def test_a_process_that_dies_while_it_opens_a_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scaling: Artifact,
+    script: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!/bin/sh\n{script}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    with pytest.raises(error, match=message):
+        LocalTarget().load_peak_bytes(scaling.path)
+
+
+@pytest.mark.parametrize("told", [None, 10_000_000])
+def test_a_peak_that_the_system_does_not_tell_or_that_does_not_rise_is_missing(
+    monkeypatch: pytest.MonkeyPatch, scaling: Artifact, told: int | None
+) -> None:
+    monkeypatch.setattr(load_memory, "_peak_bytes", lambda: told)
+    assert load_memory._answer(scaling.path, "CPUExecutionProvider", 1) == {"peak_bytes": None, "failure": None}
 
 
 def test_a_file_that_cannot_be_opened_is_the_fault_of_the_one_that_it_is(
