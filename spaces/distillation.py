@@ -49,18 +49,26 @@ class Batches:
         teacher: The network whose outputs go with the batches; left as it is.
         seed: Seed of the order.
         device: Where the batches are put.
+        keep_outputs: Whether the teacher runs once over all samples where that will do, rather than on every batch.
     """
 
     def __init__(
-        self, task: Task, batch_size: int, teacher: nn.Module | None, *, seed: int, device: torch.device
+        self,
+        task: Task,
+        batch_size: int,
+        teacher: nn.Module | None,
+        *,
+        seed: int,
+        device: torch.device,
+        keep_outputs: bool = True,
     ) -> None:
         self._task = task
         self._batch_size = batch_size
         self._order = torch.Generator().manual_seed(seed)
         self._device = device
         # a copy, because the teacher is the user's and stays where it is
-        self._teacher = None if teacher is None else copy.deepcopy(teacher).to(device).eval()
-        self._cache = self._teach_once()
+        self.teacher = None if teacher is None else copy.deepcopy(teacher).to(device).eval()
+        self._cache = self._teach_once() if keep_outputs else None
 
     def __len__(self) -> int:
         """Return the number of batches in one epoch."""
@@ -78,9 +86,9 @@ class Batches:
             if self._task.augment is not None:
                 inputs = self._task.augment(inputs)
             inputs = inputs.to(self._device)
-            if taught is None and self._teacher is not None:
+            if taught is None and self.teacher is not None:
                 with torch.no_grad():
-                    taught = self._teacher(inputs)
+                    taught = self.teacher(inputs)
             yield inputs, targets.to(self._device), taught
 
     def _split(self) -> Pairs:
@@ -93,12 +101,12 @@ class Batches:
     def _teach_once(self) -> tuple[Tensor, Tensor] | None:
         """Return the teacher's outputs and the targets of all samples, where the inputs never change and they fit."""
         split = self._task.train
-        if self._teacher is None or self._task.augment is not None:
+        if self.teacher is None or self._task.augment is not None:
             return None
         if not isinstance(split, TensorDataset) or len(split.tensors) != 2:
             return None
         with torch.no_grad():
-            values_per_sample = self._teacher(split.tensors[0][:1].to(self._device)).numel()
+            values_per_sample = self.teacher(split.tensors[0][:1].to(self._device)).numel()
         if values_per_sample * len(split) > LARGEST_CACHE:
             return None
-        return predict(self._teacher, split)
+        return predict(self.teacher, split)

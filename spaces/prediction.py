@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,24 @@ def pick_device(name: str | None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def place_of(network: nn.Module) -> torch.device:
+    """Return the device a network is on; the CPU where it holds no tensor."""
+    return next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put every part of a network in evaluation mode and record no gradients; set the flags back afterwards."""
+    flags = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
+
+
 def predict(network: nn.Module, split: Pairs, *, device: str | torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Return outputs and targets of a whole split, both on the CPU; the network runs in evaluation mode.
 
@@ -33,17 +53,9 @@ def predict(network: nn.Module, split: Pairs, *, device: str | torch.device | No
     """
     if device is not None:
         network.to(device)
-    place = next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
-    flags = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad():
-            batches = [
-                (network(inputs.to(place)).cpu(), targets) for inputs, targets in iterate(split, EVALUATION_BATCH)
-            ]
-    finally:
-        for module, training in flags.items():
-            module.training = training
+    place = place_of(network)
+    with evaluation_mode(network):
+        batches = [(network(inputs.to(place)).cpu(), targets) for inputs, targets in iterate(split, EVALUATION_BATCH)]
     outputs, targets = zip(*batches, strict=True)
     return torch.cat(outputs), torch.cat(targets)
 

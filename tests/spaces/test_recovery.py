@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,11 +18,13 @@ from torch.utils.data import Dataset, TensorDataset
 from karui.errors import CandidateFailure
 from karui.spaces import distillation
 from karui.spaces.distillation import Batches, distillation_loss
-from karui.spaces.recovery import WARM_UP, TrainingSettings, metric_of, one_cycle, pick_device, predict, train
+from karui.spaces.recovery import TrainingSettings, metric_of, pick_device, predict, train
 from karui.spaces.sparsity.weights import zero_fraction
 from karui.spaces.task import Task
+from karui.spaces.training_steps import WARM_UP, one_cycle
 
 QUICK = TrainingSettings(epochs=3, batch_size=32, learning_rate=5e-3, device="cpu")
+AVERAGED = replace(QUICK, ema_decay=0.99)
 
 State = dict[str, Tensor]
 
@@ -33,8 +37,17 @@ def equal(first: State, second: State) -> bool:
     return list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def scripted(task: Task, values: list[object]) -> Task:
-    """A task whose metric returns these values, one a call."""
+def twice(metrics: list[object]) -> list[object]:
+    """The same metric for the network as it is and with its normalization estimated anew, which is then not taken."""
+    return [metric for metric in metrics for _ in range(2)]
+
+
+def scripted(task: Task, values: Sequence[object]) -> Task:
+    """A task whose metric returns these values, one a call.
+
+    Asked for are the network as it came and after each epoch, both with its normalization estimated anew as well, and
+    after each epoch the average where the settings ask for it; with zeroing not the network as it came.
+    """
     remaining = iter(values)
     return replace(task, metric=lambda _outputs, _targets: next(remaining))  # type: ignore[arg-type, return-value]
 
@@ -83,7 +96,7 @@ def test_best_weights_are_kept_and_those_of_the_start_count(
     states = {0: state_of(tiny_network)}
     report = train(
         tiny_network,
-        scripted(tiny_task, metrics),
+        scripted(tiny_task, twice(metrics)),
         QUICK,
         on_epoch=lambda epoch, _metric: states.update({epoch: state_of(tiny_network)}),
     )
@@ -91,12 +104,85 @@ def test_best_weights_are_kept_and_those_of_the_start_count(
     assert equal(tiny_network.state_dict(), states[best])
 
 
+@pytest.mark.parametrize(
+    ("metrics", "best", "averaged"),
+    [
+        ([0.2, 0.3, 0.9, 0.4, 0.5, 0.6], 2, False),
+        ([0.2, 0.3, 0.4, 0.9, 0.5, 0.6], 2, True),
+        # of equal ones the average, and the later
+        ([0.7, 0.2, 0.7, 0.7, 0.5, 0.6], 2, True),
+        ([0.05, 0.01, 0.02, 0.03, 0.04, 0.08], 0, False),
+    ],
+)
+def test_average_is_offered_after_each_epoch(
+    tiny_network: nn.Module, tiny_task: Task, metrics: list[float], best: int, averaged: bool
+) -> None:
+    """The metrics are those of the weights and of their average, in turn; the start's is 0.1."""
+    asked: list[float] = [0.1, 0.1]
+    for own, of_average in zip(metrics[::2], metrics[1::2], strict=True):
+        asked += [own, own, of_average]
+    states = {0: state_of(tiny_network)}
+    told: list[float] = []
+
+    def follow(epoch: int, metric: float) -> None:
+        states[epoch] = state_of(tiny_network)
+        told.append(metric)
+
+    report = train(tiny_network, scripted(tiny_task, asked), AVERAGED, on_epoch=follow)
+    assert (report.best_epoch, report.best_metric) == (best, max(asked))
+    assert equal(tiny_network.state_dict(), states[best]) is not averaged
+    assert told == [max(metrics[at : at + 2]) for at in (0, 2, 4)]
+
+
+def test_training_goes_the_same_way_with_and_without_average(tiny_network: nn.Module, tiny_task: Task) -> None:
+    states: list[State] = []
+
+    def note(network: nn.Module, _epoch: int, _metric: float) -> None:
+        states.append(state_of(network))
+
+    for chosen in (QUICK, AVERAGED):
+        network = nn.Sequential(copy.deepcopy(tiny_network), nn.Dropout(0.2))
+        train(network, tiny_task, chosen, on_epoch=partial(note, network))
+    assert all(equal(one, other) for one, other in zip(states[:3], states[3:], strict=True))
+
+
+@pytest.mark.parametrize(("estimated", "taken"), [(0.9, True), (0.5, False), (0.1, False)])
+def test_start_with_normalization_estimated_anew_is_taken_where_it_is_better(
+    tiny_network: nn.Module, tiny_task: Task, estimated: float, taken: bool
+) -> None:
+    start = state_of(tiny_network)
+    task = scripted(tiny_task, [0.5, estimated, 0.0, 0.0])
+    report = train(tiny_network, task, replace(QUICK, epochs=1))
+    assert (report.best_epoch, report.best_metric) == (0, max(0.5, estimated))
+    kept = tiny_network.state_dict()
+    changed = {name.rsplit(".", 1)[1] for name in start if not torch.equal(start[name], kept[name])}
+    assert changed == ({"running_mean", "running_var", "num_batches_tracked"} if taken else set())
+    if taken:
+        batch_means = tiny_network.get_submodule("stem.0")(tiny_task.train.tensors[0]).mean(dim=(0, 2, 3))  # type: ignore[attr-defined]
+        torch.testing.assert_close(kept["stem.1.running_mean"], batch_means, rtol=0.05, atol=0.01)
+
+
+def test_average_keeps_the_zeros(tiny_network: nn.Module, tiny_task: Task) -> None:
+    """Only the average of the last epoch counts, which has seen the weights that were zeroed when they were not."""
+    task = scripted(tiny_task, [0.1] * 8 + [0.9])
+    zeros: list[State] = []
+
+    def note(_epoch: int, _metric: float) -> None:
+        zeros.append({name: tensor == 0 for name, tensor in state_of(tiny_network).items()})
+
+    train(tiny_network, task, AVERAGED, zeroed_weights=0.6, on_epoch=note)
+    assert zero_fraction(tiny_network) == pytest.approx(0.6, abs=1e-3)
+    for name, tensor in tiny_network.state_dict().items():
+        if name.endswith("weight"):
+            assert torch.equal(tensor == 0, zeros[-1][name])
+
+
 def test_with_zeroing_only_epochs_of_the_final_fraction_count(tiny_network: nn.Module, tiny_task: Task) -> None:
     """Five epochs: 0.6 of the training is over after the third."""
     fractions: list[float] = []
     report = train(
         tiny_network,
-        scripted(tiny_task, [0.9, 0.8, 0.1, 0.3, 0.2]),
+        scripted(tiny_task, twice([0.9, 0.8, 0.1, 0.3, 0.2])),
         replace(QUICK, epochs=5),
         zeroed_weights=0.7,
         on_epoch=lambda _epoch, _metric: fractions.append(zero_fraction(tiny_network)),
@@ -308,7 +394,7 @@ def test_frozen_parameters_stay_unless_all_are_frozen(tiny_network: nn.Module, t
     start = state_of(tiny_network)
     for network in (tiny_network, all_frozen):
         with torch.no_grad():
-            train(network, scripted(tiny_task, [0.1, 0.2, 0.3, 0.4]), QUICK)
+            train(network, scripted(tiny_task, twice([0.1, 0.2, 0.3, 0.4])), QUICK)
         assert not torch.equal(network.state_dict()["head.weight"], start["head.weight"])
     assert torch.equal(tiny_network.state_dict()["stem.0.weight"], start["stem.0.weight"])
     assert not torch.equal(all_frozen.state_dict()["stem.0.weight"], start["stem.0.weight"])
@@ -363,6 +449,10 @@ def test_learning_rate_goes_up_and_down_once() -> None:
         ("weight_decay", -0.1),
         ("temperature", 0.0),
         ("distillation_weight", 1.1),
+        ("ema_decay", 1.0),
+        ("ema_decay", -0.1),
+        ("hint_weight", -0.1),
+        ("hint_weight", math.inf),
     ],
 )
 def test_settings_without_meaning_are_refused(name: str, value: float) -> None:

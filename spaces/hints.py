@@ -1,0 +1,125 @@
+"""Hints: the student's features are compared with the teacher's where both networks work at the same resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .prediction import evaluation_mode, place_of
+
+Resolution = tuple[int, int]
+_Hook = Callable[[nn.Module, object, object], None]
+
+
+def attention_map(features: Tensor) -> Tensor:
+    """Return where a layer is active: the mean square over channels, each sample's map scaled to length 1.
+
+    Source: Zagoruyko & Komodakis, Paying More Attention to Attention (ICLR 2017), section 3.1, F^2 and Q / ||Q||.
+
+    Args:
+        features: Shape (n, channels, height, width).
+
+    Returns:
+        Shape (n, height * width).
+    """
+    return nn.functional.normalize(features.square().mean(dim=1).flatten(1), dim=1)
+
+
+def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the squared distance of two attention maps, averaged over the samples: a scalar in [0, 2].
+
+    Args:
+        student: Features, shape (n, channels, height, width).
+        teacher: Features, shape (n, other_channels, height, width).
+    """
+    return (attention_map(student) - attention_map(teacher)).square().sum(dim=1).mean()
+
+
+class AttentionHints:
+    """Compares the features of the two networks' latest runs on the same batch.
+
+    Args:
+        student: What the student's hooks fill: the latest features by resolution.
+        teacher: The same of the teacher.
+        resolutions: Those that are compared.
+    """
+
+    def __init__(
+        self, student: dict[Resolution, Tensor], teacher: dict[Resolution, Tensor], resolutions: tuple[Resolution, ...]
+    ) -> None:
+        self._student, self._teacher = student, teacher
+        self.resolutions = resolutions
+
+    def loss(self) -> Tensor:
+        """Return the sum of the distances over the resolutions, a scalar."""
+        distances = [attention_distance(self._student[place], self._teacher[place]) for place in self.resolutions]
+        # let go of the graph behind the features
+        self._student.clear()
+        return torch.stack(distances).sum()
+
+
+@contextmanager
+def attention_hints(student: nn.Module, teacher: nn.Module, inputs: Tensor) -> Iterator[AttentionHints | None]:
+    """Hook both networks and yield what compares their features; None where they share no resolution.
+
+    Compared is the last output of a module at each resolution (height, width) above 1 x 1 that both networks have:
+    where the one network halves height and width, and so does the other. The number of channels may differ.
+
+    Args:
+        student: Hooked for the while.
+        teacher: Hooked for the while.
+        inputs: A batch by which the modules are found, shape (n, *input_shape).
+    """
+    of_student, of_teacher = _last_modules(student, inputs), _last_modules(teacher, inputs)
+    shared = tuple(place for place in of_student if place in of_teacher)
+    if not shared:
+        yield None
+        return
+    kept: tuple[dict[Resolution, Tensor], dict[Resolution, Tensor]] = ({}, {})
+    handles: list[RemovableHandle] = []
+    for modules, features in zip((of_student, of_teacher), kept, strict=True):
+        # a module that runs at several resolutions is hooked once
+        handles += [module.register_forward_hook(_keeper(features)) for module in {modules[place] for place in shared}]
+    try:
+        yield AttentionHints(*kept, resolutions=shared)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _last_modules(network: nn.Module, inputs: Tensor) -> dict[Resolution, nn.Module]:
+    """Return, by resolution, the part of the network whose output is the last of that resolution."""
+    last: dict[Resolution, nn.Module] = {}
+
+    def note(module: nn.Module, _inputs: object, output: object) -> None:
+        if (place := _resolution(output)) is not None:
+            last[place] = module
+
+    # a container's hook runs after those of its parts, so that of a block is the sum with its shortcut
+    handles = [module.register_forward_hook(note) for module in network.modules() if module is not network]
+    try:
+        with evaluation_mode(network):
+            network(inputs.to(place_of(network)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return last
+
+
+def _keeper(features: dict[Resolution, Tensor]) -> _Hook:
+    def keep(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and (place := _resolution(output)) is not None:
+            features[place] = output
+
+    return keep
+
+
+def _resolution(output: object) -> Resolution | None:
+    """Return height and width of features (n, channels, height, width); None where there is no place to attend to."""
+    if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[2] * output.shape[3] == 1:
+        return None
+    return int(output.shape[2]), int(output.shape[3])

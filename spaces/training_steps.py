@@ -1,0 +1,115 @@
+"""The optimizer's steps over one training, and what happens beside each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .averaging import WeightAverage
+from .distillation import Batches, distillation_loss
+from .hints import AttentionHints
+from .sparsity.weights import WeightZeroing
+from .task import Task
+from .training_settings import TrainingSettings
+
+WARM_UP = 0.3
+"""Share of the training in which the learning rate rises."""
+LARGEST_GRADIENT_NORM = 5.0
+ZEROING_STEPS = 30
+"""How often gradual zeroing chooses its weights anew over one training, at most."""
+
+
+class Steps:
+    """The optimizer's steps, counted over the whole training.
+
+    Args:
+        network: Changed in place.
+        parameters: Those of the network that are trained.
+        task: Its loss.
+        settings: How to train.
+        zeroing: Zeroes weights as the training goes on.
+        average: Follows the weights, where there is one.
+        total: Steps in the whole training.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        parameters: list[nn.Parameter],
+        task: Task,
+        settings: TrainingSettings,
+        *,
+        zeroing: WeightZeroing,
+        average: WeightAverage | None,
+        total: int,
+    ) -> None:
+        self._network, self._parameters, self._task, self._settings = network, parameters, task, settings
+        self._zeroing, self._average = zeroing, average
+        self._total, self._done = total, 0
+        self._optimizer = torch.optim.AdamW(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def run(self, batches: Batches, hints: AttentionHints | None) -> float:
+        """Make one epoch's steps; return the sum of their losses."""
+        losses = []
+        for inputs, targets, taught in batches:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._settings.learning_rate * one_cycle((self._done + 0.5) / self._total)
+            loss = self._loss(self._network(inputs), targets, taught)
+            if hints is not None:
+                loss = loss + self._settings.hint_weight * hints.loss()
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT_NORM)
+            self._optimizer.step()
+            self._after_step()
+            losses.append(loss.detach())
+        # one look per epoch: a look per step would make an accelerator wait, and a loss that is not finite stays so
+        return float(torch.stack(losses).sum())
+
+    def _after_step(self) -> None:
+        self._done += 1
+        if self._done % max(1, self._total // ZEROING_STEPS) == 0 or self._done == self._total:
+            self._zeroing.step(self._done / self._total)
+        self._zeroing.apply()
+        if self._average is not None:
+            self._average.update()
+
+    def _loss(self, outputs: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
+        loss = self._task.loss(outputs, targets)
+        if taught is None:
+            return loss
+        share = self._settings.distillation_weight
+        return (1.0 - share) * loss + share * distillation_loss(outputs, targets, taught, self._settings.temperature)
+
+
+def one_cycle(progress: float) -> float:
+    """Return the learning rate as a share of its peak: up and down on two half cosines (Smith & Topin 2017).
+
+    Args:
+        progress: How much of the training is done, in [0, 1].
+    """
+    if progress < WARM_UP:
+        start, phase = 1.0 / 25.0, 1.0 - progress / WARM_UP
+    else:
+        start, phase = 0.0, (progress - WARM_UP) / (1.0 - WARM_UP)
+    return start + (1.0 - start) * 0.5 * (1.0 + math.cos(math.pi * phase))
+
+
+@contextmanager
+def trainable(network: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Yield the parameters to train; where the whole network is frozen it thaws for the while."""
+    parameters = list(network.parameters())
+    frozen = [] if any(parameter.requires_grad for parameter in parameters) else parameters
+    for parameter in frozen:
+        parameter.requires_grad_(parameter.is_floating_point())
+    try:
+        yield [parameter for parameter in parameters if parameter.requires_grad]
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
