@@ -1,0 +1,46 @@
+"""How much of a network the removal of channels reaches."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .channels import breaking_layers, traced_or_failed
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Of how many convolutions and linear layers channels can be removed.
+
+    Args:
+        reached: Layers that can lose channels of their own.
+        total: All of them.
+        reasons: For each of the others, its name and why it keeps its channels: ``head: makes the output``. Layers
+            that make the output always do.
+    """
+
+    reached: int
+    total: int
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.reached} of {self.total} layers"
+
+
+def channel_reach(network: nn.Module, example: Tensor) -> Reach:
+    """Return how much of the network :func:`~.channels.remove_channels` reaches.
+
+    Args:
+        network: Left as it is.
+        example: A batch of inputs, shape (n, *input_shape), by which the network is traced.
+
+    Raises:
+        CandidateFailure: Where the network cannot be traced, or does not run with fewer channels in any layer.
+    """
+    traced = traced_or_failed(copy.deepcopy(network), example)
+    breaking = breaking_layers(network, example)
+    why = {name: traced.fixed.get(name) or breaking.get(name) for name in traced.layers}
+    reasons = tuple(f"{name}: {reason}" for name, reason in why.items() if reason)
+    return Reach(len(why) - len(reasons), len(why), reasons)
