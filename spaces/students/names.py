@@ -5,5 +5,13 @@ from __future__ import annotations
 SHALLOWER = "shallower"
 """The student that is the baseline with fewer blocks and channels."""
 
-FAMILIES: tuple[str, ...] = ("mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2", "resnet18")
+FAMILIES: tuple[str, ...] = (
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "shufflenet_v2",
+    "resnet18",
+    "mnasnet",
+    "efficientnet_b0",
+    "squeezenet",
+)
 """The torchvision families, built untrained."""

@@ -34,6 +34,9 @@ def shallower(
 ) -> nn.Module:
     """Return a copy of the baseline with its weights, of whose blocks and channels only fractions are kept.
 
+    The last blocks of each stage go. In a trained residual stage the change that a block makes to its input, by which
+    Men et al. (2024, "ShortGPT", section 3) rank blocks, falls from the first to the last, so these are the same.
+
     Args:
         baseline: Left as it is.
         example: A batch of inputs, shape (n, *input_shape).

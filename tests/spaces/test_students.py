@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.ops import StochasticDepth
 
 from karui.errors import CandidateFailure
+from karui.spaces.export import export_onnx
 from karui.spaces.sparsity.channels import remove_channels
 from karui.spaces.students.families import BUILDERS, build_family
 from karui.spaces.students.names import FAMILIES
@@ -186,7 +192,7 @@ def test_names_are_read_without_torch() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("input_shape", [(1, 8, 8), (3, 28, 28)])
+@pytest.mark.parametrize("input_shape", [(1, 8, 8), (1, 28, 28), (3, 64, 64), (4, 5, 9), (2, 1, 1)])
 def test_family_takes_small_images_and_trains(name: str, input_shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     network = build_family(name, width=0.25, input_shape=input_shape, outputs=7)
@@ -197,10 +203,63 @@ def test_family_takes_small_images_and_trains(name: str, input_shape: tuple[int,
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_family_learns_a_few_images_by_heart(name: str) -> None:
+    """From logits near zero, whose loss is that of a guess: log 3."""
+    torch.manual_seed(0)
+    network = build_family(name, width=0.25, input_shape=(1, 8, 8), outputs=3).train()
+    for layer in network.modules():
+        if isinstance(layer, (nn.Dropout, StochasticDepth)):
+            layer.p = 0.0
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    images, targets = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
+    losses = []
+    for _ in range(15):
+        loss = nn.functional.cross_entropy(network(images), targets)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(3), abs=0.6)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_is_exported_with_parity(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(3, 1, 8, 8)
+    network = build_family(name, width=0.25, input_shape=(1, 8, 8), outputs=3).eval()
+    export_onnx(network, images, tmp_path / "family.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "family.onnx")
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(outputs), network(images).detach(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_family_at_full_width_is_torchvisions(name: str) -> None:
-    published = {"shufflenet_v2": models.shufflenet_v2_x1_0}.get(name) or getattr(models, name)
+    published = {
+        "shufflenet_v2": models.shufflenet_v2_x1_0,
+        "mnasnet": models.mnasnet1_0,
+        "squeezenet": models.squeezenet1_1,
+    }.get(name) or getattr(models, name)
     network = build_family(name, width=1.0, input_shape=(3, 64, 64), outputs=10)
-    assert parameters(network) == parameters(published(weights=None, num_classes=10))
+    expected = published(weights=None, num_classes=10)
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    assert shapes == {key: tensor.shape for key, tensor in expected.state_dict().items()}
+
+
+def test_widths_of_efficientnet_are_those_of_the_larger_ones() -> None:
+    """EfficientNet-B2 is 1.1 times as wide as B0 (Tan & Le, ICML 2019); B0 has the first of its blocks."""
+    wider = build_family("efficientnet_b0", width=1.1, input_shape=(3, 64, 64), outputs=10).state_dict()
+    larger = models.efficientnet_b2(weights=None, num_classes=10).state_dict()
+    assert all(tensor.shape == larger[key].shape for key, tensor in wider.items())
+
+
+@pytest.mark.parametrize(("width", "channels"), [(1.0, [64, 16, 64, 64]), (0.5, [32, 8, 32, 32])])
+def test_widths_of_squeezenet_are_fractions_of_the_published_ones(width: float, channels: list[int]) -> None:
+    network = build_family("squeezenet", width=width, input_shape=(3, 64, 64), outputs=10)
+    layers = [layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert layers[:4] == channels
+    assert layers[-1] == 10
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -229,10 +288,16 @@ def test_no_stride_shrinks_an_image_to_one_pixel(name: str) -> None:
     network = build_family(name, width=0.25, input_shape=(1, 8, 8), outputs=2).eval()
     sides: list[int] = []
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+        if isinstance(layer, nn.MaxPool2d) or (isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)):
             layer.register_forward_hook(lambda *call: sides.append(call[2].shape[-1]))
     network(torch.zeros(1, 1, 8, 8))
     assert min(sides) == 2
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_normalization_follows_the_weights_within_a_short_training(name: str) -> None:
+    network = build_family(name, width=0.25, input_shape=(1, 8, 8), outputs=2)
+    assert all(layer.momentum == 0.1 for layer in network.modules() if isinstance(layer, nn.BatchNorm2d))
 
 
 def test_unknown_family_is_refused_with_the_names() -> None:
@@ -246,6 +311,9 @@ def test_width_without_meaning_is_refused(name: str, width: float) -> None:
         build_family(name, width=width, input_shape=(1, 8, 8), outputs=2)
 
 
-def test_family_for_something_else_than_images_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"inputs of shape \(channels, height, width\), not \(64,\)"):
-        build_family("mobilenet_v2", width=1.0, input_shape=(64,), outputs=2)
+@pytest.mark.parametrize("input_shape", [(64,), (1, 0, 8)])
+def test_family_for_something_else_than_images_is_refused(input_shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"inputs of shape \(channels, height, width\), not {re.escape(str(input_shape))}"
+    ):
+        build_family("mobilenet_v2", width=1.0, input_shape=input_shape, outputs=2)
