@@ -1,0 +1,129 @@
+"""Training a supernet: every step trains the largest network, the smallest and two between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CandidateFailure
+from ..distillation import Batches, distillation_loss
+from ..prediction import pick_device
+from ..recovery import TrainingSettings
+from ..task import Task
+from ..training_steps import LARGEST_GRADIENT_NORM, one_cycle
+from .axis import StagesAxis
+from .choice import StageNetwork
+from .supernet import Supernet
+
+RANDOM_NETWORKS = 2
+"""Networks of a step besides the largest and the smallest (Yu & Huang, ICCV 2019, arXiv:1903.05134)."""
+
+
+def train_supernet(
+    axis: StagesAxis, task: Task, settings: TrainingSettings, *, outputs: int, teacher: nn.Module | None = None
+) -> Supernet:
+    """Return a trained supernet, on the CPU and in evaluation mode; its normalization is still to be re-estimated.
+
+    Each step takes the mean gradient of the largest, the smallest and ``RANDOM_NETWORKS`` random networks (sandwich
+    rule: Yu & Huang, Universally slimmable networks, arXiv:1903.05134). The largest learns from the targets and the
+    teacher as in :func:`~karui.spaces.recovery.train`, the others from the largest's outputs alone (Yu et al., BigNAS,
+    ECCV 2020, arXiv:2003.11142). The last weights are kept: no metric speaks for all networks at once. Torch's global
+    random generators are left as they were.
+
+    Args:
+        axis: The networks to train.
+        task: Data, loss and augmentation.
+        settings: How to train; its seed also decides the first weights and which networks are drawn. A supernet wants
+            more epochs than one network, and on digits it wanted five times the learning rate. What concerns averages
+            and hints is not read.
+        outputs: Length of the output vector.
+        teacher: The network that the largest learns from; left as it is.
+
+    Raises:
+        CandidateFailure: Where the loss is not a finite number.
+    """
+    device = pick_device(settings.device)
+    with _private_randomness(settings.seed, device), torch.enable_grad():
+        supernet = Supernet(axis, task.input_shape, outputs).to(device).train()
+        batches = Batches(task, settings.batch_size, teacher, seed=settings.seed, device=device)
+        sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches))
+        for epoch in range(1, settings.epochs + 1):
+            # one look per epoch: a look per step would make an accelerator wait, and what is not finite stays so
+            loss = float(torch.stack([sandwich.step(*batch) for batch in batches]).sum())
+            if not math.isfinite(loss):
+                raise CandidateFailure("supernet", f"the loss became {loss} in epoch {epoch} of {settings.epochs}")
+    supernet.set(axis.largest())
+    return supernet.cpu().eval()
+
+
+class _Sandwich:
+    """The optimizer's steps, counted over the whole training."""
+
+    def __init__(self, supernet: Supernet, task: Task, settings: TrainingSettings, total: int) -> None:
+        self._supernet, self._task, self._settings = supernet, task, settings
+        self._total, self._done = total, 0
+        self._draw = _Draw(Random(settings.seed))
+        self._optimizer = torch.optim.AdamW(
+            supernet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def step(self, inputs: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
+        """Make one step; return the mean loss of its networks, which is on the device still."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * one_cycle((self._done + 0.5) / self._total)
+        self._optimizer.zero_grad()
+        axis = self._supernet.axis
+        drawn = [axis.suggest(self._draw) for _ in range(RANDOM_NETWORKS)]
+        outputs = self._run(axis.largest(), inputs)
+        losses = [self._backward(self._loss_of_largest(outputs, targets, taught))]
+        softened = outputs.detach()
+        for choice in (axis.smallest(), *drawn):
+            outputs = self._run(choice, inputs)
+            losses.append(self._backward(distillation_loss(outputs, targets, softened, self._settings.temperature)))
+        nn.utils.clip_grad_norm_(self._supernet.parameters(), LARGEST_GRADIENT_NORM)
+        self._optimizer.step()
+        self._done += 1
+        return torch.stack(losses).sum()
+
+    def _run(self, choice: StageNetwork, inputs: Tensor) -> Tensor:
+        self._supernet.set(choice)
+        outputs: Tensor = self._supernet(inputs)
+        return outputs
+
+    def _backward(self, loss: Tensor) -> Tensor:
+        # the mean, so that gradients are clipped at the norm that holds for one network
+        share = loss / (2 + RANDOM_NETWORKS)
+        share.backward()  # type: ignore[no-untyped-call]
+        return share.detach()
+
+    def _loss_of_largest(self, outputs: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
+        loss = self._task.loss(outputs, targets)
+        if taught is None:
+            return loss
+        share = self._settings.distillation_weight
+        return (1.0 - share) * loss + share * distillation_loss(outputs, targets, taught, self._settings.temperature)
+
+
+class _Draw:
+    """A suggester that draws every choice uniformly."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+
+    def suggest_categorical(self, _name: str, choices: Sequence[Any]) -> Any:
+        return self._chance.choice(choices)
+
+
+@contextmanager
+def _private_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, and set them back afterwards."""
+    accelerators = [] if device.type == "cpu" else [device.index or 0]
+    with torch.random.fork_rng(devices=accelerators, device_type=device.type if accelerators else "cuda"):
+        torch.manual_seed(seed)
+        yield
