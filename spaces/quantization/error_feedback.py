@@ -41,7 +41,7 @@ def round_with_feedback(
     Returns:
         int8, shape of ``weight``, within the grid of so many bits.
     """
-    curvature = _damped(second_moments)
+    curvature = damped(second_moments)
     if curvature is None:
         return nearest.astype(np.int8)
     order = np.argsort(-np.diagonal(curvature, axis1=1, axis2=2), axis=1, kind="stable")
@@ -68,8 +68,8 @@ def round_with_feedback(
     return np.ascontiguousarray(np.swapaxes(result, 1, 2))
 
 
-def _damped(second_moments: np.ndarray) -> np.ndarray | None:
-    """Return H scaled to a mean diagonal of 1 and damped, None where it is not finite.
+def damped(second_moments: np.ndarray) -> np.ndarray | None:
+    """Return H scaled to a mean diagonal of 1 and damped, float64, None where it is not finite.
 
     Inputs that are always zero are left with the damping alone: nothing flows to or from them, and they are rounded
     to nearest, since they may be alive in use.

@@ -50,6 +50,31 @@ class _Watched:
         return 8 * self.unfolding.groups * self.columns**2
 
 
+class MomentSource:
+    """Yields the moments of layers' inputs as often as it is iterated, see :func:`input_moments`.
+
+    Where they come in a single portion it is computed only once; else memory forbids to keep them.
+
+    Args:
+        model: Float32 model with one input, not to be changed meanwhile.
+        layers: Layers of that model.
+        calibration: float32, shape (n, *input_shape).
+    """
+
+    def __init__(self, model: onnx.ModelProto, layers: list[Layer], calibration: np.ndarray) -> None:
+        self._arguments = (model, layers, calibration)
+        self._only: dict[str, Moments] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Moments]]:
+        """Yield the moments by node name, in portions that fit into memory."""
+        if self._only is not None:
+            yield self._only
+            return
+        for number, portion in enumerate(input_moments(*self._arguments)):
+            self._only = None if number else portion
+            yield portion
+
+
 def input_moments(
     model: onnx.ModelProto, layers: list[Layer], calibration: np.ndarray, *, seed: int = 0
 ) -> Iterator[dict[str, Moments]]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from .axis import Rounding
 from .error_feedback import round_with_feedback
 from .layers import Layer, read_weights
-from .moments import Moments, input_moments
+from .moments import Moments, MomentSource
 from .scales import along_axis, mse_scales, round_to_grid
+from .settings import QuantizationSettings
+from .shifts import Shifts, mean_shifts
 from .unfolding import as_rows, from_rows
-
-Shifts = dict[str, np.ndarray]
-"""By node name, what rounding takes from a layer's mean output, E[x] (W - W'), float64, shape (outputs,)."""
+from .zeroing import Zeroing, readers_of, zeroed_weights
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,13 @@ class RoundedWeight:
 
     Args:
         integers: int8, the shape of the weight.
-        scales: float32, one per index of the channel axis.
-        channel_axis: Axis that the scales belong to.
+        scales: float32, one per index of the channel axis, or shape (1,) where that is None.
+        channel_axis: Axis that the scales belong to; None for one scale in all.
     """
 
     integers: np.ndarray
     scales: np.ndarray
-    channel_axis: int
+    channel_axis: int | None
 
     @property
     def factors(self) -> np.ndarray:
@@ -45,68 +44,74 @@ class RoundedWeight:
 
 
 def round_weights(
-    model: onnx.ModelProto, layers: list[Layer], bits: dict[str, int], *, rounding: Rounding, calibration: np.ndarray
+    model: onnx.ModelProto,
+    layers: list[Layer],
+    bits: dict[str, int],
+    *,
+    settings: QuantizationSettings,
+    calibration: np.ndarray,
+    given: Mapping[str, RoundedWeight] | None = None,
+    zeroing: Zeroing | None = None,
 ) -> tuple[dict[str, RoundedWeight], Shifts]:
     """Return the rounded weights by name, and the shifts of the layers' outputs; the model is left as it is.
+
+    Weights that are zeroed as well are zeroed first, the others making good for them; what is left is rounded by the
+    same second moments, and neither ever moves a zero: both steps of "Optimal Brain Compression" (Frantar and Alistarh,
+    NeurIPS 2022), as SparseGPT (ICML 2023) does them in one pass.
 
     Args:
         model: Float32 model, its nodes named.
         layers: Layers of that model.
         bits: Bits of each weight by name.
-        rounding: ``nearest``, or ``feedback`` for :func:`round_with_feedback` on the layers' calibration inputs.
-            Rounding to nearest looks at no inputs and so tells no shifts.
+        settings: How weights are rounded: ``feedback`` means :func:`round_with_feedback` on the layers' calibration
+            inputs; rounding to nearest looks at no inputs, and so makes good for nothing and tells no shifts.
         calibration: float32, shape (n, *input_shape).
+        given: Weights that are on their grid already, as training has left them; they are taken as they are, and have
+            no part in zeroing.
+        zeroing: How many weights are zeroed, and where; none but those that are zero already where None.
     """
-    axes = {layer.weight_name: layer.channel_axis for layer in layers}
+    given = given or {}
     weights = read_weights(model, set(bits))
-    rounded = {}
-    for name, weight in weights.items():
-        scales = mse_scales(weight, bits[name], axes[name])
-        rounded[name] = RoundedWeight(round_to_grid(weight, scales, bits[name], axes[name]), scales, axes[name])
-    if rounding == "nearest":
-        return rounded, {}
-    readers: dict[str, list[Layer]] = defaultdict(list)
-    for layer in layers:
-        readers[layer.weight_name].append(layer)
-    means: dict[str, np.ndarray] = {}
+    readers = readers_of([layer for layer in layers if layer.weight_name not in given])
     # Layers that share a weight stand side by side, so that their moments mostly come in one portion.
-    for moments in input_moments(model, [layer for name in readers for layer in readers[name]], calibration):
+    watched = [layer for name in readers for layer in readers[name]]
+    source: Iterable[dict[str, Moments]] = []
+    if settings.rounding == "feedback":
+        source = MomentSource(model, watched, calibration)
+    wanted = weights if zeroing is None else {**weights, **zeroed_weights(weights, readers, source, zeroing)}
+    axes = {layer.weight_name: layer.channel_axis for layer in layers}
+    # Scales fit what the weights have become: those of before clipped so much that 80 % zeros ruined a network.
+    rounded = {}
+    for name, weight in wanted.items():
+        axis = axes[name] if settings.granularity == "channel" else None
+        rounded[name] = given[name] if name in given else _nearest(weight, bits[name], axis)
+    means: dict[str, np.ndarray] = {}
+    for moments in source:
         means.update({node_name: found.mean for node_name, found in moments.items()})
         for name in readers:
             found = [moments[layer.node_name] for layer in readers[name] if layer.node_name in moments]
             if found:
-                rounded[name] = _with_feedback(weights[name], rounded[name], found, bits[name])
-    return rounded, _shifts(layers, weights, rounded, means)
+                rounded[name] = _with_feedback(wanted[name], rounded[name], axes[name], found, bits[name])
+    return rounded, mean_shifts(layers, weights, {name: each.values for name, each in rounded.items()}, means)
+
+
+def _nearest(weight: np.ndarray, bits: int, channel_axis: int | None) -> RoundedWeight:
+    scales = mse_scales(weight, bits, channel_axis)
+    return RoundedWeight(round_to_grid(weight, scales, bits, channel_axis), scales, channel_axis)
 
 
 def _with_feedback(
-    weight: np.ndarray, nearest: RoundedWeight, found: list[Moments], bits: int
+    weight: np.ndarray, nearest: RoundedWeight, axis: int, found: list[Moments], bits: int
 ) -> RoundedWeight:  # fmt: skip
-    """Round one weight for all layers that read it."""
+    """Round one weight, its outputs along the axis, for all layers that read it."""
     groups = len(found[0].second)
     if any(len(moments.second) != groups for moments in found):
         return nearest
-    axis = nearest.channel_axis
     integers = round_with_feedback(
         as_rows(weight, axis, groups),
-        nearest.scales.reshape(groups, -1),
+        np.broadcast_to(nearest.scales, weight.shape[axis]).reshape(groups, -1),
         np.sum([moments.second for moments in found], axis=0),
         as_rows(nearest.integers, axis, groups),
         bits,
     )
-    return RoundedWeight(from_rows(integers, weight.shape, axis), nearest.scales, axis)
-
-
-def _shifts(
-    layers: list[Layer],
-    weights: dict[str, np.ndarray],
-    rounded: dict[str, RoundedWeight],
-    means: dict[str, np.ndarray],
-) -> Shifts:
-    shifts = {}
-    for layer in layers:
-        if (mean := means.get(layer.node_name)) is not None and np.isfinite(mean).all():
-            lost = weights[layer.weight_name].astype(np.float64) - rounded[layer.weight_name].values
-            rows = as_rows(lost, layer.channel_axis, len(mean))
-            shifts[layer.node_name] = np.einsum("gok,gk->go", rows, mean).reshape(-1)
-    return shifts
+    return RoundedWeight(from_rows(integers, weight.shape, axis), nearest.scales, nearest.channel_axis)

@@ -18,17 +18,21 @@ from torch import nn
 
 from karui.spaces.export import export_onnx
 from karui.spaces.onnx_file import constants_to_initializers
-from karui.spaces.quantization.axis import Rounding
+from karui.spaces.quantization.allocation import uniform_bits
 from karui.spaces.quantization.bias_correction import correct_biases
+from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.error_feedback import DAMPING, round_with_feedback
-from karui.spaces.quantization.layers import bits_of_layers, find_layers, name_nodes
+from karui.spaces.quantization.layers import find_layers, name_nodes
 from karui.spaces.quantization.moments import MOST_ROWS, Moments, input_moments
 from karui.spaces.quantization.quantize import quantize
 from karui.spaces.quantization.rounding import round_weights
 from karui.spaces.quantization.scales import mse_scales, round_to_grid
+from karui.spaces.quantization.settings import QuantizationSettings, Rounding
 from karui.spaces.quantization.unfolding import as_rows, from_rows
 
 LIMITS = {2: (-2, 1), 3: (-4, 3), 4: (-8, 7), 5: (-16, 15), 6: (-32, 31), 7: (-64, 63), 8: (-127, 127)}
+
+FEEDBACK = QuantizationSettings()
 
 
 def correlated(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
@@ -342,14 +346,14 @@ def test_the_file_holds_the_integers_computed(
     tmp_path: Path, float_file: Path, images: np.ndarray, bits: int, activation_bits: int, rounding: Rounding
 ) -> None:
     path = tmp_path / "q.onnx"
-    quantize(
-        float_file, path, weight_bits=bits, activation_bits=activation_bits, calibration=images, rounding=rounding
-    )  # fmt: skip
+    settings = QuantizationSettings(rounding=rounding)
+    quantize(float_file, path, BitChoice(bits, activation_bits), calibration=images, settings=settings)
     model = loaded(float_file)
     layers = find_layers(model)
     most = 7 if activation_bits == 8 else 8
     weights, _ = round_weights(
-        model, layers, bits_of_layers(layers, bits, most_bits=most), rounding=rounding, calibration=images
+        model, layers, uniform_bits(layers, bits, most_bits=most),
+        settings=settings, calibration=images,
     )  # fmt: skip
     found = integers_in(onnx.load(path))
     assert len(found) == len(layers) == 5
@@ -371,8 +375,8 @@ def test_the_file_answers_more_like_the_float_file(
     roundings: tuple[Rounding, ...] = ("nearest", "feedback")
     for rounding in roundings:
         path = tmp_path / f"{rounding}.onnx"
-        options: dict[str, Any] = {"weight_bits": bits, "activation_bits": activation_bits, "rounding": rounding}
-        quantize(float_file, path, calibration=images, **options)
+        settings = QuantizationSettings(rounding=rounding)
+        quantize(float_file, path, BitChoice(bits, activation_bits), calibration=images, settings=settings)
         errors[rounding] = np.square(run(onnx.load(path), images) - expected).mean()
     assert errors["feedback"] < 0.5 * errors["nearest"]
 
@@ -392,7 +396,7 @@ def test_a_weight_that_two_layers_read_is_rounded_for_both(tmp_path: Path) -> No
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     inputs = correlated(rng, 64, 5).astype(np.float32)
-    weights, _ = round_weights(model, find_layers(model), {"weight": 3}, rounding="feedback", calibration=inputs)
+    weights, _ = round_weights(model, find_layers(model), {"weight": 3}, settings=FEEDBACK, calibration=inputs)
     scales = mse_scales(weight, 3, 1)
     nearest = round_to_grid(weight, scales, 3, 1)
     seen = np.concatenate([inputs, inputs @ weight])
@@ -426,7 +430,7 @@ def test_the_mean_output_of_a_layer_is_kept(
         else:
             model.graph.node[0].input.append("bias")
     before = run(model, inputs)
-    weights, shifts = round_weights(model, find_layers(model), {"weight": 2}, rounding="feedback", calibration=inputs)
+    weights, shifts = round_weights(model, find_layers(model), {"weight": 2}, settings=FEEDBACK, calibration=inputs)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights["weight"].values, "weight"))
     axes = (0, 2, 3) if kind == "Conv" else (0,)
     uncorrected = (run(model, inputs) - before).mean(axes)

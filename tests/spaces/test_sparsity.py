@@ -148,12 +148,9 @@ class FixedShape(nn.Module):
         return outputs
 
 
-@pytest.mark.parametrize("build", [FixedShape, lambda: models.shufflenet_v2_x0_5(weights=None)])
-def test_network_beyond_torch_pruning_fails_as_a_candidate(build: type[nn.Module]) -> None:
-    network = build()
-    channels = 1 if isinstance(network, FixedShape) else 3
+def test_network_beyond_torch_pruning_fails_as_a_candidate() -> None:
     with pytest.raises(CandidateFailure, match="sparsity: channels cannot be removed from this network"):
-        remove_channels(network, torch.zeros(2, channels, 8, 8), 0.5)
+        remove_channels(FixedShape(), torch.zeros(2, 1, 8, 8), 0.5)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
