@@ -36,7 +36,9 @@ from karui.spaces.candidate import CellNetwork
 from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.cells.network import build_cell_network
 from karui.spaces.export import export_onnx
+from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.quantize import quantize
+from karui.spaces.quantization.settings import QuantizationSettings
 from karui.spaces.recovery import TrainingSettings, train
 from karui.spaces.sparsity.channels import remove_channels
 from karui.spaces.task import Task
@@ -46,10 +48,10 @@ from karui.studies.tasks.digits import make_task
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 BITS = [(weights, activations) for weights in (2, 3, 4, 8) for activations in (8, 32)]
-ROUNDINGS: dict[str, dict[str, Any]] = {
-    "nearest": {"rounding": "nearest"},
-    "feedback": {"rounding": "feedback", "bias_correction": False},
-    "feedback + bias": {"rounding": "feedback", "bias_correction": True},
+ROUNDINGS = {
+    "nearest": QuantizationSettings(rounding="nearest"),
+    "feedback": QuantizationSettings(bias_correction="off"),
+    "feedback + bias": QuantizationSettings(),
 }
 CELL = CellNetwork(
     CellGenotype(
@@ -104,15 +106,16 @@ def _measure_seed(seed: int, folder: Path) -> Iterator[dict[str, Any]]:
             task.validation, task.metric, task.metric_name, "validation", threads=1, resampling_seconds=0.0
         )
         inputs = np.stack([task.validation[index][0].numpy() for index in range(len(task.validation))])  # type: ignore[arg-type]
-        calibration = task.calibration_batch(load_spec("digits").recovery.calibration_samples).numpy()
+        calibration = task.calibration_batch(load_spec("digits").quantization.calibration_samples).numpy()
         wanted = _outputs(source, inputs)
         float_accuracy = evaluator.measure(Artifact(source, file_digest(source)))[0].value
         for weight_bits, activation_bits in BITS:
-            for rounding, options in ROUNDINGS.items():
+            for rounding, settings in ROUNDINGS.items():
                 path = folder / "rounded.onnx"
                 begin = time.perf_counter()
-                bits: dict[str, Any] = {"weight_bits": weight_bits, "activation_bits": activation_bits}
-                quantize(source, path, **bits, calibration=calibration, **options)
+                bits = {"weight_bits": weight_bits, "activation_bits": activation_bits}
+                choice = BitChoice(weight_bits, activation_bits)
+                quantize(source, path, choice, calibration=calibration, settings=settings)
                 seconds = time.perf_counter() - begin
                 error = float(np.square(_outputs(path, inputs) - wanted).mean() / wanted.var())
                 accuracy = evaluator.measure(Artifact(path, file_digest(path)))[0].value

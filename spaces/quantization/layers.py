@@ -42,14 +42,6 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
     ]
 
 
-def bits_of_layers(layers: list[Layer], weight_bits: int, *, most_bits: int = 8) -> dict[str, int]:
-    """Return the bits of each weight by name: 8 for the first and the last layer, none more than ``most_bits``."""
-    bits = {layer.weight_name: weight_bits for layer in layers}
-    for layer in (layers[0], layers[-1]):
-        bits[layer.weight_name] = max(weight_bits, FIRST_AND_LAST_BITS)
-    return {name: min(wanted, most_bits) for name, wanted in bits.items()}
-
-
 def name_nodes(model: onnx.ModelProto) -> None:
     """Give every node a name of its own, in place: layers are known by it."""
     taken: set[str] = set()

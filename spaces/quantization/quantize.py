@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import EncodeError
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from ...errors import CandidateFailure
-from ..onnx_file import constants_to_initializers, open_session, read_model, write_model
-from .axis import Rounding
-from .layers import find_layers, name_nodes, read_weights, separate_shared_weights
-from .scales import FEWEST_BITS, MOST_BITS
-from .static import quantize_weights_and_activations
+from ..onnx_file import open_session, read_model, write_model
+from .allocation import spread_bits
+from .bias_correction import correct_biases
+from .bit_choice import BitChoice
+from .layers import LAYER_OPERATORS, Layer, find_layers
+from .learned import LearnedGrids
+from .preparation import RUNTIME_ERRORS, STAGE, check_calibration, prepare_layers
+from .rounding import round_weights
+from .scales import MOST_BITS
+from .settings import QuantizationSettings
+from .static import has_int8_kernel, quantize_weights_and_activations
 from .weight_only import quantize_weights
+from .zeroing import Zeroing, zero_weights_once
 
-_STAGE = "quantization"
 _PROBES = 2
 
-_RUNTIME_ERRORS = (
-    onnx.checker.ValidationError,
-    onnx.shape_inference.InferenceError,
-    EncodeError,
-    RuntimeError,
-    ValueError,
-    runtime_errors.EPFail,
-    runtime_errors.Fail,
-    runtime_errors.InvalidArgument,
-    runtime_errors.InvalidGraph,
-    runtime_errors.InvalidProtobuf,
-    runtime_errors.NotImplemented,
-    runtime_errors.RuntimeException,
-)
-"""What onnx and onnxruntime raise about a graph; TypeError, KeyError and their like are bugs and pass through, and so
-does OSError: a full disk is no fault of the candidate."""
+_OTHER_OPERATORS = ("ConvTranspose", "Einsum", "GRU", "Gather", "LSTM", "RNN")
+"""Operators whose weights are many, but stay float32."""
 
 
 @dataclass(frozen=True)
@@ -46,77 +37,137 @@ class QuantizationReach:
     Args:
         quantized_layers: Layers whose weight is now stored as integers.
         all_layers: Conv, Gemm and MatMul layers with a constant float32 weight.
+        left: Which nodes stay float32, and why, a text for each: layers that are not reached, products of two tensors
+            that are both computed, and operators of other kinds that hold weights.
     """
 
     quantized_layers: int
     all_layers: int
+    left: tuple[str, ...] = ()
 
 
 def quantize(
     source: Path,
     destination: Path,
+    choice: BitChoice,
     *,
-    weight_bits: int,
-    activation_bits: int,
     calibration: np.ndarray,
-    rounding: Rounding = "feedback",
-    bias_correction: bool = True,
+    settings: QuantizationSettings | None = None,
+    learned: LearnedGrids | None = None,
+    sensitivity: Path | None = None,
+    zeroing: Zeroing | None = None,
 ) -> QuantizationReach:
-    """Quantize a float32 ONNX file; its first and last layer keep (up to) 8 bits, and weights of zero stay zero.
+    """Quantize a float32 ONNX file; weights of zero stay zero.
 
     Args:
         source: Float32 file with one input, its batch axis free.
         destination: Where the result goes; it is written whole or not at all.
-        weight_bits: 2 to 8.
-        activation_bits: 8 for uint8 activations in QDQ form, 32 to leave them float32. Under uint8 activations no
-            weight takes more than 7 bits, the last of 8 being lost to saturation on many processors.
+        choice: The bits.
         calibration: Inputs from which the ranges of activations are taken, float32, shape (n, *input_shape), n >= 1.
-        rounding: ``nearest``, or ``feedback`` to round each layer so that its outputs on the calibration inputs change
-            least (OBQ and GPTQ, see :func:`round_with_feedback`).
-        bias_correction: With ``feedback``, add to the biases what rounding takes from the layers' mean outputs.
+        settings: How weights and activations are rounded.
+        learned: Grids that training has found; these weights and activations take them as they are.
+        sensitivity: Where the table that a budget of bits is spread by is kept for the next time; one table serves all
+            budgets of a float32 file. None to keep it nowhere.
+        zeroing: Weights to zero in the same pass, the others making good for them.
 
     Raises:
         CandidateFailure: Where onnx or onnxruntime rejects the graph, nothing can be quantized, or the result
             computes a non-finite value.
-        ValueError: Where the bits or the calibration inputs have no meaning.
+        ValueError: Where the calibration inputs have no meaning.
     """
-    _check_arguments(weight_bits, activation_bits, calibration)
-    model = read_model(source, _STAGE)
-    name_nodes(model)
-    constants_to_initializers(model)
-    separate_shared_weights(model)
-    layers = find_layers(model)
-    if not layers:
-        raise CandidateFailure(_STAGE, f"{source.name} holds no Conv, Gemm or MatMul with a constant float32 weight")
-    for name, weight in read_weights(model, {layer.weight_name for layer in layers}).items():
-        if not np.isfinite(weight).all():
-            raise CandidateFailure(_STAGE, f"the weight {name} holds a non-finite value (NaN or inf)")
+    settings, learned = settings or QuantizationSettings(), learned or LearnedGrids()
+    check_calibration(calibration)
+    model = read_model(source, STAGE)
+    layers = prepare_layers(model, source.name)
+    inputs = calibration.astype(np.float32, copy=False)
+    with_activations = choice.activation_bits == MOST_BITS
+    reached = [layer for layer in layers if has_int8_kernel(model, layer)] if with_activations else layers
+    left = tuple(_left(model, layers, reached))
+    try:
+        bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity)
+        model = _quantize(model, reached, bits, inputs, settings, learned, zeroing, with_activations)
+        _check_result(model, inputs[:_PROBES])
+    except RUNTIME_ERRORS as error:
+        raise CandidateFailure(STAGE, f"{type(error).__name__}: {error}") from error
+    write_model(model, destination, STAGE)
+    return QuantizationReach(len(layers) - len(find_layers(model)), len(layers), left)
+
+
+def zero_weights(
+    source: Path,
+    destination: Path,
+    zeroing: Zeroing,
+    *,
+    calibration: np.ndarray,
+    settings: QuantizationSettings | None = None,
+) -> None:
+    """Zero weights of a float32 ONNX file that stays float32, the other weights making good for them.
+
+    Args:
+        source: As for :func:`quantize`, and so are ``destination`` and ``calibration``.
+        destination: Where the result goes.
+        zeroing: How many weights, and where.
+        calibration: float32, shape (n, *input_shape).
+        settings: Whether anything is made good, and biases corrected.
+
+    Raises:
+        CandidateFailure: As :func:`quantize` does.
+        ValueError: Where the calibration inputs have no meaning.
+    """
+    settings = settings or QuantizationSettings()
+    check_calibration(calibration)
+    model = read_model(source, STAGE)
+    layers = prepare_layers(model, source.name)
     inputs = calibration.astype(np.float32, copy=False)
     try:
-        if activation_bits == MOST_BITS:
-            model = quantize_weights_and_activations(model, weight_bits, inputs, rounding, bias_correction)
-        else:
-            quantize_weights(model, weight_bits, inputs, rounding, bias_correction)
+        shifts = zero_weights_once(model, layers, zeroing=zeroing, settings=settings, calibration=inputs)
+        if settings.bias_correction == "on":
+            correct_biases(model, shifts)
         _check_result(model, inputs[:_PROBES])
-    except _RUNTIME_ERRORS as error:
-        raise CandidateFailure(_STAGE, f"{type(error).__name__}: {error}") from error
-    write_model(model, destination, _STAGE)
-    return QuantizationReach(quantized_layers=len(layers) - len(find_layers(model)), all_layers=len(layers))
+    except RUNTIME_ERRORS as error:
+        raise CandidateFailure(STAGE, f"{type(error).__name__}: {error}") from error
+    write_model(model, destination, STAGE)
 
 
-def _check_arguments(weight_bits: int, activation_bits: int, calibration: np.ndarray) -> None:
-    if not FEWEST_BITS <= weight_bits <= MOST_BITS:
-        raise ValueError(f"weight_bits must be within {FEWEST_BITS}..{MOST_BITS}, got {weight_bits}")
-    if activation_bits not in (8, 32):
-        raise ValueError(f"activation_bits must be 8 or 32, got {activation_bits}")
-    if calibration.ndim < 1 or len(calibration) < 1:
-        raise ValueError(f"calibration needs at least one input, got shape {calibration.shape}")
-    if not np.isfinite(calibration).all():
-        raise ValueError("the calibration inputs hold a non-finite value (NaN or inf)")
+def _quantize(
+    model: onnx.ModelProto,
+    layers: list[Layer],
+    bits: dict[str, int],
+    inputs: np.ndarray,
+    settings: QuantizationSettings,
+    learned: LearnedGrids,
+    zeroing: Zeroing | None,
+    with_activations: bool,
+) -> onnx.ModelProto:
+    """Return the quantized model; the given one is changed."""
+    weights, shifts = round_weights(
+        model, layers, bits, settings=settings, calibration=inputs, given=learned.weights_of(model), zeroing=zeroing
+    )
+    if settings.bias_correction == "on":
+        correct_biases(model, shifts)
+    if with_activations:
+        return quantize_weights_and_activations(model, weights, inputs, settings, learned.activations)
+    quantize_weights(model, weights, layers)
+    return model
+
+
+def _left(model: onnx.ModelProto, layers: list[Layer], reached: list[Layer]) -> Iterator[str]:
+    """Say of each node that stays float32 why it does."""
+    known, taken = {layer.node_name for layer in layers}, {layer.node_name for layer in reached}
+    constants = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) >= 2}
+    for node in model.graph.node:
+        what = f"{node.op_type} {node.name}"
+        if node.name in known - taken:
+            yield f"{what}: a product with a stack of matrices has no int8 kernel"
+        elif node.op_type in LAYER_OPERATORS and node.name not in known:
+            where = "is its first factor" if node.input[0] in constants else "is no constant float32 tensor"
+            yield f"{what}: the weight {where}"
+        elif node.op_type in _OTHER_OPERATORS and constants.intersection(node.input):
+            yield f"{what}: weights of this operator stay float32"
 
 
 def _check_result(model: onnx.ModelProto, inputs: np.ndarray) -> None:
     session = open_session(model)
     for output in session.run(None, {session.get_inputs()[0].name: inputs}):
         if not np.isfinite(output).all():
-            raise CandidateFailure(_STAGE, "the quantized network's output holds a non-finite value (NaN or inf)")
+            raise CandidateFailure(STAGE, "the quantized network's output holds a non-finite value (NaN or inf)")

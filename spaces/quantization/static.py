@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from ..candidate import MOST_BITS_BESIDE_INT8
-from .axis import Rounding
-from .bias_correction import correct_biases
-from .layers import LAYER_OPERATORS, Layer, bits_of_layers, find_layers
-from .rounding import RoundedWeight, round_weights
+from .activation_ranges import BATCH, activation_grids, float_activations, within_activation_functions
+from .layers import LAYER_OPERATORS, Layer, find_layers
+from .learned import ActivationGrid
+from .rounding import RoundedWeight
+from .settings import QuantizationSettings
 
 QUANTIZED_OPERATORS = (
     *LAYER_OPERATORS,
@@ -51,15 +51,12 @@ QUANTIZED_OPERATORS = (
 ``HardSwish``, ``BatchNormalization`` and ``ReduceMean`` have no such kernel, ``Softmax`` loses too much."""
 
 
-_BATCH = 32
-
-
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     """Hands calibration inputs to the runtime, a batch at a time."""
 
     def __init__(self, input_name: str, inputs: np.ndarray) -> None:
-        starts = range(0, len(inputs), _BATCH)
-        self._feeds = iter([{input_name: inputs[start : start + _BATCH]} for start in starts])
+        starts = range(0, len(inputs), BATCH)
+        self._feeds = iter([{input_name: inputs[start : start + BATCH]} for start in starts])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next feed, None after the last."""
@@ -67,24 +64,26 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantize_weights_and_activations(
-    model: onnx.ModelProto, weight_bits: int, calibration: np.ndarray, rounding: Rounding, bias_correction: bool
+    model: onnx.ModelProto,
+    weights: dict[str, RoundedWeight],
+    calibration: np.ndarray,
+    settings: QuantizationSettings,
+    activations: Mapping[str, ActivationGrid],
 ) -> onnx.ModelProto:
-    """Return the QDQ model: signed per-channel int8 weights within their bits, unsigned activations (min-max).
+    """Return the QDQ model: signed int8 weights within their bits, unsigned activations.
 
     Args:
-        model: Float32 model; its weights are rounded to their grid in place.
-        weight_bits: 2 to 8; more than ``MOST_BITS_BESIDE_INT8`` are taken as that many.
+        model: Float32 model; its weights are replaced by their rounded values in place.
+        weights: The rounded weights by name; layers whose weight is not among them stay float32.
         calibration: Inputs from which the ranges of activations are taken, shape (n, *input_shape).
-        rounding: How weights are rounded, see :func:`round_weights`.
-        bias_correction: Whether biases make good the shifts that ``round_weights`` tells.
+        settings: How ranges are taken.
+        activations: Grids of activations that are known already, by tensor name; no range is taken for these. Names
+            of no tensor of the model are passed over, and so are tensors that take the grid of the one they are moved
+            from, as the output of a MaxPool does.
     """
-    layers = [layer for layer in find_layers(model) if _has_int8_kernel(model, layer)]
-    reached = {layer.node_name for layer in layers}
-    bits = bits_of_layers(layers, weight_bits, most_bits=MOST_BITS_BESIDE_INT8) if layers else {}
-    weights, shifts = round_weights(model, layers, bits, rounding=rounding, calibration=calibration)
-    overrides = _replace_weights(model, weights)
-    if bias_correction:
-        correct_biases(model, shifts)
+    reached = {layer.node_name for layer in find_layers(model) if layer.weight_name in weights}
+    grids = {**activation_grids(model, calibration, settings.activation_ranges), **activations}
+    overrides = _replace_weights(model, weights) | _activation_overrides(model, grids)
     excluded = [node.name for node in model.graph.node if node.op_type in LAYER_OPERATORS and node.name not in reached]
     # The mark of onnxruntime's own pre-processing; ours is the exporter's folding and remove_identities.
     mark = model.metadata_props.add()
@@ -112,8 +111,8 @@ def quantize_weights_and_activations(
     return quantized
 
 
-def _has_int8_kernel(model: onnx.ModelProto, layer: Layer) -> bool:
-    """The int8 matrix product takes weights of two axes only."""
+def has_int8_kernel(model: onnx.ModelProto, layer: Layer) -> bool:
+    """Say whether a layer can be computed in int8: the matrix product takes weights of two axes only."""
     node = next(node for node in model.graph.node if node.name == layer.node_name)
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == layer.weight_name)
     return node.op_type == "Conv" or len(weight.dims) == 2
@@ -127,11 +126,23 @@ def _replace_weights(model: onnx.ModelProto, weights: dict[str, RoundedWeight]) 
     for name, rounded in weights.items():
         # Already on the grid here: onnxruntime rounds to nearest, and clips to 8 bits only.
         tensors[name].CopyFrom(numpy_helper.from_array(rounded.values, name))
+        axis = {} if rounded.channel_axis is None else {"axis": rounded.channel_axis}
         overrides[name] = [
-            {"quant_type": QuantType.QInt8, "axis": rounded.channel_axis, "scale": scale, "zero_point": zero}
-            for scale in rounded.scales
+            {"quant_type": QuantType.QInt8, "scale": scale, "zero_point": zero, **axis} for scale in rounded.scales
         ]
     return overrides
+
+
+def _activation_overrides(
+    model: onnx.ModelProto, grids: Mapping[str, ActivationGrid]
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    """Return the grids in the form that onnxruntime takes them."""
+    known = float_activations(model) if grids else set()
+    return {
+        name: [{"scale": np.array(grid.scale, np.float32), "zero_point": np.array(grid.zero_point, np.uint8)}]
+        for name, grid in within_activation_functions(model, grids).items()
+        if name in known
+    }
 
 
 @contextlib.contextmanager

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from ..onnx_file import drop_unread_initializers
-from .axis import Rounding
-from .bias_correction import correct_biases
-from .layers import bits_of_layers, find_layers
-from .rounding import round_weights
+from .layers import Layer
+from .rounding import RoundedWeight
 
 
-def quantize_weights(
-    model: onnx.ModelProto, weight_bits: int, calibration: np.ndarray, rounding: Rounding, bias_correction: bool
-) -> None:
+def quantize_weights(model: onnx.ModelProto, weights: dict[str, RoundedWeight], layers: list[Layer]) -> None:
     """Store each layer's weight as int8 that the runtime casts and multiplies by its scales at load, in place.
 
     ``DequantizeLinear`` would say the same, but ONNX Runtime does not fold it: it ran at every inference.
 
     Args:
         model: Float32 model.
-        weight_bits: 2 to 8.
-        calibration: Inputs that error feedback sees, shape (n, *input_shape).
-        rounding: How weights are rounded, see :func:`round_weights`.
-        bias_correction: Whether biases make good the shifts that ``round_weights`` tells.
+        weights: The rounded weights by name.
+        layers: The layers that read them.
     """
-    layers = find_layers(model)
-    bits = bits_of_layers(layers, weight_bits)
     nodes = {node.name: node for node in model.graph.node}
     unpacking: list[onnx.NodeProto] = []
-    weights, shifts = round_weights(model, layers, bits, rounding=rounding, calibration=calibration)
-    if bias_correction:
-        correct_biases(model, shifts)
     for name, rounded in weights.items():
         model.graph.initializer.append(numpy_helper.from_array(rounded.integers, f"{name}#integers"))
         model.graph.initializer.append(numpy_helper.from_array(rounded.factors, f"{name}#scales"))
@@ -42,7 +30,7 @@ def quantize_weights(
     for layer in layers:
         nodes[layer.node_name].input[1] = f"{layer.weight_name}#weight"
     prepend_nodes(model, unpacking)
-    drop_unread_initializers(model, among=set(bits))
+    drop_unread_initializers(model, among=set(weights))
 
 
 def prepend_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:

@@ -23,10 +23,13 @@ from torch import nn
 from karui.errors import CandidateFailure
 from karui.spaces.export import export_onnx
 from karui.spaces.quantization import static
+from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.layers import find_layers
 from karui.spaces.quantization.quantize import QuantizationReach, quantize
 from karui.spaces.quantization.scales import mse_scales, round_to_grid
+from karui.spaces.quantization.settings import QuantizationSettings
 
+NEAREST = QuantizationSettings(rounding="nearest")
 LIMITS = {2: (-2, 1), 3: (-4, 3), 4: (-8, 7), 5: (-16, 15), 6: (-32, 31), 7: (-64, 63), 8: (-127, 127)}
 BITS = st.integers(2, 8)
 WEIGHTS = hnp.arrays(
@@ -192,7 +195,7 @@ def test_float_activations_compute_what_rounded_weights_compute(
     tmp_path: Path, network: Residual, float_file: Path, images: np.ndarray, bits: int
 ) -> None:
     path = tmp_path / "weights.onnx"
-    reach = quantize(float_file, path, weight_bits=bits, activation_bits=32, calibration=images, rounding="nearest")
+    reach = quantize(float_file, path, BitChoice(bits, 32), calibration=images, settings=NEAREST)
     assert reach == QuantizationReach(quantized_layers=5, all_layers=5)
     with torch.no_grad():
         expected = fake_quantized(network, [8, bits, bits, bits, 8])(torch.from_numpy(images)).numpy()
@@ -205,7 +208,7 @@ def test_integer_activations_stay_near_the_twin_with_float_ones(
     tmp_path: Path, network: Residual, float_file: Path, images: np.ndarray, bits: int
 ) -> None:
     path = tmp_path / "static.onnx"
-    reach = quantize(float_file, path, weight_bits=bits, activation_bits=8, calibration=images, rounding="nearest")
+    reach = quantize(float_file, path, BitChoice(bits, 8), calibration=images, settings=NEAREST)
     assert reach == QuantizationReach(quantized_layers=5, all_layers=5)
     inner = min(bits, 7)
     with torch.no_grad():
@@ -223,9 +226,7 @@ def test_integers_are_those_of_the_grid_and_the_ends_keep_more_bits(
     tmp_path: Path, network: Residual, float_file: Path, images: np.ndarray, bits: int, activation_bits: int
 ) -> None:
     path = tmp_path / "weights.onnx"
-    quantize(
-        float_file, path, weight_bits=bits, activation_bits=activation_bits, calibration=images, rounding="nearest"
-    )
+    quantize(float_file, path, BitChoice(bits, activation_bits), calibration=images, settings=NEAREST)
     # Under integer activations 8 bits would saturate on many processors.
     ends, inner = (7, min(bits, 7)) if activation_bits == 8 else (8, bits)
     for layer, found, layer_bits in zip(
@@ -245,7 +246,7 @@ def test_zeros_stay_zeros(tmp_path: Path, network: Residual, images: np.ndarray,
         layer.weight.data[0] = 0.0
     export_onnx(sparse, torch.randn(2, 3, 10, 10), tmp_path / "sparse.onnx")
     path = tmp_path / "quantized.onnx"
-    quantize(tmp_path / "sparse.onnx", path, weight_bits=4, activation_bits=activation_bits, calibration=images)
+    quantize(tmp_path / "sparse.onnx", path, BitChoice(4, activation_bits), calibration=images)
     for layer, found in zip(sparse.layers(), integer_weights(path), strict=True):
         assert not found[layer.weight.detach().numpy() == 0].any()
 
@@ -259,7 +260,7 @@ def test_a_large_bias_over_tiny_weights_does_not_overflow(tmp_path: Path, images
         tiny.weight[1] *= 1e-9
         tiny.bias[1] = 3.0
     export_onnx(network, torch.randn(2, 3, 10, 10), tmp_path / "float.onnx")
-    quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", weight_bits=4, activation_bits=8, calibration=images)
+    quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", BitChoice(4, 8), calibration=images)
     expected, found = run_file(tmp_path / "float.onnx", images), run_file(tmp_path / "q.onnx", images)
     assert np.abs(found - expected).max() < 0.25 * np.ptp(expected)
     smallest, largest = LIMITS[4]
@@ -279,7 +280,7 @@ def test_families_run_in_eight_bits(tmp_path: Path, family: str) -> None:
         network(inputs)
     export_onnx(network, inputs[:2], tmp_path / "float.onnx")
     path, calibration = tmp_path / "q.onnx", inputs.numpy()
-    reach = quantize(tmp_path / "float.onnx", path, weight_bits=8, activation_bits=8, calibration=calibration)
+    reach = quantize(tmp_path / "float.onnx", path, BitChoice(8, 8), calibration=calibration)
     layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in network.modules())
     assert reach == QuantizationReach(layers, layers)
     operators = optimized_operators(path)
@@ -316,7 +317,7 @@ def test_each_output_of_a_matrix_has_its_scale(tmp_path: Path, activation_bits: 
     path = tmp_path / "matrices.onnx"
     matrix_file(path, first, second.T.copy() if transposed else second, transB=transposed)
     inputs = rng.normal(size=(64, 6)).astype(np.float32)
-    quantize(path, tmp_path / "q.onnx", weight_bits=8, activation_bits=activation_bits, calibration=inputs)
+    quantize(path, tmp_path / "q.onnx", BitChoice(8, activation_bits), calibration=inputs)
     found = integer_weights(tmp_path / "q.onnx")
     assert (np.abs(found[0]).max(axis=0) > 45).all()
     assert (np.abs(found[1]).max(axis=1 if transposed else 0) > 45).all()
@@ -337,8 +338,7 @@ def test_one_weight_read_along_two_axes_is_quantized_along_each(tmp_path: Path, 
     reach = quantize(
         tmp_path / "shared.onnx",
         tmp_path / "q.onnx",
-        weight_bits=8,
-        activation_bits=activation_bits,
+        BitChoice(8, activation_bits),
         calibration=inputs,
     )
     assert reach == QuantizationReach(2, 2)
@@ -363,8 +363,9 @@ def test_a_weight_of_three_axes_is_left_float_and_said_to_be(tmp_path: Path) -> 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.save(model, tmp_path / "float.onnx")
     inputs = rng.normal(size=(8, 2, 6, 3)).astype(np.float32)
-    reach = quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", weight_bits=8, activation_bits=8, calibration=inputs)
-    assert reach == QuantizationReach(quantized_layers=1, all_layers=2)
+    reach = quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", BitChoice(8, 8), calibration=inputs)
+    assert (reach.quantized_layers, reach.all_layers) == (1, 2)
+    assert [text.split(": ")[1] for text in reach.left] == ["a product with a stack of matrices has no int8 kernel"]
     assert [layer.weight_name for layer in find_layers(onnx.load(tmp_path / "q.onnx"))] == ["stacked"]
     expected = inputs @ stacked @ last
     assert np.abs(run_file(tmp_path / "q.onnx", inputs) - expected).max() < 0.03 * np.abs(expected).max()
@@ -380,7 +381,7 @@ def test_integer_kernels_compute_what_the_float_graph_computes(tmp_path: Path) -
         parameter.data.abs_()
     inputs = torch.rand(32, 3, 10, 10)
     export_onnx(network, inputs[:2], tmp_path / "float.onnx")
-    quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", weight_bits=8, activation_bits=8, calibration=inputs.numpy())
+    quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", BitChoice(8, 8), calibration=inputs.numpy())
     fused = run_file(tmp_path / "q.onnx", inputs.numpy())
     unfused = run_file(tmp_path / "q.onnx", inputs.numpy(), fused=False)
     step = np.ptp(np.append(unfused, 0)) / 255
@@ -397,7 +398,7 @@ def test_nothing_is_said_and_nothing_is_left_behind(
     before = (list(root.handlers), list(root.filters), root.level, logging.getLogger("onnxruntime").level)
     for activation_bits in (8, 32):
         quantize(
-            float_file, tmp_path / "q.onnx", weight_bits=4, activation_bits=activation_bits, calibration=images
+            float_file, tmp_path / "q.onnx", BitChoice(4, activation_bits), calibration=images
         )  # fmt: skip
     assert capfd.readouterr() == ("", "")
     assert (list(root.handlers), list(root.filters), root.level, logging.getLogger("onnxruntime").level) == before
@@ -412,9 +413,7 @@ def test_other_widths_are_a_mistake_of_the_caller(
     tmp_path: Path, float_file: Path, images: np.ndarray, weight_bits: int, activation_bits: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        quantize(
-            float_file, tmp_path / "q", weight_bits=weight_bits, activation_bits=activation_bits, calibration=images
-        )
+        quantize(float_file, tmp_path / "q", BitChoice(weight_bits, activation_bits), calibration=images)
 
 
 @pytest.mark.parametrize("inputs", [np.empty((0, 3, 10, 10)), np.full((2, 3, 10, 10), np.nan)])
@@ -422,7 +421,7 @@ def test_calibration_without_numbers_is_a_mistake_of_the_caller(
     tmp_path: Path, float_file: Path, inputs: np.ndarray
 ) -> None:
     with pytest.raises(ValueError, match="calibration"):
-        quantize(float_file, tmp_path / "q", weight_bits=4, activation_bits=8, calibration=inputs.astype(np.float32))
+        quantize(float_file, tmp_path / "q", BitChoice(4, 8), calibration=inputs.astype(np.float32))
 
 
 @pytest.mark.parametrize("activation_bits", [8, 32])
@@ -443,9 +442,7 @@ def test_what_cannot_be_quantized_says_why(tmp_path: Path, images: np.ndarray, a
     }
     for name, reason in reasons.items():
         with pytest.raises(CandidateFailure, match=reason) as caught:
-            quantize(
-                tmp_path / name, tmp_path / "q", weight_bits=4, activation_bits=activation_bits, calibration=images
-            )
+            quantize(tmp_path / name, tmp_path / "q", BitChoice(4, activation_bits), calibration=images)
         assert caught.value.stage == "quantization"
     assert not (tmp_path / "q").exists()
 
@@ -459,4 +456,4 @@ def test_a_bug_is_not_taken_for_a_bad_candidate(
 
     monkeypatch.setattr(static, "quantize_static", broken)
     with pytest.raises(bug, match="a bug"):
-        quantize(float_file, tmp_path / "q", weight_bits=4, activation_bits=8, calibration=images)
+        quantize(float_file, tmp_path / "q", BitChoice(4, 8), calibration=images)
