@@ -1,0 +1,58 @@
+"""Where the training begins: at the integers and biases that rounding after training gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..quantization.rounding import RoundedWeight, round_weights
+from ..quantization.settings import QuantizationSettings
+from .matching import Exported, along
+from .network import QuantizedModule, module_of
+
+
+def round_after_training(
+    folded: nn.Module,
+    exported: Exported,
+    bits: Mapping[str, int],
+    calibration: np.ndarray,
+    settings: QuantizationSettings,
+) -> dict[str, tuple[RoundedWeight, int]]:
+    """Return integers and scales of the modules' weights, and their bits; biases are corrected in place."""
+    readers = {name: layers for name, layers in exported.readers.items() if name in bits}
+    read = {layer.node_name for layers in readers.values() for layer in layers}
+    bits_of_weight: dict[str, int] = {}
+    for name, layers in readers.items():
+        for layer in layers:
+            bits_of_weight[layer.weight_name] = max(bits[name], bits_of_weight.get(layer.weight_name, 0))
+    reached = [layer for layer in exported.layers if layer.node_name in read]
+    rounded, shifts = round_weights(exported.model, reached, bits_of_weight, settings=settings, calibration=calibration)
+    if settings.bias_correction == "on":
+        for name, layers in readers.items():
+            found = [shifts[layer.node_name] for layer in layers if layer.node_name in shifts]
+            _shift_bias(module_of(folded, name), found)
+    return {
+        name: (along(rounded[layers[0].weight_name], layers[0]), bits_of_weight[layers[0].weight_name])
+        for name, layers in readers.items()
+    }
+
+
+def _shift_bias(module: QuantizedModule, shifts: list[np.ndarray]) -> None:
+    """Add to a bias, where there is one, what rounding takes from the mean output, on average over all readers."""
+    if shifts and isinstance(module.bias, nn.Parameter):
+        with torch.no_grad():
+            module.bias.add_(torch.from_numpy(np.mean(shifts, axis=0)).to(module.bias.dtype))
+
+
+def grouped_by_input(tensors: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return the modules in groups of those that read a tensor in common, directly or through others."""
+    groups: list[tuple[list[str], set[str]]] = []
+    for name, read in tensors.items():
+        touched = [group for group in groups if group[1] & read]
+        names = [member for group in touched for member in group[0]]
+        groups = [group for group in groups if group not in touched]
+        groups.append(([*names, name], read.union(*(group[1] for group in touched))))
+    return [names for names, _ in groups]
