@@ -161,7 +161,7 @@ class SearchLoop:
         if self.space.bits is None or not any(stage.stage == "recovery" for stage in outcome.stages):
             return
         for _ in range(self.followers):
-            self.study.enqueue_trial(self.space.network_parameters(trial.params), user_attrs={FOLLOWER: True})
+            self.study.enqueue_trial(self.space.follower_parameters(trial.params), user_attrs={FOLLOWER: True})
 
     def _queue_sibling(self, trial: Trial) -> None:
         """Where the sampler chose bits for a follower that are known already, choose others at random."""

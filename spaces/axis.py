@@ -17,6 +17,14 @@ class Suggester(Protocol):
         """Return one of the choices for the parameter of this name."""
 
 
+def choose(trial: Suggester, name: str, choices: Sequence[T]) -> T:
+    """Return one of the choices; where there is only one, the trial is not asked: nothing is searched."""
+    if len(choices) == 1:
+        return choices[0]
+    chosen: T = trial.suggest_categorical(name, choices)
+    return chosen
+
+
 class AxisModel(BaseModel):
     """Base of the axes: frozen, and strict about unknown keys."""
 

@@ -1,8 +1,8 @@
-"""Candidate -> Artifact: the one fixed order of stages, with the dear one cached.
+"""Candidate -> Artifact: the one fixed order of stages, with the dear ones cached.
 
-architecture -> (channels removed, weights zeroed while recovering) -> export -> quantization -> packing. All candidates
-that share the network before quantization share its float32 file, which is trained once and kept under the digest of
-everything that went into it.
+architecture -> (channels removed, weights zeroed while recovering) -> export -> (training with rounded weights) ->
+quantization -> packing. All candidates that share the network before quantization share its float32 file, which is
+trained once and kept under the digest of everything that went into it; so is a network trained with rounded weights.
 """
 
 from __future__ import annotations
@@ -13,29 +13,38 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from ..errors import CandidateFailure
+from .architect import Architect, is_warm, training_settings
 from .artifact import Artifact, StageRecord, file_digest
+from .aware.training import AwareResult, bits_by_module, learned_grids, train_aware
 from .build_settings import BuildSettings
-from .candidate import FLOAT_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
-from .cells.network import build_cell_network
+from .candidate import FLOAT_BITS, Baseline, Candidate
 from .export import PARITY_SAMPLES, export_onnx
 from .packing import pack
-from .quantization.quantize import quantize
-from .recovery import TrainingSettings, train
-from .sparsity.channels import remove_channels
-from .students.families import build_family
-from .students.names import SHALLOWER
-from .students.shallower import shallower
+from .quantization.allocation import spread_bits
+from .quantization.bit_choice import BitChoice
+from .quantization.learned import LearnedGrids
+from .quantization.quantize import quantize, zero_weights
+from .quantization.settings import QuantizationSettings
+from .quantization.zeroing import Zeroing
+from .recovery import train
+from .stages.axis import StagesAxis
+from .stages.choice import StageNetwork
 from .task import Task
 
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 """Raised when a change of the code changes the networks that the same settings give."""
+
+_LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_supernet"}
+"""Settings that do not touch a network before it is quantized, or only those of a supernet."""
 
 
 class Builder:
@@ -46,18 +55,33 @@ class Builder:
         settings: What all candidates of the study share.
         folder: Where networks and files are kept.
         seed: Seed of all training.
+        quantization: How weights and activations are rounded.
+        stages: The axis whose networks share a supernet, where the study has it.
     """
 
-    def __init__(self, task: Task, settings: BuildSettings, folder: Path, seed: int = 0) -> None:
+    def __init__(
+        self,
+        task: Task,
+        settings: BuildSettings,
+        folder: Path,
+        seed: int = 0,
+        quantization: QuantizationSettings | None = None,
+        stages: StagesAxis | None = None,
+    ) -> None:
         self._task = task
         self._settings = settings
+        self._quantization = quantization or QuantizationSettings()
+        self._stages = stages
         self._seed = seed
         self._networks = folder / "networks"
         self._files = folder / "files"
         self._baseline_digest = network_digest(task.model)
-        self._calibration = task.calibration_batch(settings.calibration_samples)
+        self._calibration = task.calibration_batch(self._quantization.calibration_samples)
         for kept in (self._networks, self._files):
             kept.mkdir(parents=True, exist_ok=True)
+        self._architect = Architect(
+            task, settings, self._networks, stages=stages, supernet_key=self._supernet_key(), seed=seed
+        )
 
     def file_of(self, candidate: Candidate) -> Path:
         """Return where the candidate's file lies once it is made."""
@@ -72,23 +96,38 @@ class Builder:
         candidate = candidate.canonical()
         stages: list[StageRecord] = []
         network = self._network_file(candidate, stages)
+        learned = None
+        if candidate.bit_training == "aware":
+            network, learned = self._aware_file(candidate, stages)
         destination = self.file_of(candidate)
         with tempfile.TemporaryDirectory(dir=self._files) as scratch:
-            rounded = network
-            if candidate.weight_bits != FLOAT_BITS:
-                rounded = Path(scratch) / "rounded.onnx"
-                with _stage("quantization", stages):
-                    quantize(
-                        network,
-                        rounded,
-                        weight_bits=candidate.weight_bits,
-                        activation_bits=candidate.activation_bits,
-                        calibration=self._calibration.numpy(),
-                        rounding=self._settings.rounding,
-                    )
+            rounded = self._round(candidate, network, learned, Path(scratch) / "rounded.onnx", stages)
             with _stage("packing", stages):
                 pack(rounded, destination)
         return Artifact(destination, file_digest(destination), tuple(stages))
+
+    def _round(
+        self, candidate: Candidate, network: Path, learned: LearnedGrids | None, path: Path, stages: list[StageRecord]
+    ) -> Path:
+        """Round and zero what is not rounded and zeroed yet; return the file, the network's own where that is none."""
+        zeroing = None
+        if candidate.zeroed_weights and candidate.zeroing == "one_shot":
+            zeroing = Zeroing(candidate.zeroed_weights, candidate.zero_pattern)
+        inputs, settings = self._calibration.numpy(), self._quantization
+        if candidate.weight_bits != FLOAT_BITS:
+            with _stage("quantization", stages):
+                table = network.with_suffix(".sensitivity.json")
+                choice = bits_of(candidate)
+                quantize(
+                    network, path, choice, calibration=inputs, settings=settings, learned=learned, sensitivity=table,
+                    zeroing=zeroing,
+                )  # fmt: skip
+            return path
+        if zeroing is not None:
+            with _stage("zeroing", stages):
+                zero_weights(network, path, zeroing, calibration=inputs, settings=settings)
+            return path
+        return network
 
     def _network_file(self, candidate: Candidate, stages: list[StageRecord]) -> Path:
         """Return the float32 file of the candidate's trained network, making it where it is not kept yet."""
@@ -97,57 +136,95 @@ class Builder:
             stages.append(StageRecord("network", 0.0, cached=True))
             return kept
         with _stage("architecture", stages):
-            network = self._architecture(candidate)
+            network = self._start(candidate)
         if epochs := self._epochs(candidate):
             with _stage("recovery", stages):
-                settings = self._training_settings(candidate, epochs)
-                train(network, self._task, settings, teacher=self._task.model, zeroed_weights=candidate.zeroed_weights)
+                train(
+                    network,
+                    self._task,
+                    training_settings(self._settings, epochs=epochs, seed=self._seed_of(candidate)),
+                    teacher=self._task.model,
+                    zeroed_weights=candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0,
+                    zero_pattern=candidate.zero_pattern,
+                )
         with _stage("export", stages):
+            save_model(network, str(kept.with_suffix(".safetensors")))
             export_onnx(network, self._calibration[:PARITY_SAMPLES], kept)
         return kept
 
-    def _architecture(self, candidate: Candidate) -> nn.Module:
-        example = self._calibration[:2]
-        architecture = candidate.architecture
+    def _aware_file(self, candidate: Candidate, stages: list[StageRecord]) -> tuple[Path, LearnedGrids]:
+        """Return the float32 file of the network trained with rounded weights, and its grids."""
+        kept = self._networks / f"{self._aware_key(candidate)}.onnx"
+        grids = kept.with_suffix(".npz")
+        if kept.exists() and grids.exists():
+            stages.append(StageRecord("aware training", 0.0, cached=True))
+            return kept, LearnedGrids.load(grids)
+        with _stage("aware training", stages):
+            result = self._train_aware(candidate)
+            export_onnx(result.network, self._calibration[:PARITY_SAMPLES], kept)
+            learned = learned_grids(result, kept)
+            learned.save(grids)
+        return kept, learned
+
+    def _train_aware(self, candidate: Candidate) -> AwareResult:
+        network = self._start(candidate)
+        load_model(network, str(self._networks / f"{self._network_key(candidate)}.safetensors"))
+        choice, settings, inputs = bits_of(candidate), self._quantization, self._calibration
+        bits = bits_by_module(
+            network,
+            inputs,
+            lambda model, layers: spread_bits(model, layers, layers, choice, inputs.numpy(), settings, None),
+            activation_bits=choice.activation_bits,
+        )
+        return train_aware(
+            network,
+            self._task,
+            training_settings(self._settings, epochs=self._settings.epochs_aware, seed=self._seed_of(candidate)),
+            teacher=self._task.model,
+            bits=bits,
+            activation_bits=choice.activation_bits,
+            calibration=inputs,
+            quantization=settings,
+        )
+
+    def _start(self, candidate: Candidate) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(self._seed_of(candidate))
-            if isinstance(architecture, CellNetwork):
-                return build_cell_network(architecture, self._task.input_shape, self._outputs(example))
-            if isinstance(architecture, Student) and not starts_from_baseline(architecture):
-                return build_family(
-                    architecture.family,
-                    width=architecture.width,
-                    input_shape=self._task.input_shape,
-                    outputs=self._outputs(example),
-                )
-            return make_from_baseline(
-                self._task.model, example, architecture, candidate.removed_channels, self._settings.channel_multiple
-            )
-
-    def _outputs(self, example: torch.Tensor) -> int:
-        with torch.no_grad():
-            return int(self._task.model.eval()(example).shape[1])
+            return self._architect.start(candidate)
 
     def _epochs(self, candidate: Candidate) -> int:
-        architecture = candidate.architecture
-        if isinstance(architecture, Baseline) and not candidate.removed_channels and not candidate.zeroed_weights:
+        zeroed = candidate.zeroed_weights and candidate.zeroing == "gradual"
+        if isinstance(candidate.architecture, Baseline) and not candidate.removed_channels and not zeroed:
             return 0
-        warm = starts_from_baseline(architecture)
+        warm = is_warm(candidate.architecture, self._stages)
         return self._settings.epochs if warm else self._settings.epochs_from_scratch
 
-    def _training_settings(self, candidate: Candidate, epochs: int) -> TrainingSettings:
-        shared = ("batch_size", "learning_rate", "temperature", "distillation_weight", "device")
-        chosen = {name: getattr(self._settings, name) for name in shared}
-        return TrainingSettings(epochs=epochs, seed=self._seed_of(candidate), **chosen)
-
     def _network_key(self, candidate: Candidate) -> str:
-        plain = candidate.to_dict()
         described = {
             "version": BUILD_VERSION,
             "baseline": self._baseline_digest,
             "seed": self._seed,
-            "settings": self._settings.model_dump(mode="json", exclude={"device", "rounding"}),
-            "network": {name: plain[name] for name in ("architecture", "removed_channels", "zeroed_weights")},
+            "settings": self._settings.model_dump(mode="json", exclude=_LATER_SETTINGS),
+            "network": network_of(candidate).to_dict(),
+        }
+        if isinstance(candidate.architecture, StageNetwork):
+            described["supernet"] = self._supernet_key()
+        return _digest(described)
+
+    def _supernet_key(self) -> str:
+        axis = None if self._stages is None else self._stages.model_dump(mode="json")
+        settings = self._settings.model_dump(mode="json", exclude={"device", "epochs_aware"})
+        return _digest(
+            {"version": BUILD_VERSION, "baseline": self._baseline_digest, "seed": self._seed, "settings": settings,
+             "axis": axis}
+        )  # fmt: skip
+
+    def _aware_key(self, candidate: Candidate) -> str:
+        described = {
+            "network": self._network_key(candidate),
+            "epochs": self._settings.epochs_aware,
+            "quantization": self._quantization.model_dump(mode="json"),
+            "candidate": candidate.to_dict(),
         }
         return _digest(described)
 
@@ -156,32 +233,19 @@ class Builder:
         return int(self._network_key(candidate)[:8], 16)
 
 
-def starts_from_baseline(architecture: Architecture) -> bool:
-    """Say whether networks of this architecture are made from the baseline and its weights."""
-    return isinstance(architecture, Baseline) or (
-        isinstance(architecture, Student) and architecture.family == SHALLOWER
-    )
+def network_of(candidate: Candidate) -> Candidate:
+    """Return the candidate whose file is the trained network itself: nothing rounded, nothing zeroed afterwards."""
+    return replace(
+        candidate,
+        zeroed_weights=candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0,
+        weight_bits=FLOAT_BITS,
+        bit_training="post",
+    ).canonical()
 
 
-def make_from_baseline(
-    baseline: nn.Module, example: torch.Tensor, architecture: Baseline | Student, removed_channels: float, multiple: int
-) -> nn.Module:
-    """Return the network that a candidate starts from, where it starts from the baseline's weights.
-
-    Args:
-        baseline: Left as it is.
-        example: A batch of inputs, shape (n, *input_shape).
-        architecture: The baseline itself, or a shallower student.
-        removed_channels: Fraction of the baseline's channels removed; a student has a width instead.
-        multiple: As in :func:`~karui.spaces.sparsity.channels.remove_channels`.
-
-    Raises:
-        CandidateFailure: Where the network does not run without those blocks or channels.
-    """
-    if isinstance(architecture, Baseline):
-        return remove_channels(baseline, example, removed_channels, multiple=multiple)
-    width, depth = architecture.width, architecture.depth
-    return shallower(baseline, example, width=width, depth=depth, channel_multiple=multiple)
+def bits_of(candidate: Candidate) -> BitChoice:
+    """Return the part of a candidate that quantization needs."""
+    return BitChoice(candidate.weight_bits, candidate.activation_bits, candidate.bit_allocation, candidate.group_bits)
 
 
 def network_digest(network: nn.Module) -> str:

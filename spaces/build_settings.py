@@ -7,36 +7,41 @@ from typing import Annotated
 from pydantic import Field
 
 from .axis import AxisModel
-from .quantization.axis import Rounding
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class BuildSettings(AxisModel):
-    """Training and calibration that every candidate of a study gets.
+    """Training that every candidate of a study gets.
 
     Args:
         epochs: Epochs of recovery for networks that start from the baseline's weights.
         epochs_from_scratch: Epochs for networks that start from random weights.
+        epochs_aware: Epochs of training with rounded weights, where candidates ask for it.
+        epochs_supernet: Epochs in which one supernet is trained for all networks of the axis [stages], once; each of
+            them then takes its weights from there and recovers like one that starts from the baseline.
         learning_rate: Peak of the one-cycle schedule.
+        learning_rate_supernet: The same for the supernet, whose networks share their weights.
         batch_size: Samples per training step.
         temperature: Softens the logits of teacher and student (Hinton et al. 2015).
         distillation_weight: Share of the distillation loss in [0, 1]; the rest is the task's own loss.
+        ema_decay: Decay per step of a moving average of the weights; the better of the two is kept; 0 for none.
+        hint_weight: Weight of attention transfer from the baseline's features; 0 for none.
         channel_multiple: Channel counts that are left are rounded to a multiple of this, since kernels are fast at
             counts that fill their vectors.
-        calibration_samples: Inputs from which ranges of activations are taken, and which error feedback sees.
-        rounding: How weights are rounded to their bits: ``nearest``, or ``feedback`` to let the weights that are still
-            to be rounded make good the errors of those before them (OBQ and GPTQ).
         device: Where training runs, such as ``cuda:1``; the accelerator that torch finds where left out.
     """
 
     epochs: Count = 4
     epochs_from_scratch: Count = 12
+    epochs_aware: Count = 4
+    epochs_supernet: Count = 24
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate_supernet: Annotated[float, Field(gt=0)] = 1e-2
     batch_size: Count = 64
     temperature: Annotated[float, Field(gt=0)] = 4.0
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    hint_weight: Annotated[float, Field(ge=0)] = 0.0
     channel_multiple: Count = 8
-    calibration_samples: Count = 256
-    rounding: Rounding = "feedback"
     device: str | None = None

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
 
 from .cells.genotype import CellGenotype
+from .sparsity.names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
+from .stages.choice import StageNetwork
 
 FLOAT_BITS = 32
 """The bit-width that stands for "left in float32"."""
 
+BitAllocation = Literal["uniform", "budget", "groups"]
+"""How bits are spread over the layers; see :class:`~karui.spaces.quantization.axis.BitsAxis`."""
+
+BitTraining = Literal["post", "aware"]
+"""Whether weights are rounded after training, or training goes on with rounded weights."""
 
 MOST_BITS_BESIDE_INT8 = 7
 """Most bits of a weight beside 8-bit activations, so that every processor computes the same.
@@ -62,7 +69,7 @@ class CellNetwork:
     kind = "cell"
 
 
-Architecture = Baseline | Student | CellNetwork
+Architecture = Baseline | Student | CellNetwork | StageNetwork
 
 
 @dataclass(frozen=True)
@@ -72,43 +79,42 @@ class Candidate:
     Args:
         architecture: Which network is made.
         removed_channels: Fraction of channels removed for good, in [0, 1).
+        channel_importance: By what the channels that stay are chosen.
+        channel_scope: ``layer`` where every layer loses that fraction, ``global`` where all layers compete.
         zeroed_weights: Fraction of the remaining weights set to zero, in [0, 1).
-        weight_bits: 1 to 8, or 32 for float32.
+        zero_pattern: ``free``, or ``n:m`` where of every m weights in a row at most n are not zero.
+        zeroing: ``gradual`` while recovering, or ``one_shot`` afterwards, the other weights making good the error.
+        weight_bits: 2 to 8, or 32 for float32; under ``budget`` the mean.
+        bit_allocation: How these bits are spread over the layers.
+        group_bits: Under ``groups``, the bits of each run of layers.
         activation_bits: 8, or 32 for float32.
+        bit_training: ``post``, or ``aware`` where the rounded network is trained.
     """
 
     architecture: Architecture = field(default_factory=Baseline)
     removed_channels: float = 0.0
+    channel_importance: ChannelImportance = "magnitude"
+    channel_scope: ChannelScope = "layer"
     zeroed_weights: float = 0.0
-    weight_bits: int = FLOAT_BITS
+    zero_pattern: ZeroPattern = "free"
+    zeroing: ZeroingTime = "gradual"
+    weight_bits: float = FLOAT_BITS
+    bit_allocation: BitAllocation = "uniform"
+    group_bits: tuple[int, ...] = ()
     activation_bits: int = FLOAT_BITS
+    bit_training: BitTraining = "post"
 
     def canonical(self) -> Candidate:
         """Return the one representative of all candidates that mean the same file.
 
-        Four rules: activations stay float32 where weights do; beside 8-bit activations weights have at most
-        :data:`MOST_BITS_BESIDE_INT8` bits; a "shallower" student of full depth is the baseline
-        with its channels removed, unless more channels are removed from it afterwards; a cell is its normal form (see
-        :meth:`CellGenotype.canonical`). Whole numbers given for fractions become floats, which JSON tells apart.
+        What a choice does not touch takes its default: how bits are spread and trained where weights stay float32, how
+        channels or zeros are chosen where there are none. Beside 8-bit activations weights have at most
+        :data:`MOST_BITS_BESIDE_INT8` bits; where rounded weights are trained, zeros come gradually; a "shallower"
+        student of full depth is the baseline with its channels removed, unless more channels are removed from it
+        afterwards; a cell is its normal form (see :meth:`CellGenotype.canonical`). Whole numbers given for fractions
+        become floats, and bits become whole where they are, since JSON tells them apart.
         """
-        candidate = replace(
-            self, removed_channels=float(self.removed_channels), zeroed_weights=float(self.zeroed_weights)
-        )
-        if candidate.weight_bits == FLOAT_BITS:
-            candidate = replace(candidate, activation_bits=FLOAT_BITS)
-        elif candidate.activation_bits != FLOAT_BITS:
-            candidate = replace(candidate, weight_bits=min(candidate.weight_bits, MOST_BITS_BESIDE_INT8))
-        architecture = candidate.architecture
-        if isinstance(architecture, Student):
-            architecture = replace(architecture, width=float(architecture.width), depth=float(architecture.depth))
-            candidate = replace(candidate, architecture=architecture)
-            if architecture.family == "shallower" and architecture.depth == 1.0 and not candidate.removed_channels:
-                removed = round(1.0 - architecture.width, 6)
-                candidate = replace(candidate, architecture=Baseline(), removed_channels=removed)
-        elif isinstance(architecture, CellNetwork):
-            canonical_cell = replace(architecture, genotype=architecture.genotype.canonical())
-            candidate = replace(candidate, architecture=canonical_cell)
-        return candidate
+        return _plain_sparsity(_plain_bits(_plain_architecture(self)))
 
     @property
     def key(self) -> str:
@@ -118,7 +124,8 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; :meth:`from_dict` reads them back."""
-        plain = asdict(self)
+        defaults = {each.name: each.default for each in fields(self) if each.name in _LEFT_OUT_BY_DEFAULT}
+        plain = {name: value for name, value in asdict(self).items() if name not in defaults or value != defaults[name]}
         plain["architecture"] = {"kind": self.architecture.kind, **plain["architecture"]}
         return plain
 
@@ -129,16 +136,20 @@ class Candidate:
         Raises:
             ValueError: On an unknown kind of architecture.
         """
-        fields = dict(plain)
-        architecture = dict(fields.pop("architecture"))
+        others = dict(plain)
+        architecture = dict(others.pop("architecture"))
+        if "group_bits" in others:
+            others["group_bits"] = tuple(others["group_bits"])
         kind = architecture.pop("kind")
         if kind == Baseline.kind:
-            return cls(architecture=Baseline(), **fields)
+            return cls(architecture=Baseline(), **others)
         if kind == Student.kind:
-            return cls(architecture=Student(**architecture), **fields)
+            return cls(architecture=Student(**architecture), **others)
         if kind == CellNetwork.kind:
             genotype = CellGenotype.from_dict(architecture.pop("genotype"))
-            return cls(architecture=CellNetwork(genotype=genotype, **architecture), **fields)
+            return cls(architecture=CellNetwork(genotype=genotype, **architecture), **others)
+        if kind == StageNetwork.kind:
+            return cls(architecture=StageNetwork.from_dict(architecture), **others)
         raise ValueError(f"unknown kind of architecture: {kind!r}")
 
     def describe(self) -> str:
@@ -148,14 +159,79 @@ class Candidate:
     def _describe_compression(self) -> list[str]:
         words = []
         if self.removed_channels:
-            words.append(f"-{self.removed_channels:.0%} channels")
+            how: list[str] = [self.channel_importance] if self.channel_importance != "magnitude" else []
+            how += ["global"] if self.channel_scope == "global" else []
+            words.append(" ".join([f"-{self.removed_channels:.0%} channels", *how]))
         if self.zeroed_weights:
-            words.append(f"{self.zeroed_weights:.0%} zeros")
+            pattern = [] if self.zero_pattern == "free" else [self.zero_pattern]
+            once = ["one-shot"] if self.zeroing == "one_shot" else []
+            words.append(" ".join([f"{self.zeroed_weights:.0%} zeros", *pattern, *once]))
+        return [*words, self._describe_bits()]
+
+    def _describe_bits(self) -> str:
         if self.weight_bits == FLOAT_BITS:
-            words.append("float32")
-        else:
-            words.append(f"w{self.weight_bits} a{self.activation_bits}")
-        return words
+            return "float32"
+        bits = "w" + "-".join(map(str, self.group_bits)) if self.group_bits else f"w{self.weight_bits:g}"
+        how = " budget" if self.bit_allocation == "budget" else ""
+        trained = " aware" if self.bit_training == "aware" else ""
+        return f"{bits}{how} a{self.activation_bits}{trained}"
+
+
+_LEFT_OUT_BY_DEFAULT = frozenset(
+    {
+        "channel_importance",
+        "channel_scope",
+        "zero_pattern",
+        "zeroing",
+        "bit_allocation",
+        "group_bits",
+        "bit_training",
+    }
+)
+"""Fields that :meth:`Candidate.to_dict` leaves out at their defaults: results from before they existed keep keys."""
+
+
+def _plain_architecture(candidate: Candidate) -> Candidate:
+    candidate = replace(candidate, removed_channels=float(candidate.removed_channels))
+    architecture = candidate.architecture
+    if isinstance(architecture, Student):
+        architecture = replace(architecture, width=float(architecture.width), depth=float(architecture.depth))
+        candidate = replace(candidate, architecture=architecture)
+        if architecture.family == "shallower" and architecture.depth == 1.0 and not candidate.removed_channels:
+            removed = round(1.0 - architecture.width, 6)
+            candidate = replace(candidate, architecture=Baseline(), removed_channels=removed)
+    elif isinstance(architecture, CellNetwork):
+        canonical_cell = replace(architecture, genotype=architecture.genotype.canonical())
+        candidate = replace(candidate, architecture=canonical_cell)
+    return candidate
+
+
+def _plain_sparsity(candidate: Candidate) -> Candidate:
+    candidate = replace(candidate, zeroed_weights=float(candidate.zeroed_weights))
+    if not candidate.removed_channels:
+        candidate = replace(candidate, channel_importance="magnitude", channel_scope="layer")
+    if not candidate.zeroed_weights:
+        candidate = replace(candidate, zero_pattern="free", zeroing="gradual")
+    if candidate.bit_training == "aware":
+        candidate = replace(candidate, zeroing="gradual")
+    return candidate
+
+
+def _plain_bits(candidate: Candidate) -> Candidate:
+    if candidate.weight_bits == FLOAT_BITS:
+        return replace(
+            candidate,
+            weight_bits=FLOAT_BITS,
+            bit_allocation="uniform",
+            group_bits=(),
+            activation_bits=FLOAT_BITS,
+            bit_training="post",
+        )
+    most = MOST_BITS_BESIDE_INT8 if candidate.activation_bits != FLOAT_BITS else 8
+    groups = tuple(min(bits, most) for bits in candidate.group_bits)
+    bits = max(groups) if groups else min(candidate.weight_bits, most)
+    bits = int(bits) if bits == int(bits) else bits
+    return replace(candidate, weight_bits=bits, group_bits=groups)
 
 
 def _describe_architecture(architecture: Architecture) -> str:
@@ -164,4 +240,6 @@ def _describe_architecture(architecture: Architecture) -> str:
         return words if architecture.depth == 1.0 else f"{words}, depth {architecture.depth:g}"
     if isinstance(architecture, CellNetwork):
         return f"cell {architecture.channels}ch x{architecture.cells_per_stage} [{architecture.genotype.text()}]"
+    if isinstance(architecture, StageNetwork):
+        return architecture.describe()
     return "baseline"

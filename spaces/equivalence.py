@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import nn
 
 from ..errors import CandidateFailure
-from .build import make_from_baseline
-from .candidate import Architecture, Baseline, Candidate, Student
+from .architect import loss_gradient, make_from_baseline
+from .candidate import Candidate, Student
 from .space import SearchSpace
 from .students.names import SHALLOWER
 from .task import Task
 
-_Choice = tuple[Baseline | Student, float]
-"""An architecture that starts from the baseline's weights, and the fraction of channels removed from it."""
+_DECIDING = ("architecture", "removed_channels", "channel_importance", "channel_scope")
+"""The fields of a candidate that decide which network, cut out of the baseline, it starts from."""
+
+GRADIENT_BATCH = 64
+"""Samples of a batch by whose gradients channels are ranked here: where layers compete, their counts follow from it."""
 
 _Signature = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes of a network's parameters and buffers: the baseline's weights do the rest."""
@@ -37,38 +41,52 @@ class Equivalence:
 
     def __init__(self, task: Task, space: SearchSpace, channel_multiple: int) -> None:
         example = task.calibration_batch(2)
-        representatives: dict[_Signature, _Choice] = {}
-        self._stands_for: dict[tuple[Architecture, float], _Choice] = {}
+        gradient = loss_gradient(task, GRADIENT_BATCH, seed=0)
+        whole = _signature(task.model)
+        representatives: dict[tuple[_Signature, str], Candidate] = {}
+        self._stands_for: dict[Candidate, Candidate] = {}
         for choice in _warm_choices(space):
             try:
                 with torch.random.fork_rng():
-                    network = make_from_baseline(task.model, example, *choice, channel_multiple)
+                    network = make_from_baseline(task.model, example, choice, channel_multiple, gradient=gradient)
             except CandidateFailure:
                 continue  # it fails again when it is built, and is recorded then
-            self._stands_for[choice] = representatives.setdefault(_signature(network), choice)
+            signature = _signature(network)
+            # By what channels were chosen matters only where some are gone.
+            ranked_by = "" if signature == whole else choice.channel_importance
+            self._stands_for[choice] = representatives.setdefault((signature, ranked_by), choice)
 
     def __call__(self, candidate: Candidate) -> Candidate:
         """Return the candidate that stands for all that mean the same file."""
         candidate = candidate.canonical()
-        choice = (candidate.architecture, candidate.removed_channels)
-        if choice not in self._stands_for:
+        representative = self._stands_for.get(_start_of(candidate))
+        if representative is None:
             return candidate
-        architecture, removed = self._stands_for[choice]
-        return replace(candidate, architecture=architecture, removed_channels=removed)
+        return replace(candidate, **{name: getattr(representative, name) for name in _DECIDING}).canonical()
 
 
-def _warm_choices(space: SearchSpace) -> Iterator[_Choice]:
+def _start_of(candidate: Candidate) -> Candidate:
+    """Return the candidate with nothing but what decides the network that it starts from."""
+    return Candidate(**{name: getattr(candidate, name) for name in _DECIDING})
+
+
+def _warm_choices(space: SearchSpace) -> Iterator[Candidate]:
     """Yield what starts from the baseline's weights, the plainest description of a network first."""
     students = space.students if space.students is not None and SHALLOWER in space.students.families else None
     widths = students.widths if students is not None else ()
-    fractions = {0.0, *(space.sparsity.removed_channels if space.sparsity is not None else ())}
-    fractions |= {Candidate(Student(SHALLOWER, width)).canonical().removed_channels for width in widths}
-    for fraction in sorted(fractions):
-        yield Baseline(), fraction
+    yield Candidate()
+    plain = {Candidate(Student(SHALLOWER, width)).canonical().removed_channels for width in widths}
+    searched = space.sparsity.removed_channels if space.sparsity is not None else ()
+    for fraction in sorted({*plain, *searched} - {0.0}):
+        if fraction in plain:
+            yield Candidate(removed_channels=fraction)
+        if space.sparsity is not None and fraction in searched:
+            for importance, scope in product(space.sparsity.importances, space.sparsity.scopes):
+                yield Candidate(removed_channels=fraction, channel_importance=importance, channel_scope=scope)
     if students is not None:
         for width in sorted(widths, reverse=True):
             for depth in sorted(set(students.depths) - {1.0}, reverse=True):
-                yield Student(SHALLOWER, width, depth), 0.0
+                yield Candidate(Student(SHALLOWER, width, depth))
 
 
 def _signature(network: nn.Module) -> _Signature:

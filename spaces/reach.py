@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 
 from ..errors import CandidateFailure, SpaceError, TaskError
-from .cells.axis import CellsAxis
 from .space import SearchSpace
 from .students.names import SHALLOWER
 from .task import Task, iterate
 
 
 def check_reach(space: SearchSpace, task: Task) -> None:
-    """Check that students and cells, where they are searched, can stand in for the task's model.
+    """Check that students, cells and stages, where they are searched, can stand in for the task's model.
 
     Raises:
         SpaceError: Where an axis needs images and classes and the task has something else.
@@ -21,11 +20,8 @@ def check_reach(space: SearchSpace, task: Task) -> None:
     inputs = task.input_shape
     outputs = _output_shape(task)
     _check_loss(task)
-    new_networks = space.cells is not None or (
-        space.students is not None and any(family != SHALLOWER for family in space.students.families)
-    )
-    if new_networks and (len(inputs) != 3 or len(outputs) != 1):
-        axis = "cells" if isinstance(space.cells, CellsAxis) else "students"
+    axis = _axis_of_images(space)
+    if axis is not None and (len(inputs) != 3 or len(outputs) != 1):
         raise SpaceError(
             f"the axis [{axis}] cannot make networks for this task",
             where=f"[{axis}]",
@@ -33,6 +29,17 @@ def check_reach(space: SearchSpace, task: Task) -> None:
             got=f"inputs of shape {inputs}, outputs of shape {outputs}",
             remedy=f"leave the section [{axis}] out, or keep only the family {SHALLOWER!r} of [students]",
         )
+
+
+def _axis_of_images(space: SearchSpace) -> str | None:
+    """Return the name of an axis whose networks are made for images and classes, None where there is none."""
+    if space.cells is not None:
+        return "cells"
+    if space.stages is not None:
+        return "stages"
+    if space.students is not None and any(family != SHALLOWER for family in space.students.families):
+        return "students"
+    return None
 
 
 def _check_loss(task: Task) -> None:

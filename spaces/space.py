@@ -7,10 +7,12 @@ from random import Random
 from typing import Any
 
 from .axis import AxisModel, Suggester
-from .candidate import FLOAT_BITS, Baseline, Candidate, CellNetwork, Student
+from .candidate import FLOAT_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.axis import CellsAxis
 from .quantization.axis import BitsAxis
 from .sparsity.axis import SparsityAxis
+from .stages.axis import StagesAxis
+from .stages.choice import StageNetwork
 from .students.axis import StudentsAxis
 
 
@@ -23,19 +25,21 @@ class SearchSpace(AxisModel):
     Args:
         students: Student architectures.
         cells: NAS cells.
+        stages: Networks of inverted-residual stages.
         sparsity: Removed channels and zeroed weights.
         bits: Bit-widths.
     """
 
     students: StudentsAxis | None = None
     cells: CellsAxis | None = None
+    stages: StagesAxis | None = None
     sparsity: SparsityAxis | None = None
     bits: BitsAxis | None = None
 
     @property
     def architectures(self) -> tuple[str, ...]:
         """The kinds of architecture that may be chosen."""
-        searched = ((Student.kind, self.students), (CellNetwork.kind, self.cells))
+        searched = ((Student.kind, self.students), (CellNetwork.kind, self.cells), (StageNetwork.kind, self.stages))
         return (Baseline.kind, *(kind for kind, axis in searched if axis is not None))
 
     def suggest(self, trial: Suggester) -> Candidate:
@@ -46,7 +50,7 @@ class SearchSpace(AxisModel):
                 candidate = axis.refine(trial, candidate)
         return candidate
 
-    def _suggest_architecture(self, trial: Suggester) -> Baseline | Student | CellNetwork:
+    def _suggest_architecture(self, trial: Suggester) -> Architecture:
         kind = Baseline.kind
         if len(self.architectures) > 1:
             kind = trial.suggest_categorical("architecture", self.architectures)
@@ -54,14 +58,20 @@ class SearchSpace(AxisModel):
             return self.students.suggest(trial)
         if kind == CellNetwork.kind and self.cells is not None:
             return self.cells.suggest(trial)
+        if kind == StageNetwork.kind and self.stages is not None:
+            return self.stages.suggest(trial)
         return Baseline()
 
     def landmarks(self) -> list[dict[str, Any]]:
         """Return the parameters of what everyone tries first: the baseline in float32, then at every bit-width."""
         plain = {"architecture": Baseline.kind, "sparsity.removed_channels": 0.0, "sparsity.zeroed_weights": 0.0}
+        plain |= {"bits.allocation": "uniform", "bits.training": "post"}
         found = []
-        rounded = sorted(set(self.bits.weights) - {FLOAT_BITS}, reverse=True) if self.bits is not None else []
-        for weights, activations in ((FLOAT_BITS, FLOAT_BITS), *((weights, 8) for weights in rounded)):
+        rounded = self.bits.whole_bits if self.bits is not None else ()
+        for weights, activations in (
+            (FLOAT_BITS, FLOAT_BITS),
+            *((weights, 8) for weights in sorted(rounded, reverse=True)),
+        ):
             preference = _Prefer({**plain, "bits.weights": weights, "bits.activations": activations})
             if self.suggest(preference) == Candidate(weight_bits=weights, activation_bits=activations):
                 found.append(preference.parameters)
@@ -71,9 +81,21 @@ class SearchSpace(AxisModel):
         """Return the parameters that decide which network is trained; the others only decide how it is rounded."""
         return {name: value for name, value in parameters.items() if not name.startswith(BitsAxis.prefix)}
 
+    def follower_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a follower of a trained network has fixed: the network, and that no training comes after."""
+        fixed = self.network_parameters(parameters)
+        if self.bits is not None and len(self.bits.training) > 1:
+            fixed["bits.training"] = "post"
+        return fixed
+
     def siblings(self, parameters: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Candidate]]:
-        """Yield every combination that shares its network with the given parameters, these included."""
-        yield from self._visit(_Walk(fixed=self.network_parameters(parameters)))
+        """Yield every combination that shares its network with the given parameters, these included, and costs little.
+
+        Training with rounded weights is dear, so that those who ask for it are no siblings.
+        """
+        for combination, candidate in self._visit(_Walk(fixed=self.network_parameters(parameters))):
+            if candidate.bit_training == "post":
+                yield combination, candidate
 
     def random_point(self, chance: Random) -> tuple[dict[str, Any], Candidate]:
         """Return one combination of parameters and its candidate, every choice drawn uniformly."""

@@ -164,7 +164,8 @@ class Session:
             note_baseline(self.study, artifact.digest, bench.measure_baseline())
             known = read_baseline(self.study)
         _check_same_baseline(known, artifact, self.folder)
-        bench.begin(known[1] if known else {}, Builder(task, self.spec.recovery, self.folder.build, seed))
+        builder = Builder(task, self.spec.recovery, self.folder.build, seed, self.spec.quantization, self.spec.stages)
+        bench.begin(known[1] if known else {}, builder)
         return bench
 
     def _search(self, bench: Bench) -> str:

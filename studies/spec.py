@@ -15,8 +15,10 @@ from ..search.sampler import SamplerName
 from ..spaces.build_settings import BuildSettings
 from ..spaces.cells.axis import CellsAxis
 from ..spaces.quantization.axis import BitsAxis
+from ..spaces.quantization.settings import QuantizationSettings
 from ..spaces.space import SearchSpace
 from ..spaces.sparsity.axis import SparsityAxis
+from ..spaces.stages.axis import StagesAxis
 from ..spaces.students.axis import StudentsAxis
 from .spec_faults import explain, key_text, unknown_key
 
@@ -77,8 +79,9 @@ class StudySpec(_Section):
         seed: Seed of the sampler, and of all training where the study begins with it.
         sampler: ``tpe``, ``nsga2``, ``nsga3``, ``gp`` or ``random``.
         followers: Trials that share a newly trained network and differ in bits only, queued right after it.
-        bits, sparsity, students, cells: The axes; one that is left out is not searched.
-        recovery: How accuracy is won back, and how files are made.
+        bits, sparsity, students, cells, stages: The axes; one that is left out is not searched.
+        recovery: How accuracy is won back.
+        quantization: How weights and activations are rounded, whatever their bits.
         latency: How latency is measured.
         bounds: Bounds on size, latency and accuracy.
         folder: Where the study file lies; set when it is read.
@@ -96,7 +99,9 @@ class StudySpec(_Section):
     sparsity: SparsityAxis | None = None
     students: StudentsAxis | None = None
     cells: CellsAxis | None = None
+    stages: StagesAxis | None = None
     recovery: BuildSettings = BuildSettings()
+    quantization: QuantizationSettings = QuantizationSettings()
     latency: LatencySpec = LatencySpec()
     bounds: BoundsSpec = BoundsSpec()
     folder: Annotated[Path, Field(exclude=True)] = Path()
@@ -104,7 +109,9 @@ class StudySpec(_Section):
     @property
     def space(self) -> SearchSpace:
         """The search space of the axes."""
-        return SearchSpace(students=self.students, cells=self.cells, sparsity=self.sparsity, bits=self.bits)
+        return SearchSpace(
+            students=self.students, cells=self.cells, stages=self.stages, sparsity=self.sparsity, bits=self.bits
+        )
 
     def meaning(self) -> dict[str, Any]:
         """Return what gives the results their meaning: a study goes on only where this is unchanged."""
@@ -177,11 +184,11 @@ def check_space(spec: StudySpec, where: Path | str) -> None:
     Raises:
         StudyFileError: Where no axis is given.
     """
-    if not any((spec.bits, spec.sparsity, spec.students, spec.cells)):
+    if not any((spec.bits, spec.sparsity, spec.students, spec.cells, spec.stages)):
         raise StudyFileError(
             "the study searches nothing: it has no axis",
             where=str(where),
-            expected="at least one of the sections [bits], [sparsity], [students], [cells]",
+            expected="at least one of the sections [bits], [sparsity], [students], [cells], [stages]",
             got="none of them",
             remedy="add a section, for example  [bits]  with  weights = [4, 8, 32]",
         )

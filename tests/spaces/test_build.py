@@ -21,12 +21,20 @@ from karui.spaces.build_settings import BuildSettings
 from karui.spaces.candidate import Baseline, Candidate, CellNetwork, Student
 from karui.spaces.cells.axis import CellsAxis
 from karui.spaces.cells.genotype import CellGenotype
+from karui.spaces.quantization.settings import QuantizationSettings, Rounding
 from karui.spaces.reach import check_reach
 from karui.spaces.space import SearchSpace
 from karui.spaces.students.axis import StudentsAxis
 from karui.spaces.task import Task
 
-SETTINGS = BuildSettings(epochs=1, epochs_from_scratch=1, channel_multiple=1, calibration_samples=16)
+SETTINGS = BuildSettings(epochs=1, epochs_from_scratch=1, channel_multiple=1)
+QUANTIZATION = QuantizationSettings(calibration_samples=16)
+
+
+def rounded(how: Rounding) -> QuantizationSettings:
+    return QUANTIZATION.model_copy(update={"rounding": how})
+
+
 CELL = CellNetwork(CellGenotype(3, ((0, 1, "conv3x3"), (0, 2, "skip"), (1, 2, "conv1x1"))), 4, 1)
 
 CANDIDATES = {
@@ -49,7 +57,7 @@ def run(path: Path, inputs: Tensor) -> np.ndarray:
 
 @pytest.fixture
 def builder(tiny_task: Task, tmp_path: Path) -> Builder:
-    return Builder(tiny_task, SETTINGS, tmp_path)
+    return Builder(tiny_task, SETTINGS, tmp_path, quantization=QUANTIZATION)
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
@@ -87,8 +95,8 @@ def test_a_trained_network_is_shared_by_all_bits(builder: Builder) -> None:
 
 def test_how_weights_are_rounded_changes_the_file_and_not_the_network(tiny_task: Task, tmp_path: Path) -> None:
     candidate = CANDIDATES["shallower"]
-    nearest = Builder(tiny_task, SETTINGS.model_copy(update={"rounding": "nearest"}), tmp_path).build(candidate)
-    feedback = Builder(tiny_task, SETTINGS.model_copy(update={"rounding": "feedback"}), tmp_path).build(candidate)
+    nearest = Builder(tiny_task, SETTINGS, tmp_path, quantization=rounded("nearest")).build(candidate)
+    feedback = Builder(tiny_task, SETTINGS, tmp_path, quantization=rounded("feedback")).build(candidate)
     assert feedback.stages[0].cached
     assert nearest.digest != feedback.digest
 

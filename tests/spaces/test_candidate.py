@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from karui.spaces.candidate import FLOAT_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
 from karui.spaces.cells.genotype import OPERATIONS, CellGenotype
+from karui.spaces.stages.choice import Stage, StageNetwork
 
 SHARES = st.sampled_from([0.25, 0.5, 0.7, 0.75, 1.0])
 
@@ -29,13 +31,29 @@ ARCHITECTURES: st.SearchStrategy[Architecture] = st.one_of(
     st.builds(Student, family=FAMILIES, width=SHARES, depth=SHARES),
     st.builds(CellNetwork, genotype=genotypes(), channels=st.integers(1, 64), cells_per_stage=st.integers(1, 4)),
 )
+STAGES = st.builds(
+    Stage,
+    kernel=st.sampled_from([3, 5, 7]),
+    expansion=st.sampled_from([1, 3, 6]),
+    squeeze_excite=st.booleans(),
+    depth=st.integers(1, 3),
+)
+ARCHITECTURES |= st.builds(
+    StageNetwork, channels=st.integers(1, 64), stages=st.lists(STAGES, min_size=1, max_size=3).map(tuple)
+)
 CANDIDATES = st.builds(
     Candidate,
     architecture=ARCHITECTURES,
     removed_channels=st.sampled_from([0.0, 0.25, 0.5]),
+    channel_importance=st.sampled_from(["magnitude", "taylor"]),
+    channel_scope=st.sampled_from(["layer", "global"]),
     zeroed_weights=st.sampled_from([0.0, 0.5, 0.8]),
+    zero_pattern=st.sampled_from(["free", "2:4"]),
+    zeroing=st.sampled_from(["gradual", "one_shot"]),
     weight_bits=st.sampled_from([2, 4, 8, FLOAT_BITS]),
+    bit_allocation=st.sampled_from(["uniform", "budget"]),
     activation_bits=st.sampled_from([8, FLOAT_BITS]),
+    bit_training=st.sampled_from(["post", "aware"]),
 )
 
 
@@ -73,6 +91,32 @@ def test_activation_bits_count_only_beside_weight_bits(candidate: Candidate) -> 
 def test_weight_bits_and_zeros_always_count(candidate: Candidate) -> None:
     assert len({replace(candidate, weight_bits=bits).key for bits in (2, 4, 8, FLOAT_BITS)}) == 4
     assert len({replace(candidate, zeroed_weights=share).key for share in (0.0, 0.5, 0.8)}) == 3
+
+
+def test_what_a_choice_does_not_touch_does_not_count() -> None:
+    plain = Candidate(weight_bits=4)
+    changes: list[dict[str, Any]] = [
+        {"channel_importance": "taylor"},
+        {"channel_scope": "global"},
+        {"zero_pattern": "2:4"},
+        {"zeroing": "one_shot"},
+    ]
+    for idle in changes:
+        assert replace(plain, **idle).key == plain.key
+        busy = replace(plain, removed_channels=0.5, zeroed_weights=0.5)
+        assert replace(busy, **idle).key != busy.key
+    changes = [{"bit_allocation": "budget"}, {"bit_training": "aware"}]
+    for idle in changes:
+        assert replace(Candidate(), **idle).key == Candidate().key
+        assert replace(plain, **idle).key != plain.key
+
+
+def test_bits_of_groups_count_in_their_order() -> None:
+    mixed = Candidate(weight_bits=4, bit_allocation="groups", group_bits=(4, 2))
+    assert mixed.key != replace(mixed, group_bits=(2, 4)).key
+    assert replace(mixed, weight_bits=8).key == mixed.key
+    eights = replace(mixed, group_bits=(8, 2), activation_bits=8)
+    assert eights.key == replace(mixed, group_bits=(7, 2), activation_bits=8).key
 
 
 @given(SHARES)
@@ -131,6 +175,28 @@ def test_unknown_kind_of_architecture_is_refused() -> None:
         (
             Candidate(CellNetwork(CellGenotype(2, ((0, 1, "skip"),)), 16, 2), weight_bits=8),
             "cell 16ch x2 [0-skip-1], w8 a32",
+        ),
+        (
+            Candidate(
+                removed_channels=0.5,
+                channel_importance="taylor",
+                channel_scope="global",
+                zeroed_weights=0.5,
+                zero_pattern="2:4",
+                zeroing="one_shot",
+                weight_bits=2.5,
+                bit_allocation="budget",
+                activation_bits=8,
+            ),
+            "baseline, -50% channels taylor global, 50% zeros 2:4 one-shot, w2.5 budget a8",
+        ),
+        (
+            Candidate(weight_bits=4, bit_allocation="groups", group_bits=(4, 2), bit_training="aware"),
+            "baseline, w4-2 a32 aware",
+        ),
+        (
+            Candidate(StageNetwork(16, (Stage(3, 6, True, 2), Stage(5, 1, False, 1)))),
+            "stages 16ch [k3 e6 se d2 | k5 e1 d1], float32",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import prod
 from random import Random
 from typing import Any
@@ -104,6 +105,38 @@ def test_siblings_are_all_that_share_the_network() -> None:
         network = FULL.network_parameters(parameters)
         expected = [candidate for other, candidate in everything if FULL.network_parameters(other) == network]
         assert [candidate for _, candidate in FULL.siblings(parameters)] == expected
+
+
+def test_dear_training_is_no_sibling_and_no_follower() -> None:
+    space = SearchSpace(bits=BitsAxis(weights=(4, 32), activations=(8,), training=("post", "aware")))
+    assert {candidate.bit_training for _, candidate in space.points()} == {"post", "aware"}
+    assert {candidate.bit_training for _, candidate in space.siblings({})} == {"post"}
+    assert space.follower_parameters({"bits.weights": 4}) == {"bits.training": "post"}
+    assert FULL.follower_parameters({"architecture": "baseline", "bits.weights": 4}) == {"architecture": "baseline"}
+
+
+def test_bits_of_groups_are_asked_group_by_group() -> None:
+    space = SearchSpace(bits=BitsAxis(weights=(2, 4, 32), activations=(32,), allocations=("groups",), groups=3))
+    found = {candidate.group_bits for _, candidate in space.points()}
+    assert found == set(product((2, 4), repeat=3))
+
+
+def test_a_mean_of_bits_is_kept_by_a_budget_only() -> None:
+    axis = BitsAxis(weights=(2.5, 3), activations=(32,), allocations=("uniform", "budget"))
+    found = {(candidate.weight_bits, candidate.bit_allocation) for _, candidate in SearchSpace(bits=axis).points()}
+    assert found == {(2.5, "budget"), (3, "uniform"), (3, "budget")}
+    with pytest.raises(ValidationError, match=r"2\.5 bits are a mean"):
+        BitsAxis(weights=(2.5, 3))
+    with pytest.raises(ValidationError, match="at least one whole number"):
+        BitsAxis(weights=(32,), allocations=("groups",))
+
+
+def test_patterns_of_zeros_are_asked_of_half_of_the_weights_only() -> None:
+    axis = SparsityAxis(removed_channels=(0.0,), zeroed_weights=(0.0, 0.5, 0.8), patterns=("free", "2:4"))
+    found = {(candidate.zeroed_weights, candidate.zero_pattern) for _, candidate in SearchSpace(sparsity=axis).points()}
+    assert found == {(0.0, "free"), (0.5, "free"), (0.5, "2:4"), (0.8, "free")}
+    with pytest.raises(ValidationError, match="the pattern 2:4 zeroes half"):
+        SparsityAxis(zeroed_weights=(0.8,), patterns=("2:4",))
 
 
 def test_a_cell_without_a_path_has_a_problem() -> None:

@@ -26,6 +26,7 @@ from karui.errors import CandidateFailure, KaruiError, NothingFits, OutputError,
 from karui.spaces import build
 from karui.spaces.artifact import Artifact
 from karui.spaces.packing import pack
+from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.quantize import quantize
 from karui.studies.bench import Bench
 from karui.studies.run import StudyResult
@@ -378,10 +379,10 @@ max_seconds = 0.05
 
 def test_a_candidate_that_cannot_be_made_is_a_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    def picky(*arguments: Any, weight_bits: int, **options: Any) -> None:
-        if weight_bits == 4:
+    def picky(source: Path, destination: Path, choice: BitChoice, **options: Any) -> None:
+        if choice.weight_bits == 4:
             raise ValueError("four bits, of all\nthings")
-        quantize(*arguments, weight_bits=weight_bits, **options)
+        quantize(source, destination, choice, **options)
 
     monkeypatch.setattr(build, "quantize", picky)
     result = karui.run_study(write_study(tmp_path, axes=FEW), out=tmp_path / "results")

@@ -1,0 +1,179 @@
+"""The network that a candidate starts from, before it recovers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .build_settings import BuildSettings
+from .candidate import Architecture, Baseline, Candidate, CellNetwork, Student
+from .cells.network import build_cell_network
+from .sparsity.channels import remove_channels
+from .stages.axis import StagesAxis
+from .stages.choice import StageNetwork
+from .stages.network import build_stage_network
+from .stages.supernet import Supernet, load_supernet, save_supernet
+from .stages.training import train_supernet
+from .students.families import build_family
+from .students.names import SHALLOWER
+from .students.shallower import shallower
+from .students.warm_start import warm_start
+from .task import Task, iterate
+from .training_settings import TrainingSettings
+
+GRADIENT_BATCHES = 8
+"""Batches of training data by whose gradients channels are ranked."""
+
+
+class Architect:
+    """Makes networks as candidates start from them.
+
+    Args:
+        task: The task, its model trained.
+        settings: What all candidates of the study share.
+        folder: Where a supernet is kept.
+        stages: The axis whose networks share one supernet; None where there is none.
+        supernet_key: Tells this axis' supernet from those of other studies; also the seed of its training.
+        seed: Seed of which samples give gradients.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: BuildSettings,
+        folder: Path,
+        *,
+        stages: StagesAxis | None,
+        supernet_key: str,
+        seed: int,
+    ) -> None:
+        self._task = task
+        self._settings = settings
+        self._folder = folder
+        self._stages = stages
+        self._seed = seed
+        self._example = task.calibration_batch(2)
+        self._supernet: Supernet | None = None
+        self._supernet_key = supernet_key
+
+    def start(self, candidate: Candidate) -> nn.Module:
+        """Return the candidate's network before recovery; random weights follow torch's global generator.
+
+        Raises:
+            CandidateFailure: Where the baseline does not run without those blocks or channels.
+            ValueError: Where the architecture does not fit the task.
+        """
+        architecture = candidate.architecture
+        if isinstance(architecture, CellNetwork):
+            return build_cell_network(architecture, self._task.input_shape, self._outputs())
+        if isinstance(architecture, StageNetwork):
+            if self._stages is None:
+                return build_stage_network(architecture, self._task.input_shape, self._outputs())
+            return self._shared_weights(self._stages).extract(architecture)
+        if isinstance(architecture, Student) and not starts_from_baseline(architecture):
+            network = build_family(
+                architecture.family,
+                width=architecture.width,
+                input_shape=self._task.input_shape,
+                outputs=self._outputs(),
+            )
+            warm_start(network, self._task.model, self._example)
+            return network
+        gradient = loss_gradient(self._task, self._settings.batch_size, self._seed)
+        return make_from_baseline(
+            self._task.model, self._example, candidate, self._settings.channel_multiple, gradient=gradient
+        )
+
+    def _shared_weights(self, axis: StagesAxis) -> Supernet:
+        """Return the axis' trained supernet, trained once and kept."""
+        if self._supernet is None:
+            path = self._folder / f"supernet-{self._supernet_key}.safetensors"
+            if path.exists():
+                self._supernet = load_supernet(path, axis, self._task.input_shape, self._outputs())
+            else:
+                settings = training_settings(
+                    self._settings,
+                    epochs=self._settings.epochs_supernet,
+                    seed=int(self._supernet_key[:8], 16),
+                    learning_rate=self._settings.learning_rate_supernet,
+                )
+                self._supernet = train_supernet(
+                    axis, self._task, settings, outputs=self._outputs(), teacher=self._task.model
+                )
+                save_supernet(self._supernet, path)
+        return self._supernet
+
+    def _outputs(self) -> int:
+        with torch.no_grad():
+            return int(self._task.model.eval()(self._example).shape[1])
+
+
+def is_warm(architecture: Architecture, stages: StagesAxis | None) -> bool:
+    """Say whether networks of this architecture start from trained weights, the baseline's or a supernet's."""
+    return starts_from_baseline(architecture) or (isinstance(architecture, StageNetwork) and stages is not None)
+
+
+def starts_from_baseline(architecture: Architecture) -> bool:
+    """Say whether networks of this architecture are the baseline, or cut out of it."""
+    return isinstance(architecture, Baseline) or (
+        isinstance(architecture, Student) and architecture.family == SHALLOWER
+    )
+
+
+def make_from_baseline(
+    baseline: nn.Module,
+    example: Tensor,
+    candidate: Candidate,
+    multiple: int,
+    *,
+    gradient: Callable[[nn.Module], None] | None = None,
+) -> nn.Module:
+    """Return the network that a candidate starts from, where it is cut out of the baseline.
+
+    Args:
+        baseline: Left as it is.
+        example: A batch of inputs, shape (n, *input_shape).
+        candidate: Its architecture is the baseline or a shallower student, which has a width instead of channels
+            removed.
+        multiple: As in :func:`~karui.spaces.sparsity.channels.remove_channels`.
+        gradient: Likewise.
+
+    Raises:
+        CandidateFailure: Where the network does not run without those blocks or channels.
+    """
+    architecture = candidate.architecture
+    if isinstance(architecture, Student):
+        width, depth = architecture.width, architecture.depth
+        return shallower(baseline, example, width=width, depth=depth, channel_multiple=multiple)
+    return remove_channels(
+        baseline,
+        example,
+        candidate.removed_channels,
+        multiple=multiple,
+        importance=candidate.channel_importance,
+        scope=candidate.channel_scope,
+        gradient=gradient,
+    )
+
+
+def loss_gradient(task: Task, batch_size: int, seed: int) -> Callable[[nn.Module], None]:
+    """Return a function that adds up the gradients of the task's loss over a few batches, the same at each call."""
+
+    def run(network: nn.Module) -> None:
+        order = torch.Generator().manual_seed(seed)
+        for inputs, targets in islice(iterate(task.train, batch_size, generator=order), GRADIENT_BATCHES):
+            task.loss(network(inputs), targets).backward()  # type: ignore[no-untyped-call]
+
+    return run
+
+
+def training_settings(settings: BuildSettings, *, epochs: int, seed: int, **changes: Any) -> TrainingSettings:
+    """Return how one network of a study is trained."""
+    shared = ("batch_size", "learning_rate", "temperature", "distillation_weight", "ema_decay", "hint_weight", "device")
+    chosen = {name: getattr(settings, name) for name in shared} | changes
+    return TrainingSettings(epochs=epochs, seed=seed, **chosen)
