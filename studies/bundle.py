@@ -76,7 +76,7 @@ def _readme(described: dict[str, Any]) -> str:
 | size | {size:,.0f} bytes ({size_before / size:.1f}x smaller) | {size_before:,.0f} bytes |
 | speed | {1 / ratio["value"]:.2f}x | 1x |
 | load time | {found["load_ms"]["value"]:.1f} ms ({found["load_ratio"]["value"]:.2f}x) | 1x |
-| {test["conditions"]["metric"]}, test split | {_interval(test)} | {_interval(test_before)} |
+{_load_memory(found)}| {test["conditions"]["metric"]}, test split | {_interval(test)} | {_interval(test_before)} |
 
 Speed is the ratio of medians, timed in alternation with the float32 model on {conditions["processor"]},
 {conditions["threads"]} thread(s), {conditions["provider"]}, onnxruntime {conditions["onnxruntime"]}.
@@ -99,6 +99,14 @@ conditions, the versions it was made with, and the file's digest:
 
     sha256 {described["sha256"]}
 """
+
+
+def _load_memory(found: dict[str, Any]) -> str:
+    """Return the row of the table, nothing where the operating system could not tell."""
+    if (peak := found.get("load_peak_bytes")) is None:
+        return ""
+    here, there = peak["value"] / 1e6, peak["conditions"]["reference_bytes"] / 1e6
+    return f"| load memory, at its highest | {here:,.0f} MB | {there:,.0f} MB |\n"
 
 
 def _interval(measurement: dict[str, Any]) -> str:

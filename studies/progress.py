@@ -56,6 +56,10 @@ class ProgressView:
         self._phase, self._running = text, ""
         self._say(text)
 
+    def note(self, text: str) -> None:
+        """Print what was found out; it stays above what is shown live."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
         """Take up what is known when the search begins."""
         self._spec, self._baseline = spec, baseline

@@ -134,6 +134,7 @@ class Session:
             return self._finish(bench, ending)
 
     def _prepare(self, task: Task | None) -> Bench:
+        from ..spaces.axis_reach import describe_reach
         from ..spaces.baseline import prepare_baseline
         from ..spaces.build import Builder
         from ..spaces.reach import check_reach
@@ -157,6 +158,8 @@ class Session:
                 f"training the baseline, epoch {epoch} of {task.baseline_epochs}: {task.metric_name} {metric:.4f}"
             ),
         )
+        for sentence in describe_reach(self.spec.space, task, artifact.path):
+            self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec)
         self.watcher.phase("measuring the baseline")
         known = read_baseline(self.study)

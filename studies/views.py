@@ -55,6 +55,8 @@ def point_view(row: pd.Series[Any]) -> Table:
     view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
     if "load_ms" in row:
         view.add_row("load time", f"{row['load_ms']:.1f} ms ({row['load_ratio']:.2f}x your model's)")
+    if (peak := row.get("load_peak_bytes", float("nan"))) == peak:
+        view.add_row("load memory", f"{peak / 1e6:,.0f} MB at its highest")
     view.add_row("accuracy", f"{with_spread(row, 'accuracy', 4)} on validation")
     if "test_accuracy" in row:
         drop = f"{abs(row['drop_points']):.2f} points {'lost' if row['drop_points'] >= 0 else 'gained'}"

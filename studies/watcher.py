@@ -17,6 +17,9 @@ class Watcher(Listener, Protocol):
     def phase(self, text: str) -> None:
         """Something that takes a while begins."""
 
+    def note(self, text: str) -> None:
+        """Something was found out that the user should know."""
+
     def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
         """The search begins or goes on, from the trials that are known already."""
 
@@ -25,6 +28,9 @@ class Silence:
     """A watcher that shows nothing."""
 
     def phase(self, text: str) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
         """Show nothing."""
 
     def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:

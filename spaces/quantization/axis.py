@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from ..axis import AxisModel, Choices, Suggester, choose
 from ..candidate import FLOAT_BITS, BitAllocation, BitTraining, Candidate
@@ -18,7 +18,12 @@ def _bits(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-WeightBits = Annotated[float, AfterValidator(_bits)]
+def _as_written(bits: float) -> Any:
+    # declared as a float, a whole number would be written as 3.0
+    return bits
+
+
+WeightBits = Annotated[float, AfterValidator(_bits), PlainSerializer(_as_written)]
 ActivationBits = Literal[8, 32]
 
 

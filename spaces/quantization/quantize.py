@@ -81,7 +81,7 @@ def quantize(
     layers = prepare_layers(model, source.name)
     inputs = calibration.astype(np.float32, copy=False)
     with_activations = choice.activation_bits == MOST_BITS
-    reached = [layer for layer in layers if has_int8_kernel(model, layer)] if with_activations else layers
+    reached = _reached(model, layers, choice.activation_bits)
     left = tuple(_left(model, layers, reached))
     try:
         bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity)
@@ -91,6 +91,22 @@ def quantize(
         raise CandidateFailure(STAGE, f"{type(error).__name__}: {error}") from error
     write_model(model, destination, STAGE)
     return QuantizationReach(len(layers) - len(find_layers(model)), len(layers), left)
+
+
+def quantization_reach(source: Path, activation_bits: int) -> QuantizationReach:
+    """Return which layers of a float32 ONNX file would be quantized, and which not and why.
+
+    Args:
+        source: As for :func:`quantize`.
+        activation_bits: 8 or 32; beside 8, layers need an int8 kernel.
+
+    Raises:
+        CandidateFailure: Where nothing can be quantized.
+    """
+    model = read_model(source, STAGE)
+    layers = prepare_layers(model, source.name)
+    reached = _reached(model, layers, activation_bits)
+    return QuantizationReach(len(reached), len(layers), tuple(_left(model, layers, reached)))
 
 
 def zero_weights(
@@ -149,6 +165,12 @@ def _quantize(
         return quantize_weights_and_activations(model, weights, inputs, settings, learned.activations)
     quantize_weights(model, weights, layers)
     return model
+
+
+def _reached(model: onnx.ModelProto, layers: list[Layer], activation_bits: int) -> list[Layer]:
+    if activation_bits != MOST_BITS:
+        return layers
+    return [layer for layer in layers if has_int8_kernel(model, layer)]
 
 
 def _left(model: onnx.ModelProto, layers: list[Layer], reached: list[Layer]) -> Iterator[str]:

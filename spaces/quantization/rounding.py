@@ -83,27 +83,44 @@ def round_weights(
     # Scales fit what the weights have become: those of before clipped so much that 80 % zeros ruined a network.
     rounded = {}
     for name, weight in wanted.items():
-        axis = axes[name] if settings.granularity == "channel" else None
-        rounded[name] = given[name] if name in given else _nearest(weight, bits[name], axis)
+        rounded[name] = given[name] if name in given else round_to_nearest(weight, axes[name], bits[name], settings)
     means: dict[str, np.ndarray] = {}
     for moments in source:
         means.update({node_name: found.mean for node_name, found in moments.items()})
         for name in readers:
             found = [moments[layer.node_name] for layer in readers[name] if layer.node_name in moments]
             if found:
-                rounded[name] = _with_feedback(wanted[name], rounded[name], axes[name], found, bits[name])
+                rounded[name] = round_for_inputs(wanted[name], rounded[name], axes[name], found, bits[name])
     return rounded, mean_shifts(layers, weights, {name: each.values for name, each in rounded.items()}, means)
 
 
-def _nearest(weight: np.ndarray, bits: int, channel_axis: int | None) -> RoundedWeight:
-    scales = mse_scales(weight, bits, channel_axis)
-    return RoundedWeight(round_to_grid(weight, scales, bits, channel_axis), scales, channel_axis)
+def round_to_nearest(weight: np.ndarray, axis: int, bits: int, settings: QuantizationSettings) -> RoundedWeight:
+    """Round one weight to nearest, by the scales of least squared error.
+
+    Args:
+        weight: Any shape, finite.
+        axis: Its outputs lie along this axis.
+        bits: 2 to 8.
+        settings: Whether each output has a scale of its own.
+    """
+    scales_axis = axis if settings.granularity == "channel" else None
+    scales = mse_scales(weight, bits, scales_axis)
+    return RoundedWeight(round_to_grid(weight, scales, bits, scales_axis), scales, scales_axis)
 
 
-def _with_feedback(
+def round_for_inputs(
     weight: np.ndarray, nearest: RoundedWeight, axis: int, found: list[Moments], bits: int
 ) -> RoundedWeight:  # fmt: skip
-    """Round one weight, its outputs along the axis, for all layers that read it."""
+    """Round one weight so that the outputs of all layers that read it change least.
+
+    Args:
+        weight: Its outputs lie along ``axis``.
+        nearest: What :func:`round_to_nearest` gives; its scales are kept.
+        axis: See there.
+        found: Moments of the inputs of the layers that read it, at least one; of layers that divide the weight into
+            groups differently, nothing can be made of them, and it stays rounded to nearest.
+        bits: 2 to 8.
+    """
     groups = len(found[0].second)
     if any(len(moments.second) != groups for moments in found):
         return nearest

@@ -18,14 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 from ..artifact import write_bytes
 from ..onnx_file import open_session
 from .bias_correction import correct_biases
-from .error_feedback import round_with_feedback
 from .layers import Layer, read_weights
 from .moments import Moments, input_moments
-from .rounding import RoundedWeight
-from .scales import FEWEST_BITS, MOST_BITS, mse_scales, round_to_grid
+from .rounding import RoundedWeight, round_for_inputs, round_to_nearest
+from .scales import FEWEST_BITS, MOST_BITS
 from .settings import QuantizationSettings
 from .shifts import mean_shifts
-from .unfolding import as_rows, from_rows
 
 ALL_BITS = tuple(range(FEWEST_BITS, MOST_BITS + 1))
 
@@ -227,21 +225,8 @@ def _rounded(
     weight: np.ndarray, axis: int, found: list[Moments], bits: int, settings: QuantizationSettings
 ) -> RoundedWeight:
     """Round a weight as :func:`~karui.spaces.quantization.rounding.round_weights` does."""
-    scales_axis = axis if settings.granularity == "channel" else None
-    scales = mse_scales(weight, bits, scales_axis)
-    nearest = round_to_grid(weight, scales, bits, scales_axis)
-    groups = {len(moments.second) for moments in found}
-    if len(groups) != 1:
-        return RoundedWeight(nearest, scales, scales_axis)
-    (count,) = groups
-    integers = round_with_feedback(
-        as_rows(weight, axis, count),
-        np.broadcast_to(scales, weight.shape[axis]).reshape(count, -1),
-        np.sum([moments.second for moments in found], axis=0),
-        as_rows(nearest, axis, count),
-        bits,
-    )
-    return RoundedWeight(from_rows(integers, weight.shape, axis), scales, scales_axis)
+    nearest = round_to_nearest(weight, axis, bits, settings)
+    return round_for_inputs(weight, nearest, axis, found, bits) if found else nearest
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:

@@ -24,10 +24,12 @@ from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.quantization.settings import QuantizationSettings, Rounding
 from karui.spaces.reach import check_reach
 from karui.spaces.space import SearchSpace
+from karui.spaces.stages.axis import StagesAxis
+from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.students.axis import StudentsAxis
 from karui.spaces.task import Task
 
-SETTINGS = BuildSettings(epochs=1, epochs_from_scratch=1, channel_multiple=1)
+SETTINGS = BuildSettings(epochs=1, epochs_from_scratch=1, epochs_aware=1, epochs_supernet=1, channel_multiple=1)
 QUANTIZATION = QuantizationSettings(calibration_samples=16)
 
 
@@ -37,6 +39,8 @@ def rounded(how: Rounding) -> QuantizationSettings:
 
 CELL = CellNetwork(CellGenotype(3, ((0, 1, "conv3x3"), (0, 2, "skip"), (1, 2, "conv1x1"))), 4, 1)
 
+AXIS = StagesAxis(stages=2, channels=(4,), kernels=(3,), expansions=(1, 3), depths=(1,))
+STAGES = StageNetwork(4, (Stage(3, 3, False, 1), Stage(3, 1, True, 1)))
 CANDIDATES = {
     "float32": Candidate(),
     "int8": Candidate(weight_bits=8, activation_bits=8),
@@ -45,6 +49,16 @@ CANDIDATES = {
     "zeros": Candidate(zeroed_weights=0.8, weight_bits=4, activation_bits=8),
     "shallower": Candidate(Student("shallower", 1.0, 0.5), weight_bits=3, activation_bits=8),
     "resnet18": Candidate(Student("resnet18", 0.1), weight_bits=8, activation_bits=8),
+    "half of the channels by gradients, of all layers": Candidate(
+        removed_channels=0.5, channel_importance="taylor", channel_scope="global", weight_bits=3
+    ),
+    "budget": Candidate(weight_bits=2.5, bit_allocation="budget", activation_bits=8),
+    "groups": Candidate(weight_bits=4, bit_allocation="groups", group_bits=(4, 2, 3)),
+    "zeros at once": Candidate(zeroed_weights=0.5, zero_pattern="2:4", zeroing="one_shot", weight_bits=4),
+    "float zeros at once": Candidate(zeroed_weights=0.7, zeroing="one_shot"),
+    "aware": Candidate(removed_channels=0.5, weight_bits=2, activation_bits=8, bit_training="aware"),
+    "aware budget": Candidate(weight_bits=3, bit_allocation="budget", bit_training="aware"),
+    "stages": Candidate(STAGES, weight_bits=4, activation_bits=8),
     "cell": Candidate(CELL, zeroed_weights=0.5, weight_bits=2, activation_bits=8),
 }
 
@@ -57,7 +71,7 @@ def run(path: Path, inputs: Tensor) -> np.ndarray:
 
 @pytest.fixture
 def builder(tiny_task: Task, tmp_path: Path) -> Builder:
-    return Builder(tiny_task, SETTINGS, tmp_path, quantization=QUANTIZATION)
+    return Builder(tiny_task, SETTINGS, tmp_path, quantization=QUANTIZATION, stages=AXIS)
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
@@ -69,9 +83,13 @@ def test_every_kind_of_candidate_becomes_a_file_that_runs(builder: Builder, tiny
     outputs = run(artifact.path, tiny_task.calibration_batch(5))
     assert outputs.shape == (5, 3)
     assert np.isfinite(outputs).all()
-    trained = name not in ("float32", "int8", "weights only")
-    expected = ["architecture", *(["recovery"] if trained else []), "export"]
-    expected += [] if CANDIDATES[name].weight_bits == 32 else ["quantization"]
+    candidate = CANDIDATES[name]
+    untrained = ("float32", "int8", "weights only", "budget", "groups", "aware budget")
+    untrained += ("zeros at once", "float zeros at once")
+    expected = ["architecture", *([] if name in untrained else ["recovery"]), "export"]
+    expected += ["aware training"] if candidate.bit_training == "aware" else []
+    expected += [] if candidate.weight_bits == 32 else ["quantization"]
+    expected += ["zeroing"] if name == "float zeros at once" else []
     assert [stage.stage for stage in artifact.stages] == [*expected, "packing"]
 
 
@@ -269,7 +287,7 @@ class TestReach:
 
 def test_candidates_cover_every_kind_of_architecture() -> None:
     kinds = {type(candidate.architecture) for candidate in CANDIDATES.values()}
-    assert kinds == {Baseline, Student, CellNetwork}
+    assert kinds == {Baseline, Student, CellNetwork, StageNetwork}
 
 
 @pytest.mark.parametrize("stage", ["export", "quantization"])

@@ -1,0 +1,372 @@
+"""What each way of making a network light brings on Fashion-MNIST, alone and combined, at equal recovery budget.
+
+The baseline is the ResNet-20 of the bundled study ``fashion``, trained first where the working folder does not hold it.
+Every method makes a file, which is measured as the search measures it: bytes on disk, speed in alternation with the
+baseline, accuracy of the file on the test split. Rows are added to ``results/compression.csv`` as they come, and what
+stands there already is not made again, so that the benchmark can be stopped and goes on; ``results/compression.md`` is
+written from it. Run as ``python benchmarks/compression.py``: about six hours on two cores, most of it training.
+
+    --folder DIR   working folder for trained networks (runs/compression)
+    --only REGEX   only the methods whose name holds a match
+    --seeds N      how many seeds for methods that train (3)
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import torch
+from measuring import RESULTS, Ruler, conditions
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from torch import nn
+from torch.nn.utils import prune
+
+from karui.spaces.architect import training_settings
+from karui.spaces.baseline import prepare_baseline
+from karui.spaces.build import Builder
+from karui.spaces.build_settings import BuildSettings
+from karui.spaces.candidate import Candidate, CellNetwork, Student
+from karui.spaces.cells.genotype import CellGenotype
+from karui.spaces.export import export_onnx
+from karui.spaces.normalization import reestimate_normalization, statistics_inputs
+from karui.spaces.packing import pack
+from karui.spaces.quantization.allocation import uniform_bits
+from karui.spaces.quantization.bit_choice import BitChoice
+from karui.spaces.quantization.layers import find_layers
+from karui.spaces.quantization.learned import LearnedGrids
+from karui.spaces.quantization.quantize import quantize
+from karui.spaces.quantization.rounding import RoundedWeight
+from karui.spaces.quantization.scales import grid_limits, round_to_grid
+from karui.spaces.quantization.settings import QuantizationSettings
+from karui.spaces.recovery import train
+from karui.spaces.sparsity.channels import remove_channels
+from karui.spaces.task import Task
+from karui.studies.spec import load_spec
+from karui.studies.tasks.fashion import make_task
+
+COLUMNS = ["method", "seed", "size_bytes", "size_x", "speed_x", "accuracy", "drop_points", "load_ms", "seconds"]
+FRACTIONS = (0.3, 0.5, 0.7)
+LONG = 15
+"""Epochs of the combinations that shall keep the accuracy."""
+
+CELL = CellGenotype(4, ((0, 1, "conv3x3"), (0, 3, "skip"), (1, 3, "conv3x3")))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to make a file.
+
+    Args:
+        name: Its name in the table.
+        make: Maps a seed to the file.
+        trains: Whether the seed matters.
+    """
+
+    name: str
+    make: Callable[[int], Path]
+    trains: bool = True
+
+
+class Lab:
+    """The task, its baseline, and what makes files of it."""
+
+    def __init__(self, folder: Path) -> None:
+        spec = load_spec("fashion")
+        self.folder = folder
+        self.task: Task = make_task(**spec.task_options)
+        self.settings: BuildSettings = spec.recovery
+        folder.mkdir(parents=True, exist_ok=True)
+        self.baseline = prepare_baseline(
+            self.task, self.settings, folder, on_epoch=lambda epoch, metric: print(f"epoch {epoch}: {metric:.4f}")
+        ).path
+        self.calibration = self.task.calibration_batch(256)
+        self.ruler = Ruler(self.baseline, self.task.calibration_batch(1).numpy(), self.task)
+
+    def candidate(self, candidate: Candidate, seed: int, **changes: Any) -> Path:
+        """Return the file that the search would make of a candidate, trained for so many epochs."""
+        settings = self.settings.model_copy(update=changes)
+        # A folder for each seed and setting: files are named by their candidate alone.
+        told = "-".join(f"{name}{value}" for name, value in sorted(changes.items()))
+        builder = Builder(self.task, settings, self.folder / f"seed{seed}{told}", seed)
+        return builder.build(candidate).path
+
+    def packed(self, network: nn.Module) -> Path:
+        """Return the packed float32 file of a network."""
+        plain, path = self.folder / "plain.onnx", self.folder / "packed.onnx"
+        export_onnx(network, self.calibration[:8], plain)
+        pack(plain, path)
+        return path
+
+    def quantized(self, choice: BitChoice, settings: QuantizationSettings, learned: LearnedGrids | None = None) -> Path:
+        """Return the packed file of the baseline, rounded after training."""
+        rounded, path = self.folder / "rounded.onnx", self.folder / "packed.onnx"
+        table = self.folder / "baseline.sensitivity.json"
+        quantize(
+            self.baseline, rounded, choice, calibration=self.calibration.numpy(), settings=settings, learned=learned,
+            sensitivity=table,
+        )  # fmt: skip
+        pack(rounded, path)
+        return path
+
+    def recovered(self, network: nn.Module, seed: int, *, taught: bool) -> nn.Module:
+        """Train a network for the recovery budget, with or without the baseline as its teacher."""
+        settings = training_settings(self.settings, epochs=self.settings.epochs, seed=seed)
+        train(network, self.task, settings, teacher=self.task.model if taught else None)
+        return network
+
+
+def rounding_methods(lab: Lab) -> Iterator[Method]:
+    """Yield the first table: int8 as users do it today, and ours at few bits without and with training."""
+    yield Method("onnxruntime quantize_static, int8", lambda _seed: runtime_int8(lab), trains=False)
+    nearest, feedback = QuantizationSettings(rounding="nearest"), QuantizationSettings()
+    for bits in (8, 4, 3, 2):
+        for activations in (32, 8):
+            choice = BitChoice(bits, activations)
+            name = f"w{bits} a{activations}"
+            yield Method(f"{name}: nearest, scales by range", partial(_by_range, lab, choice), trains=False)
+            yield Method(f"{name}: nearest, least-squares scales", partial(_ours, lab, choice, nearest), trains=False)
+            yield Method(f"{name}: error feedback", partial(_ours, lab, choice, feedback), trains=False)
+            budget = BitChoice(bits, activations, "budget")
+            yield Method(f"{name}: budget of bits", partial(_ours, lab, budget, feedback), trains=False)
+    for bits in (2, 3, 4):
+        for activations in (32, 8):
+            trained = Candidate(weight_bits=bits, activation_bits=activations, bit_training="aware")
+            name = f"w{bits} a{activations}: trained with rounded weights"
+            yield Method(name, partial(_built, lab, trained, epochs_aware=lab.settings.epochs))
+
+
+def zero_methods(lab: Lab) -> Iterator[Method]:
+    """Yield zeroed weights, without training and with it."""
+    for pattern, fraction in (("free", 0.5), ("free", 0.8), ("2:4", 0.5)):
+        for bits in (32, 4):
+            once = Candidate(zeroed_weights=fraction, zero_pattern=pattern, zeroing="one_shot", weight_bits=bits)  # type: ignore[arg-type]
+            yield Method(f"{once.describe().removeprefix('baseline, ')}", partial(_built, lab, once), trains=False)
+    for fraction in (0.5, 0.8):
+        gradual = Candidate(zeroed_weights=fraction, weight_bits=4)
+        yield Method(f"{gradual.describe().removeprefix('baseline, ')}, gradual", partial(_built, lab, gradual))
+
+
+def channel_methods(lab: Lab) -> Iterator[Method]:
+    """Yield the second table: channels removed, and filters zeroed layer by layer without care for dependencies."""
+    for fraction in FRACTIONS:
+        cut = Candidate(removed_channels=fraction)
+        yield Method(f"-{fraction:.0%} channels, no recovery", partial(_unrecovered, lab, fraction), trains=False)
+        yield Method(f"-{fraction:.0%} channels", partial(_built, lab, cut))
+        yield Method(f"-{fraction:.0%} filters zeroed, no recovery", partial(_filters, lab, fraction, False), False)
+        yield Method(f"-{fraction:.0%} filters zeroed", partial(_filters, lab, fraction, True))
+    for scope, importance in (("global", "magnitude"), ("layer", "taylor"), ("layer", "geometric_median")):
+        cut = Candidate(removed_channels=0.5, channel_scope=scope, channel_importance=importance)  # type: ignore[arg-type]
+        yield Method(f"-50% channels, {importance}, {scope}", partial(_built, lab, cut))
+
+
+def width_methods(lab: Lab) -> Iterator[Method]:
+    """Yield the third table: half of the channels from scratch and cold; warm is the second table's."""
+    yield Method("half the channels, from scratch", partial(_cold, lab, taught=False))
+    yield Method("half the channels, distilled cold", partial(_cold, lab, taught=True))
+
+
+def combined_methods(lab: Lab) -> Iterator[Method]:
+    """Yield the fourth table: combinations, recovered for longer."""
+    combinations = [
+        Candidate(removed_channels=0.5, weight_bits=4, bit_allocation="budget"),
+        Candidate(removed_channels=0.5, weight_bits=3, bit_allocation="budget"),
+        Candidate(removed_channels=0.7, weight_bits=4, bit_allocation="budget"),
+        Candidate(Student("shallower", 0.5, 0.34), weight_bits=4, bit_allocation="budget"),
+        Candidate(Student("shallower", 0.75, 0.34), weight_bits=4, bit_allocation="budget"),
+        Candidate(Student("shallower", 1.0, 0.34), weight_bits=4, bit_allocation="budget"),
+        Candidate(CellNetwork(CELL, 16, 1), weight_bits=4, bit_allocation="budget"),
+        Candidate(CellNetwork(CELL, 8, 1), weight_bits=4, bit_allocation="budget"),
+    ]
+    for candidate in combinations:
+        make = partial(_built, lab, candidate, epochs=LONG, epochs_from_scratch=LONG)
+        yield Method(f"{candidate.describe()}, {LONG} epochs", make)
+
+
+def runtime_int8(lab: Lab) -> Path:
+    """Make the int8 file that onnxruntime's documentation shows: QDQ, defaults, our calibration inputs."""
+    path = lab.folder / "runtime.onnx"
+    name = onnx.load(lab.baseline).graph.input[0].name
+    quantize_static(
+        lab.baseline, path, _Feeds(name, lab.calibration.numpy()), quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+    return path
+
+
+class _Feeds(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, name: str, inputs: np.ndarray) -> None:
+        self._feeds = iter([{name: inputs[index : index + 1]} for index in range(len(inputs))])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+def _built(lab: Lab, candidate: Candidate, seed: int, **changes: Any) -> Path:
+    return lab.candidate(candidate, seed, **changes)
+
+
+def _ours(lab: Lab, choice: BitChoice, settings: QuantizationSettings, _seed: int) -> Path:
+    return lab.quantized(choice, settings)
+
+
+def _by_range(lab: Lab, choice: BitChoice, _seed: int) -> Path:
+    """Round to nearest with the scales that reach from the smallest to the largest weight of each channel."""
+    model = onnx.load(lab.baseline)
+    layers = find_layers(model)
+    bits = uniform_bits(layers, int(choice.weight_bits), most_bits=choice.most_bits)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    grids = {}
+    for layer in layers:
+        weight, axis = tensors[layer.weight_name], layer.channel_axis
+        _, largest = grid_limits(bits[layer.weight_name])
+        others = tuple(index for index in range(weight.ndim) if index != axis)
+        scales = np.maximum(np.abs(weight).max(axis=others) / largest, 1e-8).astype(np.float32)
+        integers = round_to_grid(weight, scales, bits[layer.weight_name], axis)
+        grids[layer.weight_name] = RoundedWeight(integers, scales, axis)
+    return lab.quantized(choice, QuantizationSettings(rounding="nearest"), LearnedGrids(weights=grids))
+
+
+def _unrecovered(lab: Lab, fraction: float, _seed: int) -> Path:
+    network = remove_channels(lab.task.model, lab.calibration[:2], fraction, multiple=lab.settings.channel_multiple)
+    reestimate_normalization(network, statistics_inputs(lab.task, seed=0))
+    return lab.packed(network.eval())
+
+
+def _filters(lab: Lab, fraction: float, recover: bool, seed: int) -> Path:
+    """Zero each convolution's smallest filters, whatever reads or adds to them: no shape changes."""
+    network = copy.deepcopy(lab.task.model)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    for layer in layers:
+        prune.ln_structured(layer, "weight", amount=fraction, n=2, dim=0)
+    if recover:
+        lab.recovered(network, seed, taught=True)
+    for layer in layers:
+        prune.remove(layer, "weight")
+    return lab.packed(network.eval())
+
+
+def _cold(lab: Lab, seed: int, *, taught: bool) -> Path:
+    network = remove_channels(lab.task.model, lab.calibration[:2], 0.5, multiple=lab.settings.channel_multiple)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in network.modules():
+            if callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+    return lab.packed(lab.recovered(network, seed, taught=taught).eval())
+
+
+TABLES: dict[str, Callable[[Lab], Iterator[Method]]] = {
+    "Bits": rounding_methods,
+    "Zeroed weights": zero_methods,
+    "Removed channels": channel_methods,
+    "Half the channels, from where": width_methods,
+    "Combinations": combined_methods,
+}
+
+
+def main() -> None:
+    """Make and measure what is missing, then write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/compression"))
+    parser.add_argument("--only", default="")
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    lab = Lab(arguments.folder)
+    # All methods of one seed before the next: stopped early, every method has been seen once.
+    for seed in range(arguments.seeds):
+        for method in (method for methods in TABLES.values() for method in methods(lab)):
+            if (seed == 0 or method.trains) and re.search(arguments.only, method.name):
+                _add_row(lab, method, seed)
+    rows = _rows()
+    (RESULTS / "compression.md").write_text(_report(lab, rows), encoding="utf-8")
+
+
+def _rows() -> pd.DataFrame:
+    path = RESULTS / "compression.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+
+
+def _add_row(lab: Lab, method: Method, seed: int) -> None:
+    rows = _rows()
+    if ((rows["method"] == method.name) & (rows["seed"] == seed)).any():
+        return
+    begin = time.perf_counter()
+    path = method.make(seed)
+    seconds = time.perf_counter() - begin
+    row = {"method": method.name, "seed": seed, **lab.ruler.measure(path), "seconds": seconds}
+    added = pd.DataFrame([row])[COLUMNS]
+    table = added if rows.empty else pd.concat([rows, added])
+    with tempfile.NamedTemporaryFile("w", dir=RESULTS, delete=False, suffix=".csv") as unfinished:
+        table.to_csv(unfinished, index=False, float_format="%.6g")
+    Path(unfinished.name).replace(RESULTS / "compression.csv")
+    print(f"{method.name}, seed {seed}: {row['size_x']:.1f}x smaller, {row['speed_x']:.2f}x as fast, "
+          f"{row['drop_points']:+.2f} points lost, {seconds:.0f} s", flush=True)  # fmt: skip
+
+
+def _report(lab: Lab, rows: pd.DataFrame) -> str:
+    size = lab.baseline.stat().st_size
+    lines = [
+        "# Compression on Fashion-MNIST",
+        "",
+        f"Baseline: ResNet-20, {size:,} bytes as float32 ONNX, test accuracy "
+        f"{100 * lab.ruler.reference_accuracy:.2f} %. Every row is a file, measured: bytes on disk, speed against the "
+        "baseline in one run, accuracy of the file on the 10,000 test images. Points lost are the baseline's accuracy "
+        "less the file's; where a method trains, the mean over its seeds, and the largest distance from it.",
+        f"Networks recover for {lab.settings.epochs} epochs (combinations for {LONG}), distilled from the baseline; "
+        "`nearest` and `error feedback` train nothing. Files of 8-bit activations have at most 7 bits.",
+    ]
+    for title, methods in TABLES.items():
+        names = [method.name for method in methods(lab)]
+        lines += ["", f"## {title}", "", *_table(rows, names)]
+    lines += ["", "## Goals", "", *_goals(rows), "", conditions(seeds=sorted(rows["seed"].unique())), ""]
+    return "\n".join(lines)
+
+
+def _table(rows: pd.DataFrame, names: list[str]) -> Iterator[str]:
+    yield "| method | seeds | bytes | smaller | faster | test accuracy | points lost | load ms | seconds |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name in names:
+        found = rows[rows["method"] == name]
+        if found.empty:
+            yield f"| {name} | 0 | | | | not measured | | | |"
+            continue
+        mean = found.drop(columns="method").mean()
+        spread = (found["drop_points"] - mean["drop_points"]).abs().max()
+        lost = f"{mean['drop_points']:.2f}" + (f" ± {spread:.2f}" if len(found) > 1 else "")
+        yield (
+            f"| {name} | {len(found)} | {mean['size_bytes']:,.0f} | {mean['size_x']:.1f}x | {mean['speed_x']:.2f}x | "
+            f"{100 * mean['accuracy']:.2f} % | {lost} | {mean['load_ms']:.1f} | {mean['seconds']:.0f} |"
+        )
+
+
+def _goals(rows: pd.DataFrame) -> Iterator[str]:
+    means = rows.groupby("method", sort=False).mean(numeric_only=True)
+    for size, speed, points in ((20, 5, 0.5), (50, 8, 1.5)):
+        goal = f"{size}x smaller and {speed}x faster at no more than {points} points lost"
+        kept = means[(means["size_x"] >= size) & (means["speed_x"] >= speed)]
+        if kept.empty:
+            yield f"- {goal}: **missed**; no file is as small and as fast."
+            continue
+        best = kept.loc[kept["drop_points"].idxmin()]
+        verdict = "reached" if best["drop_points"] <= points else "**missed**"
+        yield (
+            f"- {goal}: {verdict}. The best file as small and as fast is `{best.name}`: {best['size_x']:.1f}x, "
+            f"{best['speed_x']:.2f}x, {best['drop_points']:.2f} points lost."
+        )
+
+
+if __name__ == "__main__":
+    main()

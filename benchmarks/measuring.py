@@ -1,0 +1,89 @@
+"""What the benchmarks share: a file measured as the search measures it, and the conditions that go with a table."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from karui.evaluators.accuracy import AccuracyEvaluator
+from karui.evaluators.latency import LatencyEvaluator
+from karui.evaluators.loading import LoadEvaluator
+from karui.evaluators.targets import TARGETS
+from karui.evaluators.timing import TimingSettings
+from karui.spaces.artifact import Artifact, file_digest
+from karui.spaces.task import Task
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("onnxruntime", "torch", "torchvision", "torch-pruning", "numpy", "onnx")
+
+
+class Ruler:
+    """Measures files beside a reference, one thread of onnxruntime.
+
+    Args:
+        reference: The float32 file.
+        inputs: One batch, shape (batch, *input_shape), for latency.
+        task: Its test split gives the accuracy; None where accuracy has no meaning.
+    """
+
+    def __init__(self, reference: Path, inputs: np.ndarray, task: Task | None = None) -> None:
+        self._reference = Artifact(reference, file_digest(reference))
+        target = TARGETS["local"](threads=1, provider="CPUExecutionProvider")
+        timing = replace(TimingSettings(), max_seconds=3.0)
+        self._latency = LatencyEvaluator(target, self._reference, inputs, timing, reference_ms=1.0)
+        self._load = LoadEvaluator(target, self._reference, timing)
+        self._accuracy = None
+        if task is not None:
+            self._accuracy = AccuracyEvaluator(task.test, task.metric, task.metric_name, "test", resampling_seconds=0.0)
+        self.reference_accuracy = self.accuracy(reference)
+
+    def accuracy(self, path: Path) -> float:
+        """Return the accuracy of a file on the test split, not a number where there is none."""
+        if self._accuracy is None:
+            return float("nan")
+        return self._accuracy.measure(Artifact(path, file_digest(path)))[0].value
+
+    def measure(self, path: Path) -> dict[str, float]:
+        """Return bytes, how many times smaller and faster, accuracy and points lost, and load time of a file."""
+        artifact = Artifact(path, file_digest(path))
+        latency = {item.name: item.value for item in self._latency.measure(artifact)}
+        load = {item.name: item.value for item in self._load.measure(artifact)}
+        accuracy, size = self.accuracy(path), path.stat().st_size
+        return {
+            "size_bytes": size,
+            "size_x": self._reference.path.stat().st_size / size,
+            "speed_x": 1.0 / latency["latency_ratio"],
+            "accuracy": accuracy,
+            "drop_points": 100 * (self.reference_accuracy - accuracy),
+            "load_ms": load["load_ms"],
+            "load_peak_mb": load.get("load_peak_bytes", float("nan")) / 1e6,
+        }
+
+
+def conditions(**more: Any) -> str:
+    """Return one line with versions, processor, date and whatever else is told."""
+    versions = [f"python {platform.python_version()}", *(f"{package} {version(package)}" for package in PACKAGES)]
+    told = [f"{name.replace('_', ' ')} {value}" for name, value in more.items()]
+    return (
+        f"Conditions: {', '.join(versions)}; {_processor()}, {torch.get_num_threads()} threads in training and one in "
+        f"measuring, batch 1, the reference in alternation with each file; {'; '.join([*told, _today()])}. "
+        "The machine was shared."
+    )
+
+
+def _today() -> str:
+    return datetime.date.today().isoformat()
+
+
+def _processor() -> str:
+    description = Path("/proc/cpuinfo")
+    lines = description.read_text(encoding="utf-8").splitlines() if description.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,62 @@
+"""How much of the user's own model each axis reaches: told at the start, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import CandidateFailure
+from .candidate import FLOAT_BITS
+from .quantization.quantize import quantization_reach
+from .space import SearchSpace
+from .sparsity.channel_reach import channel_reach
+from .task import Task
+
+MOST_REASONS = 4
+"""Layers that are named one by one; of more, the rest is counted."""
+
+
+def describe_reach(space: SearchSpace, task: Task, baseline: Path) -> list[str]:
+    """Return a sentence for each axis that changes the baseline's own layers, with the layers that it leaves alone.
+
+    An axis that reaches nothing is no error: the others are still searched, and each candidate that needs it fails
+    with its reason.
+
+    Args:
+        space: What is searched.
+        task: The task, its model trained.
+        baseline: The model's float32 ONNX file.
+    """
+    return [*_channels(space, task), *_bits(space, baseline)]
+
+
+def _channels(space: SearchSpace, task: Task) -> Iterator[str]:
+    if space.sparsity is None or not any(space.sparsity.removed_channels):
+        return
+    try:
+        reach = channel_reach(task.model, task.calibration_batch(2))
+    except CandidateFailure as failure:
+        yield f"channels can be removed from none of the model's layers: {failure.reason}"
+        return
+    yield f"channels can be removed from {reach}{_listed(reach.reasons)}"
+
+
+def _bits(space: SearchSpace, baseline: Path) -> Iterator[str]:
+    if space.bits is None or set(space.bits.weights) == {FLOAT_BITS}:
+        return
+    for activations in space.bits.activations:
+        beside = "float32" if activations == FLOAT_BITS else f"{activations}-bit"
+        try:
+            reach = quantization_reach(baseline, activations)
+        except CandidateFailure as failure:
+            yield f"weights of none of the model's layers can be rounded: {failure.reason}"
+            return
+        found = f"{reach.quantized_layers} of {reach.all_layers} layers"
+        yield f"weights can be rounded beside {beside} activations in {found}{_listed(reach.left)}"
+
+
+def _listed(reasons: tuple[str, ...]) -> str:
+    if not reasons:
+        return ""
+    more = f"; {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
+    return f" (not {'; not '.join(reasons[:MOST_REASONS])}{more})"

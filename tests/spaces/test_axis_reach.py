@@ -1,0 +1,70 @@
+"""What each axis reaches of a model, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from karui.spaces.axis_reach import describe_reach
+from karui.spaces.export import export_onnx
+from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.space import SearchSpace
+from karui.spaces.sparsity.axis import SparsityAxis
+from karui.spaces.task import Task
+
+SPACE = SearchSpace(sparsity=SparsityAxis(), bits=BitsAxis(weights=(4, 32)))
+
+
+class Attentive(nn.Module):
+    """A convolution, a product of two computed tensors, a transposed convolution, a linear layer; (n, 3) out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 8, 3, padding=1)
+        self.transposed = nn.ConvTranspose2d(8, 4, 2, 2)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.convolution(inputs)
+        attended = features.softmax(-1) @ features
+        outputs: Tensor = self.head(self.transposed(attended).mean((2, 3)))
+        return outputs
+
+
+def described(task: Task, model: nn.Module, folder: Path, space: SearchSpace = SPACE) -> list[str]:
+    export_onnx(model.eval(), task.calibration_batch(2), folder / "model.onnx")
+    return describe_reach(space, replace(task, model=model), folder / "model.onnx")
+
+
+def test_layers_of_a_residual_network_are_counted(tiny_task: Task, tmp_path: Path) -> None:
+    layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in tiny_task.model.modules())
+    found = described(tiny_task, tiny_task.model, tmp_path)
+    assert found == [
+        f"channels can be removed from {layers - 1} of {layers} layers (not head: makes the output)",
+        f"weights can be rounded beside 8-bit activations in {layers} of {layers} layers",
+        f"weights can be rounded beside float32 activations in {layers} of {layers} layers",
+    ]
+
+
+def test_what_is_left_alone_is_named(tiny_task: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    _, beside_integers, beside_floats = described(tiny_task, Attentive(), tmp_path)
+    for sentence in (beside_integers, beside_floats):
+        assert "in 2 of 2 layers (not MatMul" in sentence
+        assert "the weight is no constant float32 tensor" in sentence
+        assert "not ConvTranspose" in sentence
+        assert "weights of this operator stay float32" in sentence
+
+
+def test_axes_that_are_not_searched_are_not_told(tiny_task: Task, tmp_path: Path) -> None:
+    plain = SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0,)), bits=BitsAxis(weights=(32,)))
+    assert described(tiny_task, tiny_task.model, tmp_path, plain) == []
+
+
+def test_a_model_that_can_lose_no_channels_is_told(tiny_task: Task, tmp_path: Path) -> None:
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    first, *_ = described(tiny_task, linear, tmp_path)
+    assert first == "channels can be removed from 0 of 1 layers (not 1: makes the output)"
