@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ def test_the_pair_parses_and_makes_a_task(tmp_path: Path, name: str, task_file: 
     assert made.input_shape == (1, 8, 8)
     assert made.baseline_epochs > 0
     assert "{" + "name}" not in study.read_text() + task.read_text()
+
+
+def test_what_stands_commented_out_can_be_used_as_well(tmp_path: Path) -> None:
+    study, _ = write_scaffold("mine", tmp_path)
+    lines = study.read_text().splitlines()
+    used = [re.sub(r"^# (?=[a-z_]+ = |\[)", "", line) for line in lines]
+    assert sum(before != after for before, after in zip(lines, used, strict=True)) > 20
+    study.write_text("\n".join(used))
+    spec = load_spec(study)
+    assert spec.stages is not None
+    assert spec.bits is not None
+    assert spec.bits.training == ("post", "aware")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../mine", "a/b", "a b", "-x", "mine\n", "é"])
