@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from ..onnx_file import open_session
+from .histogram import LEVELS, Histogram
 from .learned import ActivationGrid
 from .settings import ActivationRanges
-
-LEVELS = 256
-"""Integers of an unsigned 8-bit activation."""
 
 PERCENTILE = 99.99
 """Share of the values, in percent, below the upper end of a range; as many lie above the lower end."""
@@ -31,45 +28,6 @@ _FACTORS = np.linspace(1.0, 1 / 16, 61)
 
 _SWEEPS = 2
 """How often each end is searched with the other one fixed, once both have been searched in step."""
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Values of a tensor, in bins of equal width between its extremes.
-
-    Args:
-        lowest: The least value, or 0 where that is less.
-        highest: The greatest value, or 0 where that is greater.
-        counts: Values in each bin, shape (bins,).
-    """
-
-    lowest: float
-    highest: float
-    counts: np.ndarray
-
-    @property
-    def width(self) -> float:
-        """Width of a bin."""
-        return (self.highest - self.lowest) / len(self.counts)
-
-    @cached_property
-    def cumulated(self) -> np.ndarray:
-        """What lies below each edge, shape (5, bins + 1), so that what a step of a grid holds is one difference.
-
-        The rows: values, their sum and the sum of their squares with each at the middle of its bin, bins that are not
-        empty, and the sum of c log c over their counts c.
-        """
-        middles = self.lowest + self.width * (np.arange(len(self.counts)) + 0.5)
-        counts = self.counts.astype(np.float64)
-        entropy = counts * np.log(np.maximum(counts, 1.0))
-        rows = np.stack([counts, counts * middles, counts * middles**2, counts > 0, entropy])
-        return np.concatenate([np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)], axis=1)
-
-    def edges(self, grid: ActivationGrid) -> np.ndarray:
-        """Return the edges between which the values of each integer of a grid lie, shape (LEVELS + 1,)."""
-        borders = (np.arange(LEVELS + 1) - 0.5 - grid.zero_point) * grid.scale
-        places = np.clip(np.rint((borders - self.lowest) / self.width), 0, len(self.counts))
-        return np.asarray(places, dtype=np.int64)
 
 
 def activation_grids(

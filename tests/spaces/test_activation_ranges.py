@@ -17,13 +17,13 @@ from torch import nn
 from karui.spaces.export import export_onnx
 from karui.spaces.onnx_file import open_session
 from karui.spaces.quantization.activation_ranges import (
-    Histogram,
     activation_grids,
     grid_between,
     histograms,
     within_activation_functions,
 )
 from karui.spaces.quantization.bit_choice import BitChoice
+from karui.spaces.quantization.histogram import Histogram
 from karui.spaces.quantization.learned import ActivationGrid, LearnedGrids
 from karui.spaces.quantization.quantize import quantize
 from karui.spaces.quantization.settings import ActivationRanges, Granularity, QuantizationSettings
