@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import torch
-from measuring import RESULTS, Ruler, conditions
+from measuring import RESULTS, Ruler, conditions  # type: ignore[import-not-found]
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import nn
@@ -250,11 +250,11 @@ def _filters(lab: Lab, fraction: float, recover: bool, seed: int) -> Path:
     network = copy.deepcopy(lab.task.model)
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     for layer in layers:
-        prune.ln_structured(layer, "weight", amount=fraction, n=2, dim=0)
+        prune.ln_structured(layer, "weight", amount=fraction, n=2, dim=0)  # type: ignore[no-untyped-call]
     if recover:
         lab.recovered(network, seed, taught=True)
     for layer in layers:
-        prune.remove(layer, "weight")
+        prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
     return lab.packed(network.eval())
 
 
@@ -360,7 +360,7 @@ def _goals(rows: pd.DataFrame) -> Iterator[str]:
         if kept.empty:
             yield f"- {goal}: **missed**; no file is as small and as fast."
             continue
-        best = kept.loc[kept["drop_points"].idxmin()]
+        best = kept.sort_values("drop_points").iloc[0]
         verdict = "reached" if best["drop_points"] <= points else "**missed**"
         yield (
             f"- {goal}: {verdict}. The best file as small and as fast is `{best.name}`: {best['size_x']:.1f}x, "

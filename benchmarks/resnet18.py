@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from measuring import RESULTS, Ruler, conditions
+from measuring import RESULTS, Ruler, conditions  # type: ignore[import-not-found]
 from torchvision.models import resnet18
 
 from karui.spaces.export import export_onnx

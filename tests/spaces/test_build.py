@@ -84,8 +84,8 @@ def test_every_kind_of_candidate_becomes_a_file_that_runs(builder: Builder, tiny
     assert outputs.shape == (5, 3)
     assert np.isfinite(outputs).all()
     candidate = CANDIDATES[name]
-    untrained = ("float32", "int8", "weights only", "budget", "groups", "aware budget")
-    untrained += ("zeros at once", "float zeros at once")
+    untrained = {"float32", "int8", "weights only", "budget", "groups", "aware budget"}
+    untrained |= {"zeros at once", "float zeros at once"}
     expected = ["architecture", *([] if name in untrained else ["recovery"]), "export"]
     expected += ["aware training"] if candidate.bit_training == "aware" else []
     expected += [] if candidate.weight_bits == 32 else ["quantization"]
