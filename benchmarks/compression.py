@@ -53,6 +53,7 @@ from karui.spaces.quantization.scales import grid_limits, round_to_grid
 from karui.spaces.quantization.settings import QuantizationSettings
 from karui.spaces.recovery import train
 from karui.spaces.sparsity.channels import remove_channels
+from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.task import Task
 from karui.studies.spec import load_spec
 from karui.studies.tasks.fashion import make_task
@@ -63,6 +64,8 @@ LONG = 15
 """Epochs of the combinations that shall keep the accuracy."""
 
 CELL = CellGenotype(4, ((0, 1, "conv3x3"), (0, 3, "skip"), (1, 3, "conv3x3")))
+
+STAGES = StageNetwork(16, (Stage(3, 1, False, 1), Stage(3, 3, False, 1), Stage(3, 6, False, 1)))
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ def combined_methods(lab: Lab) -> Iterator[Method]:
         Candidate(Student("shallower", 1.0, 0.34), weight_bits=4, bit_allocation="budget"),
         Candidate(CellNetwork(CELL, 16, 1), weight_bits=4, bit_allocation="budget"),
         Candidate(CellNetwork(CELL, 8, 1), weight_bits=4, bit_allocation="budget"),
+        Candidate(STAGES, weight_bits=4, bit_allocation="budget"),
     ]
     for candidate in combinations:
         make = partial(_built, lab, candidate, epochs=LONG, epochs_from_scratch=LONG)
