@@ -8,14 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from .error_feedback import round_with_feedback
+from .error_feedback import damped, round_with_feedback
 from .layers import Layer, read_weights
 from .moments import Moments, MomentSource
-from .scales import along_axis, mse_scales, round_to_grid
+from .scales import along_axis, mse_scales, range_scales, round_to_grid
 from .settings import QuantizationSettings
 from .shifts import Shifts, mean_shifts
 from .unfolding import as_rows, from_rows
 from .zeroing import Zeroing, readers_of, zeroed_weights
+
+REACHES = (1.0, 0.9, 0.8, 0.7, 0.6)
+"""Shares of the largest weight of an output at which its grid may end, where that is chosen by the outputs' error."""
+
+FINE_BITS = 4
+"""From so many bits on, scales are those of least squared error of the weights."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +119,12 @@ def round_for_inputs(
 ) -> RoundedWeight:  # fmt: skip
     """Round one weight so that the outputs of all layers that read it change least.
 
+    At few bits the scales of least squared error clip what feedback cannot make good: a ResNet-20 of two bits lost 4.5
+    points by them, and 0.4 by the best of :data:`REACHES` for the outputs. From :data:`FINE_BITS` on both are alike.
+
     Args:
         weight: Its outputs lie along ``axis``.
-        nearest: What :func:`round_to_nearest` gives; its scales are kept.
+        nearest: What :func:`round_to_nearest` gives.
         axis: See there.
         found: Moments of the inputs of the layers that read it, at least one; of layers that divide the weight into
             groups differently, nothing can be made of them, and it stays rounded to nearest.
@@ -124,11 +133,41 @@ def round_for_inputs(
     groups = len(found[0].second)
     if any(len(moments.second) != groups for moments in found):
         return nearest
+    second = np.sum([moments.second for moments in found], axis=0)
+    curvature = damped(second)
+    if curvature is None or bits >= FINE_BITS:
+        return _with_feedback(weight, nearest, axis, second, bits)
+    rows = as_rows(weight, axis, groups).astype(np.float64)
+    best, least = nearest, np.full(rows.shape[:2], np.inf)
+    for reach in REACHES:
+        scales = range_scales(weight, bits, nearest.channel_axis, reach)
+        start = RoundedWeight(round_to_grid(weight, scales, bits, nearest.channel_axis), scales, nearest.channel_axis)
+        tried = _with_feedback(weight, start, axis, second, bits)
+        lost = rows - as_rows(tried.values, axis, groups)
+        errors = np.einsum("gij,gij->gi", lost, lost @ curvature)
+        if nearest.channel_axis is None:
+            errors = np.full_like(errors, errors.sum())
+        best, least = _better_rows(best, tried, (errors < least).reshape(-1), axis), np.minimum(errors, least)
+    return best
+
+
+def _with_feedback(weight: np.ndarray, start: RoundedWeight, axis: int, second: np.ndarray, bits: int) -> RoundedWeight:
+    groups = len(second)
     integers = round_with_feedback(
         as_rows(weight, axis, groups),
-        np.broadcast_to(nearest.scales, weight.shape[axis]).reshape(groups, -1),
-        np.sum([moments.second for moments in found], axis=0),
-        as_rows(nearest.integers, axis, groups),
+        np.broadcast_to(start.scales, weight.shape[axis]).reshape(groups, -1),
+        second,
+        as_rows(start.integers, axis, groups),
         bits,
     )
-    return RoundedWeight(from_rows(integers, weight.shape, axis), nearest.scales, nearest.channel_axis)
+    return RoundedWeight(from_rows(integers, weight.shape, axis), start.scales, start.channel_axis)
+
+
+def _better_rows(old: RoundedWeight, new: RoundedWeight, better: np.ndarray, axis: int) -> RoundedWeight:
+    """Return the new integers and scales of those outputs that are better by them, and the old ones of the others."""
+    if new.channel_axis is None:
+        return new if better.all() else old
+    shape = [1] * new.integers.ndim
+    shape[axis] = -1
+    integers = np.where(better.reshape(shape), new.integers, old.integers)
+    return RoundedWeight(integers, np.where(better, new.scales, old.scales), new.channel_axis)

@@ -56,9 +56,24 @@ def mse_scales(weight: np.ndarray, bits: int, channel_axis: int | None) -> np.nd
     step = max(1, _BLOCK_ELEMENTS // max(1, rows.shape[1]))
     for start in range(0, len(rows), step):
         scales[start : start + step] = _search(rows[start : start + step], bits)
-    positive = scales[scales > 0]
-    scales[scales == 0] = positive.min() if positive.size else _SCALE_OF_NOTHING
-    return np.maximum(scales, _SMALLEST_SCALE).astype(np.float32)
+    return _above_zero(scales)
+
+
+def range_scales(weight: np.ndarray, bits: int, channel_axis: int | None, reach: float) -> np.ndarray:
+    """Return the scales at which the largest integer of the grid stands for a share of the largest weight.
+
+    Args:
+        weight: Any shape, finite.
+        bits: 2 to 8.
+        channel_axis: The axis with one scale per index; None for one scale in all.
+        reach: That share, above 0.
+
+    Returns:
+        As :func:`mse_scales`.
+    """
+    _, largest = grid_limits(bits)
+    scales = reach * np.abs(_rows(weight, channel_axis)).max(axis=1, initial=0.0).astype(np.float64) / largest
+    return _above_zero(scales)
 
 
 def round_to_grid(weight: np.ndarray, scales: np.ndarray, bits: int, channel_axis: int | None) -> np.ndarray:
@@ -86,6 +101,13 @@ def along_axis(scales: np.ndarray, axes: int, channel_axis: int | None) -> np.nd
     shape = [1] * axes
     shape[channel_axis] = -1
     return scales.reshape(shape)
+
+
+def _above_zero(scales: np.ndarray) -> np.ndarray:
+    """Return float32 scales, those of nothing but zeros as small as the smallest other one."""
+    positive = scales[scales > 0]
+    scales = np.where(scales > 0, scales, positive.min() if positive.size else _SCALE_OF_NOTHING)
+    return np.maximum(scales, _SMALLEST_SCALE).astype(np.float32)
 
 
 def _rows(weight: np.ndarray, channel_axis: int | None) -> np.ndarray:

@@ -27,7 +27,7 @@ from karui.spaces.quantization.moments import MOST_ROWS, Moments, input_moments
 from karui.spaces.quantization.quantize import quantize
 from karui.spaces.quantization.rounding import round_weights
 from karui.spaces.quantization.scales import mse_scales, round_to_grid
-from karui.spaces.quantization.settings import QuantizationSettings, Rounding
+from karui.spaces.quantization.settings import Granularity, QuantizationSettings, Rounding
 from karui.spaces.quantization.unfolding import as_rows, from_rows
 
 LIMITS = {2: (-2, 1), 3: (-4, 3), 4: (-8, 7), 5: (-16, 15), 6: (-32, 31), 7: (-64, 63), 8: (-127, 127)}
@@ -396,12 +396,46 @@ def test_a_weight_that_two_layers_read_is_rounded_for_both(tmp_path: Path) -> No
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     inputs = correlated(rng, 64, 5).astype(np.float32)
-    weights, _ = round_weights(model, find_layers(model), {"weight": 3}, settings=FEEDBACK, calibration=inputs)
-    scales = mse_scales(weight, 3, 1)
-    nearest = round_to_grid(weight, scales, 3, 1)
+    weights, _ = round_weights(model, find_layers(model), {"weight": 4}, settings=FEEDBACK, calibration=inputs)
+    scales = mse_scales(weight, 4, 1)
+    nearest = round_to_grid(weight, scales, 4, 1)
     seen = np.concatenate([inputs, inputs @ weight])
-    expected = round_with_feedback(weight.T[None], scales[None], (seen.T @ seen)[None], nearest.T[None], 3)[0].T
+    expected = round_with_feedback(weight.T[None], scales[None], (seen.T @ seen)[None], nearest.T[None], 4)[0].T
     np.testing.assert_array_equal(weights["weight"].integers, expected)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("bits", [2, 3])
+def test_at_few_bits_the_grid_ends_where_the_outputs_change_least(bits: int, granularity: Granularity) -> None:
+    rng = np.random.default_rng(bits)
+    weight = rng.standard_t(3, size=(24, 6)).astype(np.float32)
+    weight[:, 2] = 0
+    inputs = correlated(rng, 200, 24).astype(np.float32)
+    model = layer_model("MatMul", weight, (None, 24))
+    settings = QuantizationSettings(granularity=granularity)
+    rounded, _ = round_weights(model, find_layers(model), {"weight": bits}, settings=settings, calibration=inputs)
+    moments = (inputs.T @ inputs).astype(np.float64)
+    damped = moments / (np.trace(moments) / 24) + DAMPING * np.eye(24)
+
+    def errors(values: np.ndarray) -> np.ndarray:
+        lost = weight.astype(np.float64) - values
+        return np.asarray(np.einsum("io,ij,jo->o", lost, damped, lost))
+
+    tried = []
+    for reach in (1.0, 0.9, 0.8, 0.7, 0.6):
+        largest = np.abs(weight).max(axis=0 if granularity == "channel" else None) * reach
+        scales = np.broadcast_to(largest / (2 ** (bits - 1) - 1), 6).astype(np.float32).copy()
+        scales[scales == 0] = scales[scales > 0].min()
+        nearest = round_to_grid(weight, scales, bits, 1)
+        integers = round_with_feedback(weight.T[None], scales[None], moments[None], nearest.T[None], bits)[0].T
+        tried.append(errors(integers * scales))
+    found, best = errors(rounded["weight"].values), np.array(tried)
+    if granularity == "channel":
+        np.testing.assert_allclose(found, best.min(axis=0), rtol=1e-4, atol=1e-9)
+        assert len(set(best.argmin(axis=0))) > 1, "one reach is not best for all"
+    else:
+        np.testing.assert_allclose(found.sum(), best.sum(axis=1).min(), rtol=1e-4)
+    assert not rounded["weight"].integers[:, 2].any()
 
 
 # --- bias correction -------------------------------------------------------------------------------------------------
