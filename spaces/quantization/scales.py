@@ -107,7 +107,7 @@ def _above_zero(scales: np.ndarray) -> np.ndarray:
     """Return float32 scales, those of nothing but zeros as small as the smallest other one."""
     positive = scales[scales > 0]
     scales = np.where(scales > 0, scales, positive.min() if positive.size else _SCALE_OF_NOTHING)
-    return np.maximum(scales, _SMALLEST_SCALE).astype(np.float32)
+    return np.asarray(np.maximum(scales, _SMALLEST_SCALE), dtype=np.float32)
 
 
 def _rows(weight: np.ndarray, channel_axis: int | None) -> np.ndarray:
