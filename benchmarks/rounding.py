@@ -7,8 +7,9 @@ network of cells) are quantized to few bits; each file is run by the runtime ove
 - ``feedback``: error feedback layer by layer (OBQ, GPTQ) with sweeps of single integers, without bias correction;
 - ``feedback + bias``: the same, and biases take back the mean shift of the layers' outputs.
 
-Scales are those of least squared error; with feedback below 4 bits, those at which the outputs change least. Writes ``results/rounding.csv``, a row per file, and
-``results/rounding.md``. Run as ``python benchmarks/rounding.py``; takes about ten minutes on two cores.
+Scales are those of least squared error; with feedback below 4 bits, those at which the outputs change least. Writes
+``results/rounding.csv``, a row per file, and ``results/rounding.md``. Run as ``python benchmarks/rounding.py``; takes
+about ten minutes on two cores.
 """
 
 from __future__ import annotations
