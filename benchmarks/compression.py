@@ -342,7 +342,7 @@ def _report(lab: Lab, rows: pd.DataFrame) -> str:
     for title, methods in TABLES.items():
         names = [method.name for method in methods(lab)]
         lines += ["", f"## {title}", "", *_table(rows, names)]
-    lines += ["", "## Goals", "", *_goals(rows), "", conditions(seeds=sorted(rows["seed"].unique())), ""]
+    lines += ["", "## Goals", "", *_goals(rows), "", conditions(seeds=sorted(rows["seed"].unique().tolist())), ""]
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from karui.evaluators.accuracy import AccuracyEvaluator
 from karui.evaluators.latency import LatencyEvaluator
@@ -72,8 +71,8 @@ def conditions(**more: Any) -> str:
     versions = [f"python {platform.python_version()}", *(f"{package} {version(package)}" for package in PACKAGES)]
     told = [f"{name.replace('_', ' ')} {value}" for name, value in more.items()]
     return (
-        f"Conditions: {', '.join(versions)}; {_processor()}, {torch.get_num_threads()} threads in training and one in "
-        f"measuring, batch 1, the reference in alternation with each file; {'; '.join([*told, _today()])}. "
+        f"Conditions: {', '.join(versions)}; {_processor()}, one thread in measuring, batch 1, the reference in "
+        f"alternation with each file; {'; '.join([*told, _today()])}. "
         "The machine was shared."
     )
 
