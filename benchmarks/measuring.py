@@ -71,7 +71,7 @@ def conditions(**more: Any) -> str:
     versions = [f"python {platform.python_version()}", *(f"{package} {version(package)}" for package in PACKAGES)]
     told = [f"{name.replace('_', ' ')} {value}" for name, value in more.items()]
     return (
-        f"Conditions: {', '.join(versions)}; {_processor()}, one thread in measuring, batch 1, the reference in "
+        f"Conditions: {', '.join(versions)}; {processor()}, one thread in measuring, batch 1, the reference in "
         f"alternation with each file; {'; '.join([*told, _today()])}. "
         "The machine was shared."
     )
@@ -81,7 +81,8 @@ def _today() -> str:
     return datetime.date.today().isoformat()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return what the processor calls itself."""
     description = Path("/proc/cpuinfo")
     lines = description.read_text(encoding="utf-8").splitlines() if description.exists() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

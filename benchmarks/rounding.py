@@ -27,6 +27,7 @@ import onnx
 import onnxruntime
 import pandas as pd
 import torch
+from measuring import processor  # type: ignore[import-not-found]
 
 from karui.evaluators.accuracy import AccuracyEvaluator, run_batches
 from karui.evaluators.runtime import CPU_PROVIDER, Runner
@@ -174,17 +175,10 @@ def _conditions(table: pd.DataFrame, seconds: float) -> Iterator[str]:
     yield (
         "Conditions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "; one thread each on "
     )
-    yield f"{_processor()}; seeds {SEEDS} (splits, first weights and training); {datetime.date.today().isoformat()}; "
+    yield f"{processor()}; seeds {SEEDS} (splits, first weights and training); {datetime.date.today().isoformat()}; "
     yield f"{seconds / 60:.0f} minutes in all. Seconds of one quantization, median: "
     medians = table.groupby("rounding")["seconds"].median()
     yield ", ".join(f"{name} {medians[name]:.2f}" for name in ROUNDINGS) + " (the machine was shared)."
-
-
-def _processor() -> str:
-    description = Path("/proc/cpuinfo")
-    lines = description.read_text(encoding="utf-8").splitlines() if description.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 if __name__ == "__main__":

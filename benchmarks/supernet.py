@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import scipy  # type: ignore[import-untyped]
 import torch
+from measuring import processor  # type: ignore[import-not-found]
 from scipy.stats import kendalltau, spearmanr  # type: ignore[import-untyped]
 from torch import nn
 
@@ -176,16 +177,9 @@ def _conditions(table: pd.DataFrame, supernet_seconds: float, seconds: float) ->
     means = {name: table[f"{name}_seconds"].mean() for name in ("inherited", "tuned", "scratch")}
     yield "  " + ", ".join(f"{name} {value:.3g}" for name, value in means.items()) + " (the machine was shared)."
     yield "- Conditions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ";"
-    yield f"  {torch.get_num_threads()} thread on {_processor()}; seed {SEED} (splits, baseline, supernet, drawn"
+    yield f"  {torch.get_num_threads()} thread on {processor()}; seed {SEED} (splits, baseline, supernet, drawn"
     yield f"  networks), {SCRATCH_SEEDS} (scratch); batches of 64; statistics from {STATISTICS_SAMPLES} samples;"
     yield f"  {datetime.date.today().isoformat()}; {seconds / 60:.0f} minutes in all."
-
-
-def _processor() -> str:
-    description = Path("/proc/cpuinfo")
-    lines = description.read_text(encoding="utf-8").splitlines() if description.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 if __name__ == "__main__":

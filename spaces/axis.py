@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -15,6 +16,19 @@ class Suggester(Protocol):
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Return one of the choices for the parameter of this name."""
+
+
+class Draw:
+    """A suggester that draws every choice at random and remembers it."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+        self.parameters: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Draw one of the choices, and remember it under its name."""
+        self.parameters[name] = self._chance.choice(choices)
+        return self.parameters[name]
 
 
 def choose(trial: Suggester, name: str, choices: Sequence[T]) -> T:

@@ -26,7 +26,7 @@ from .architect import Architect, is_warm, training_settings
 from .artifact import Artifact, StageRecord, file_digest
 from .aware.training import AwareResult, bits_by_module, learned_grids, train_aware
 from .build_settings import BuildSettings
-from .candidate import FLOAT_BITS, Baseline, Candidate
+from .candidate import FLOAT_BITS, Candidate
 from .export import PARITY_SAMPLES, export_onnx
 from .packing import pack
 from .quantization.allocation import spread_bits
@@ -144,7 +144,7 @@ class Builder:
                     self._task,
                     training_settings(self._settings, epochs=epochs, seed=self._seed_of(candidate)),
                     teacher=self._task.model,
-                    zeroed_weights=candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0,
+                    zeroed_weights=network_of(candidate).zeroed_weights,
                     zero_pattern=candidate.zero_pattern,
                 )
         with _stage("export", stages):
@@ -193,8 +193,7 @@ class Builder:
             return self._architect.start(candidate)
 
     def _epochs(self, candidate: Candidate) -> int:
-        zeroed = candidate.zeroed_weights and candidate.zeroing == "gradual"
-        if isinstance(candidate.architecture, Baseline) and not candidate.removed_channels and not zeroed:
+        if network_of(candidate) == Candidate():
             return 0
         warm = is_warm(candidate.architecture, self._stages)
         return self._settings.epochs if warm else self._settings.epochs_from_scratch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
@@ -89,6 +90,14 @@ def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run_in_batches(model: onnx.ModelProto, inputs: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return the first output of a model for any number of its one input, shape (n, ...)."""
+    session = open_session(model)
+    fed = session.get_inputs()[0].name
+    starts = range(0, len(inputs), batch_size)
+    return np.concatenate([session.run(None, {fed: inputs[start : start + batch_size]})[0] for start in starts])
 
 
 def names_in_subgraphs(model: onnx.ModelProto) -> set[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from .sparsity.names import ZeroPattern
 from .sparsity.weights import WeightZeroing, zero_weights
 from .task import Task
 from .training_settings import TrainingSettings
-from .training_steps import Steps, trainable
+from .training_steps import Steps, private_randomness, trainable
 
 HINT_SAMPLES = 2
 """Samples by which the layers are found whose features are compared."""
@@ -83,7 +83,7 @@ def train(
         return TrainingReport(epochs=0, best_epoch=0, best_metric=None, seconds=time.monotonic() - started)
     device = pick_device(settings.device)
     try:
-        with _private_randomness(settings.seed, device), torch.enable_grad():
+        with private_randomness(settings.seed, device), torch.enable_grad():
             zeroing = WeightZeroing(network.to(device), zeroed_weights, zero_pattern)
             best = _fit(network, task, settings, teacher, zeroing, on_epoch, device)
     finally:
@@ -170,12 +170,3 @@ def _after_epoch(
 def _look(network: nn.Module, task: Task, epoch: int) -> _Found:
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
     return _Found(epoch, metric_of(network, task, task.validation), state)
-
-
-@contextmanager
-def _private_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, and set them back afterwards."""
-    accelerators = [] if device.type == "cpu" else [device.index or 0]
-    with torch.random.fork_rng(devices=accelerators, device_type=device.type if accelerators else "cuda"):
-        torch.manual_seed(seed)
-        yield

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from .axis import AxisModel, Suggester
+from .axis import AxisModel, Draw, Suggester
 from .candidate import FLOAT_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.axis import CellsAxis
 from .quantization.axis import BitsAxis
@@ -99,7 +99,7 @@ class SearchSpace(AxisModel):
 
     def random_point(self, chance: Random) -> tuple[dict[str, Any], Candidate]:
         """Return one combination of parameters and its candidate, every choice drawn uniformly."""
-        draw = _Draw(chance)
+        draw = Draw(chance)
         candidate = self.suggest(draw)
         return draw.parameters, candidate
 
@@ -124,18 +124,6 @@ def problem_of(candidate: Candidate) -> str | None:
     if isinstance(architecture, CellNetwork) and not architecture.genotype.is_connected():
         return "the cell has no path from its input to its output"
     return None
-
-
-class _Draw:
-    """A suggester that draws every choice at random and remembers it."""
-
-    def __init__(self, chance: Random) -> None:
-        self._chance = chance
-        self.parameters: dict[str, Any] = {}
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self.parameters[name] = self._chance.choice(choices)
-        return self.parameters[name]
 
 
 class _Prefer:

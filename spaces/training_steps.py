@@ -60,7 +60,7 @@ class Steps:
         for inputs, targets, taught in batches:
             for group in self._optimizer.param_groups:
                 group["lr"] = self._settings.learning_rate * one_cycle((self._done + 0.5) / self._total)
-            loss = self._loss(self._network(inputs), targets, taught)
+            loss = training_loss(self._task, self._settings, self._network(inputs), targets, taught)
             if hints is not None:
                 loss = loss + self._settings.hint_weight * hints.loss()
             self._optimizer.zero_grad()
@@ -80,12 +80,24 @@ class Steps:
         if self._average is not None:
             self._average.update()
 
-    def _loss(self, outputs: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
-        loss = self._task.loss(outputs, targets)
-        if taught is None:
-            return loss
-        share = self._settings.distillation_weight
-        return (1.0 - share) * loss + share * distillation_loss(outputs, targets, taught, self._settings.temperature)
+
+def training_loss(
+    task: Task, settings: TrainingSettings, outputs: Tensor, targets: Tensor, taught: Tensor | None
+) -> Tensor:
+    """Return the task's own loss, mixed with that of distillation where there are a teacher's outputs.
+
+    Args:
+        task: Its loss.
+        settings: Share and temperature of the distillation.
+        outputs: The network's.
+        targets: Those of the same samples.
+        taught: The teacher's outputs, shaped as ``outputs``.
+    """
+    loss = task.loss(outputs, targets)
+    if taught is None:
+        return loss
+    share = settings.distillation_weight
+    return (1.0 - share) * loss + share * distillation_loss(outputs, targets, taught, settings.temperature)
 
 
 def one_cycle(progress: float) -> float:
@@ -113,3 +125,12 @@ def trainable(network: nn.Module) -> Iterator[list[nn.Parameter]]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+@contextmanager
+def private_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, and set them back afterwards."""
+    accelerators = [] if device.type == "cpu" else [device.index or 0]
+    with torch.random.fork_rng(devices=accelerators, device_type=device.type if accelerators else "cuda"):
+        torch.manual_seed(seed)
+        yield

@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..onnx_file import open_session, read_model, write_model
+from ..onnx_file import read_model, run_in_batches, write_model
 from ..packing import pack
 from .compose import with_exit
 from .cut import STAGE, Cut, nearest_cut
@@ -61,7 +60,7 @@ def pack_with_exit(
     model = read_model(source, STAGE)
     cut = nearest_cut(model, choice.depth)
     first, second = split(model, cut)
-    labels = soft_labels(_outputs(model, inputs), targets)
+    labels = soft_labels(run_in_batches(model, inputs, BATCH), targets)
     head = train_head(pooled_features(first, inputs), labels)
     composed = with_exit(_packed(first), _packed(second), head, choice.threshold)
     write_model(composed, destination, STAGE)
@@ -74,10 +73,3 @@ def _packed(model: onnx.ModelProto) -> onnx.ModelProto:
         write_model(model, plain, STAGE)
         pack(plain, packed)
         return read_model(packed, STAGE)
-
-
-def _outputs(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> NDArray[Any]:
-    session = open_session(model)
-    name = session.get_inputs()[0].name
-    batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
-    return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])

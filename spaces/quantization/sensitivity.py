@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from pydantic import TypeAdapter, ValidationError
 
 from ..artifact import write_bytes
-from ..onnx_file import open_session
+from ..onnx_file import run_in_batches
 from .bias_correction import correct_biases
 from .layers import Layer, read_weights
 from .moments import Moments, input_moments
@@ -184,7 +184,7 @@ class _Probe:
     def __init__(self, model: onnx.ModelProto, inputs: np.ndarray) -> None:
         self._model = model
         self._inputs = inputs
-        self._before = self._outputs(model)
+        self._before = run_in_batches(model, inputs, _BATCH)
 
     def loss_increase(self, name: str, weight: np.ndarray, shifts: dict[str, np.ndarray]) -> float:
         """Return what the loss gains with another weight, the biases taking back the shifts."""
@@ -193,14 +193,7 @@ class _Probe:
         tensor = next(each for each in changed.graph.initializer if each.name == name)
         tensor.CopyFrom(numpy_helper.from_array(weight, name))
         correct_biases(changed, shifts)
-        return loss_increase(self._before, self._outputs(changed))
-
-    def _outputs(self, model: onnx.ModelProto) -> np.ndarray:
-        session = open_session(model)
-        fed = session.get_inputs()[0].name
-        starts = range(0, len(self._inputs), _BATCH)
-        batches = [session.run(None, {fed: self._inputs[start : start + _BATCH]})[0] for start in starts]
-        return np.concatenate(batches)
+        return loss_increase(self._before, run_in_batches(changed, self._inputs, _BATCH))
 
 
 def _seen(

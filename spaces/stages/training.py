@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure
+from ..axis import Draw
 from ..distillation import Batches, distillation_loss
 from ..prediction import pick_device
 from ..recovery import TrainingSettings
 from ..task import Task
-from ..training_steps import LARGEST_GRADIENT_NORM, one_cycle
+from ..training_steps import LARGEST_GRADIENT_NORM, one_cycle, private_randomness, training_loss
 from .axis import StagesAxis
 from .choice import StageNetwork
 from .supernet import Supernet
@@ -49,7 +47,7 @@ def train_supernet(
         CandidateFailure: Where the loss is not a finite number.
     """
     device = pick_device(settings.device)
-    with _private_randomness(settings.seed, device), torch.enable_grad():
+    with private_randomness(settings.seed, device), torch.enable_grad():
         supernet = Supernet(axis, task.input_shape, outputs).to(device).train()
         batches = Batches(task, settings.batch_size, teacher, seed=settings.seed, device=device)
         sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches))
@@ -68,7 +66,7 @@ class _Sandwich:
     def __init__(self, supernet: Supernet, task: Task, settings: TrainingSettings, total: int) -> None:
         self._supernet, self._task, self._settings = supernet, task, settings
         self._total, self._done = total, 0
-        self._draw = _Draw(Random(settings.seed))
+        self._draw = Draw(Random(settings.seed))
         self._optimizer = torch.optim.AdamW(
             supernet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
@@ -81,7 +79,7 @@ class _Sandwich:
         axis = self._supernet.axis
         drawn = [axis.suggest(self._draw) for _ in range(RANDOM_NETWORKS)]
         outputs = self._run(axis.largest(), inputs)
-        losses = [self._backward(self._loss_of_largest(outputs, targets, taught))]
+        losses = [self._backward(training_loss(self._task, self._settings, outputs, targets, taught))]
         softened = outputs.detach()
         for choice in (axis.smallest(), *drawn):
             outputs = self._run(choice, inputs)
@@ -101,29 +99,3 @@ class _Sandwich:
         share = loss / (2 + RANDOM_NETWORKS)
         share.backward()  # type: ignore[no-untyped-call]
         return share.detach()
-
-    def _loss_of_largest(self, outputs: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
-        loss = self._task.loss(outputs, targets)
-        if taught is None:
-            return loss
-        share = self._settings.distillation_weight
-        return (1.0 - share) * loss + share * distillation_loss(outputs, targets, taught, self._settings.temperature)
-
-
-class _Draw:
-    """A suggester that draws every choice uniformly."""
-
-    def __init__(self, chance: Random) -> None:
-        self._chance = chance
-
-    def suggest_categorical(self, _name: str, choices: Sequence[Any]) -> Any:
-        return self._chance.choice(choices)
-
-
-@contextmanager
-def _private_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, and set them back afterwards."""
-    accelerators = [] if device.type == "cpu" else [device.index or 0]
-    with torch.random.fork_rng(devices=accelerators, device_type=device.type if accelerators else "cuda"):
-        torch.manual_seed(seed)
-        yield
