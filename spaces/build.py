@@ -39,8 +39,10 @@ from .recovery import train
 from .stages.axis import StagesAxis
 from .stages.choice import StageNetwork
 from .task import Task
+from .teacher import Teacher
+from .training_settings import TrainingSettings
 
-BUILD_VERSION = 2
+BUILD_VERSION = 3
 """Raised when a change of the code changes the networks that the same settings give."""
 
 _LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_supernet"}
@@ -69,6 +71,7 @@ class Builder:
         stages: StagesAxis | None = None,
     ) -> None:
         self._task = task
+        self._teacher = Teacher(task.model)
         self._settings = settings
         self._quantization = quantization or QuantizationSettings()
         self._stages = stages
@@ -142,8 +145,8 @@ class Builder:
                 train(
                     network,
                     self._task,
-                    training_settings(self._settings, epochs=epochs, seed=self._seed_of(candidate)),
-                    teacher=self._task.model,
+                    self._training(candidate, epochs),
+                    teacher=self._teacher,
                     zeroed_weights=network_of(candidate).zeroed_weights,
                     zero_pattern=candidate.zero_pattern,
                 )
@@ -179,13 +182,17 @@ class Builder:
         return train_aware(
             network,
             self._task,
-            training_settings(self._settings, epochs=self._settings.epochs_aware, seed=self._seed_of(candidate)),
-            teacher=self._task.model,
+            self._training(candidate, self._settings.epochs_aware),
+            teacher=self._teacher,
             bits=bits,
             activation_bits=choice.activation_bits,
             calibration=inputs,
             quantization=settings,
         )
+
+    def _training(self, candidate: Candidate, epochs: int) -> TrainingSettings:
+        seed = self._seed_of(candidate)
+        return training_settings(self._settings, epochs=epochs, seed=seed, data_seed=self._seed)
 
     def _start(self, candidate: Candidate) -> nn.Module:
         with torch.random.fork_rng():

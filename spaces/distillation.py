@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from .prediction import predict
 from .task import Pairs, Task, iterate
-
-LARGEST_CACHE = 1 << 26
-"""Most values of a teacher's outputs that are kept in memory rather than computed in every epoch."""
+from .teacher import Teacher
 
 
 def distillation_loss(outputs: Tensor, targets: Tensor, taught: Tensor, temperature: float) -> Tensor:
@@ -41,34 +37,40 @@ def distillation_loss(outputs: Tensor, targets: Tensor, taught: Tensor, temperat
 class Batches:
     """Shuffled training batches on the device; each iteration is one epoch in a new order.
 
-    A trailing batch of a single sample is left out, because batch normalization cannot train on it.
+    A trailing batch of a single sample is left out, because batch normalization cannot train on it. Equal seeds give
+    equal orders and equal random changes, whatever the network that trains on them draws meanwhile, so that a teacher
+    that remembers need not run again for the next network.
 
     Args:
         task: Its ``train`` data and its ``augment``.
         batch_size: Samples per batch.
-        teacher: The network whose outputs go with the batches; left as it is.
-        seed: Seed of the order.
+        teacher: Whose outputs go with the batches.
+        seed: Seed of the order and of the random changes.
         device: Where the batches are put.
-        keep_outputs: Whether the teacher runs once over all samples where that will do, rather than on every batch.
+        run_teacher: Whether the teacher runs on every batch, because its features are wanted as well as its outputs.
     """
 
     def __init__(
         self,
         task: Task,
         batch_size: int,
-        teacher: nn.Module | None,
+        teacher: Teacher | None,
         *,
         seed: int,
         device: torch.device,
-        keep_outputs: bool = True,
+        run_teacher: bool = False,
     ) -> None:
         self._task = task
         self._batch_size = batch_size
         self._order = torch.Generator().manual_seed(seed)
+        drawn = int(torch.randint(1 << 62, (), generator=self._order))
+        self._changes = torch.Generator().manual_seed(drawn).get_state()
         self._device = device
-        # a copy, because the teacher is the user's and stays where it is
-        self.teacher = None if teacher is None else copy.deepcopy(teacher).to(device).eval()
-        self._cache = self._teach_once() if keep_outputs else None
+        self._teacher = teacher
+        self._run_teacher = run_teacher
+        self._taught: Tensor | None = None
+        if teacher is not None and task.augment is None and not run_teacher:
+            self._taught = teacher.outputs_of_all(task.train, device)
 
     def __len__(self) -> int:
         """Return the number of batches in one epoch."""
@@ -77,36 +79,37 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Yield inputs, targets, and the teacher's outputs where there is a teacher."""
-        batches = iterate(self._split(), self._batch_size, generator=self._order)
-        for (inputs, targets), _ in zip(batches, range(len(self)), strict=False):
-            taught = None
-            if self._cache is not None:
-                all_taught, all_targets = self._cache
-                taught, targets = all_taught[targets].to(self._device), all_targets[targets]
-            if self._task.augment is not None:
-                inputs = self._task.augment(inputs)
-            inputs = inputs.to(self._device)
-            if taught is None and self.teacher is not None:
-                with torch.no_grad():
-                    taught = self.teacher(inputs)
-            yield inputs, targets.to(self._device), taught
-
-    def _split(self) -> Pairs:
-        """Return the training data; with cached outputs, the samples' numbers take the place of their targets."""
         split = self._task.train
-        if self._cache is not None and isinstance(split, TensorDataset):
-            return TensorDataset(split.tensors[0], torch.arange(len(split)))
-        return split
+        if self._taught is not None and isinstance(split, TensorDataset):
+            # the samples' numbers take the place of their targets
+            numbered = TensorDataset(split.tensors[0], torch.arange(len(split)))
+            for inputs, numbers in self._batches(numbered):
+                targets = split.tensors[1][numbers]
+                yield inputs.to(self._device), targets.to(self._device), self._taught[numbers].to(self._device)
+            return
+        for inputs, targets in self._batches(split):
+            changed = self._augmented(inputs)
+            yield changed.to(self._device), targets.to(self._device), self._teach(changed)
 
-    def _teach_once(self) -> tuple[Tensor, Tensor] | None:
-        """Return the teacher's outputs and the targets of all samples, where the inputs never change and they fit."""
-        split = self._task.train
-        if self.teacher is None or self._task.augment is not None:
+    def _batches(self, split: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = iterate(split, self._batch_size, generator=self._order)
+        return (batch for batch, _ in zip(batches, range(len(self)), strict=False))
+
+    def _augmented(self, inputs: Tensor) -> Tensor:
+        if self._task.augment is None:
+            return inputs
+        # fork_rng guards only the CPU's generator, from which changes of a batch on the CPU are drawn
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._changes)
+            changed = self._task.augment(inputs)
+            self._changes = torch.get_rng_state()
+        return changed
+
+    def _teach(self, inputs: Tensor) -> Tensor | None:
+        if self._teacher is None:
             return None
-        if not isinstance(split, TensorDataset) or len(split.tensors) != 2:
-            return None
-        with torch.no_grad():
-            values_per_sample = self.teacher(split.tensors[0][:1].to(self._device)).numel()
-        if values_per_sample * len(split) > LARGEST_CACHE:
-            return None
-        return predict(self.teacher, split)
+        if self._run_teacher:
+            with torch.no_grad():
+                outputs: Tensor = self._teacher.on(self._device)(inputs.to(self._device))
+            return outputs
+        return self._teacher.outputs(inputs, self._device)

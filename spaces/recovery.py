@@ -20,6 +20,7 @@ from .prediction import metric_of, pick_device, predict
 from .sparsity.names import ZeroPattern
 from .sparsity.weights import WeightZeroing, zero_weights
 from .task import Task
+from .teacher import Teacher
 from .training_settings import TrainingSettings
 from .training_steps import Steps, private_randomness, trainable
 
@@ -51,7 +52,7 @@ def train(
     task: Task,
     settings: TrainingSettings,
     *,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Teacher | None = None,
     zeroed_weights: float = 0.0,
     zero_pattern: ZeroPattern = "free",
     on_epoch: Callable[[int, float], None] | None = None,
@@ -68,7 +69,8 @@ def train(
         network: Changed in place.
         task: Data, loss and metric.
         settings: How to train.
-        teacher: The network to learn from (Hinton et al. 2015, arXiv:1503.02531); left as it is.
+        teacher: The network to learn from (Hinton et al. 2015, arXiv:1503.02531); left as it is. A
+            :class:`~karui.spaces.teacher.Teacher` is worth making where several networks learn from it.
         zeroed_weights: Fraction of weights zeroed gradually, in [0, 1); at once where there are no epochs.
         zero_pattern: Where these zeros lie.
         on_epoch: Called after each epoch with its number, from 1, and its better metric; it may raise to stop.
@@ -85,7 +87,8 @@ def train(
     try:
         with private_randomness(settings.seed, device), torch.enable_grad():
             zeroing = WeightZeroing(network.to(device), zeroed_weights, zero_pattern)
-            best = _fit(network, task, settings, teacher, zeroing, on_epoch, device)
+            learned_from = None if teacher is None else Teacher.of(teacher)
+            best = _fit(network, task, settings, learned_from, zeroing, on_epoch, device)
     finally:
         network.cpu().eval()
     network.load_state_dict(best.state)
@@ -105,7 +108,7 @@ def _fit(
     network: nn.Module,
     task: Task,
     settings: TrainingSettings,
-    teacher: nn.Module | None,
+    teacher: Teacher | None,
     zeroing: WeightZeroing,
     on_epoch: Callable[[int, float], None] | None,
     device: torch.device,
@@ -114,10 +117,10 @@ def _fit(
     best = _better_statistics(network, task, 0, settings.seed) if zeroing.is_final else _Found(0, -math.inf, {})
     with_hints = settings.hint_weight > 0.0
     batches = Batches(
-        task, settings.batch_size, teacher, seed=settings.seed, device=device, keep_outputs=not with_hints
+        task, settings.batch_size, teacher, seed=settings.order_seed, device=device, run_teacher=with_hints
     )
     example = task.calibration_batch(HINT_SAMPLES)
-    hooked = attention_hints(network, batches.teacher, example) if with_hints and batches.teacher else nullcontext()
+    hooked = attention_hints(network, teacher.on(device), example) if with_hints and teacher else nullcontext()
     average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
     total = settings.epochs * len(batches)
     with trainable(network) as parameters, hooked as hints:

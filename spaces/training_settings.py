@@ -18,7 +18,9 @@ class TrainingSettings:
         temperature: Softening of both distributions in distillation.
         distillation_weight: Share of distillation in the loss, in [0, 1]; the rest is the task's own.
         device: A torch device such as ``cuda:1``; where None, the first of CUDA, MPS and CPU that is there.
-        seed: Seed of the order of the samples, of dropout and of augmentation.
+        seed: Seed of what the network draws, such as dropout.
+        data_seed: Seed of the order of the samples and of augmentation; ``seed`` where None. Networks that share it
+            see the same batches, so that a :class:`~karui.spaces.teacher.Teacher` runs once for all of them.
         ema_decay: Decay per step of the moving average of the weights, in [0, 1): the average is validated beside the
             weights themselves, and the better of the two is kept; 0 for no average.
         hint_weight: Weight of attention transfer, added to the loss (see :mod:`~karui.spaces.hints`); 0 for none. It
@@ -36,6 +38,7 @@ class TrainingSettings:
     distillation_weight: float = 0.7
     device: str | None = None
     seed: int = 0
+    data_seed: int | None = None
     ema_decay: float = 0.0
     hint_weight: float = 0.0
 
@@ -53,3 +56,8 @@ class TrainingSettings:
         for name, holds, expected in rules:
             if not holds:
                 raise ValueError(f"TrainingSettings.{name}: expected {expected}, got {getattr(self, name)!r}")
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the order of the samples and of augmentation."""
+        return self.seed if self.data_seed is None else self.data_seed

@@ -19,6 +19,7 @@ from ..quantization.scales import FEWEST_BITS, MOST_BITS
 from ..quantization.settings import QuantizationSettings
 from ..recovery import TrainingReport, train
 from ..task import Task
+from ..teacher import Teacher
 from ..training_settings import TrainingSettings
 from .folding import fold_batch_norm
 from .matching import STAGE, Exported, along, export_folded, read_layers, readers_of
@@ -56,7 +57,7 @@ def train_aware(
     task: Task,
     settings: TrainingSettings,
     *,
-    teacher: nn.Module,
+    teacher: nn.Module | Teacher,
     bits: Mapping[str, int],
     activation_bits: int,
     calibration: Tensor,
@@ -74,7 +75,7 @@ def train_aware(
         network: Left as it is.
         task: Data, loss and metric.
         settings: As for :func:`~karui.spaces.recovery.train`; the learning rate is lowered by ``LEARNING_RATE_FACTOR``.
-        teacher: The network to learn from; left as it is.
+        teacher: As for :func:`~karui.spaces.recovery.train`.
         bits: Bits of the weights by module name, 2 to 8, as :func:`bits_by_module` gives them; others stay float32.
         activation_bits: 8 to round what the layers read as well, 32 to leave it.
         calibration: Inputs by which weights are rounded first and ranges of activations found, shape
@@ -166,7 +167,7 @@ def _train(
     aware: AwareNetwork,
     task: Task,
     settings: TrainingSettings,
-    teacher: nn.Module,
+    teacher: nn.Module | Teacher,
     on_epoch: Callable[[int, float], None] | None,
 ) -> TrainingReport:
     slower = replace(settings, learning_rate=settings.learning_rate * LEARNING_RATE_FACTOR)

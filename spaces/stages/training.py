@@ -14,6 +14,7 @@ from ..distillation import Batches, distillation_loss
 from ..prediction import pick_device
 from ..recovery import TrainingSettings
 from ..task import Task
+from ..teacher import Teacher
 from ..training_steps import LARGEST_GRADIENT_NORM, one_cycle, private_randomness, training_loss
 from .axis import StagesAxis
 from .choice import StageNetwork
@@ -24,7 +25,12 @@ RANDOM_NETWORKS = 2
 
 
 def train_supernet(
-    axis: StagesAxis, task: Task, settings: TrainingSettings, *, outputs: int, teacher: nn.Module | None = None
+    axis: StagesAxis,
+    task: Task,
+    settings: TrainingSettings,
+    *,
+    outputs: int,
+    teacher: nn.Module | Teacher | None = None,
 ) -> Supernet:
     """Return a trained supernet, on the CPU and in evaluation mode; its normalization is still to be re-estimated.
 
@@ -41,7 +47,7 @@ def train_supernet(
             more epochs than one network, and on digits it wanted five times the learning rate. What concerns averages
             and hints is not read.
         outputs: Length of the output vector.
-        teacher: The network that the largest learns from; left as it is.
+        teacher: What the largest learns from; left as it is.
 
     Raises:
         CandidateFailure: Where the loss is not a finite number.
@@ -49,7 +55,8 @@ def train_supernet(
     device = pick_device(settings.device)
     with private_randomness(settings.seed, device), torch.enable_grad():
         supernet = Supernet(axis, task.input_shape, outputs).to(device).train()
-        batches = Batches(task, settings.batch_size, teacher, seed=settings.seed, device=device)
+        learned_from = None if teacher is None else Teacher.of(teacher)
+        batches = Batches(task, settings.batch_size, learned_from, seed=settings.order_seed, device=device)
         sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches))
         for epoch in range(1, settings.epochs + 1):
             # one look per epoch: a look per step would make an accelerator wait, and what is not finite stays so

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from karui.errors import CandidateFailure
-from karui.spaces import distillation
 from karui.spaces.distillation import Batches, distillation_loss
 from karui.spaces.recovery import TrainingSettings, metric_of, pick_device, predict, train
 from karui.spaces.sparsity.weights import zero_fraction
 from karui.spaces.task import Task
+from karui.spaces.teacher import MOST_VALUES, Teacher
 from karui.spaces.training_steps import WARM_UP, one_cycle
 
 QUICK = TrainingSettings(epochs=3, batch_size=32, learning_rate=5e-3, device="cpu")
@@ -266,14 +266,18 @@ def test_student_learns_from_its_teacher_alone(tiny_network: nn.Module, tiny_tas
     assert float((predict(tiny_network, tiny_task.test)[0].argmax(dim=1) == taught).float().mean()) > 0.9
 
 
+@pytest.mark.parametrize("augment", [None, lambda inputs: inputs + 0.1 * torch.randn_like(inputs)])
 def test_teachers_outputs_are_the_same_kept_or_computed(
-    tiny_network: nn.Module, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+    tiny_network: nn.Module, tiny_task: Task, augment: Callable[[Tensor], Tensor] | None
 ) -> None:
-    students = [copy.deepcopy(tiny_network) for _ in range(2)]
-    train(students[0], tiny_task, QUICK, teacher=tiny_network)
-    monkeypatch.setattr(distillation, "LARGEST_CACHE", 0)
-    train(students[1], tiny_task, QUICK, teacher=tiny_network)
-    for first, second in zip(students[0].parameters(), students[1].parameters(), strict=True):
+    task = replace(tiny_task, augment=augment)
+    students = [copy.deepcopy(tiny_network) for _ in range(3)]
+    teacher = Teacher(tiny_network)
+    train(students[0], task, QUICK, teacher=teacher)
+    train(students[1], task, QUICK, teacher=teacher)
+    assert equal(students[0].state_dict(), students[1].state_dict())
+    train(students[2], task, QUICK, teacher=Teacher(tiny_network, most_values=0))
+    for first, second in zip(students[0].parameters(), students[2].parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
 
 
@@ -343,14 +347,13 @@ def test_epoch_holds_every_sample_but_a_lonely_last_one(samples: int, batch_size
         assert min(sizes) > 1
 
 
-@pytest.mark.parametrize("limit", [distillation.LARGEST_CACHE, 0])
-def test_batches_keep_inputs_targets_and_teacher_together(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "LARGEST_CACHE", limit)
+@pytest.mark.parametrize("most_values", [MOST_VALUES, 0])
+def test_batches_keep_inputs_targets_and_teacher_together(most_values: int) -> None:
     numbers = torch.arange(20.0).unsqueeze(1)
     split = TensorDataset(numbers, 100 + torch.arange(20))
     teacher = nn.Linear(1, 2)
     task = Task(model=teacher, train=split, validation=split, test=split)
-    batches = Batches(task, 6, teacher, seed=3, device=torch.device("cpu"))
+    batches = Batches(task, 6, Teacher(teacher, most_values=most_values), seed=3, device=torch.device("cpu"))
     orders = []
     for _ in range(2):
         order = []

@@ -1,0 +1,150 @@
+"""A teacher says the same as its network does, and says it once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from karui.spaces.distillation import Batches
+from karui.spaces.recovery import train
+from karui.spaces.task import Task
+from karui.spaces.teacher import Teacher
+from karui.spaces.training_settings import TrainingSettings
+
+CPU = torch.device("cpu")
+
+
+class Counting(nn.Linear):
+    """A layer that counts the samples it sees, copies of it included."""
+
+    seen: list[int]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.seen.append(len(inputs))
+        return super().forward(inputs)
+
+
+@pytest.fixture
+def counting() -> Counting:
+    layer = Counting(2, 3)
+    Counting.seen = []
+    return layer
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(0, 20))
+@settings(deadline=None, max_examples=40)
+def test_outputs_are_those_of_the_network_whatever_is_remembered(asked: list[int], most_values: int) -> None:
+    network = nn.Linear(2, 3)
+    teacher = Teacher(network, most_values=most_values)
+    batches = [torch.tensor([[float(number), 1.0], [0.0, number / 7]]) for number in range(4)]
+    for number in asked:
+        torch.testing.assert_close(teacher.outputs(batches[number], CPU), network(batches[number]).detach())
+
+
+def test_same_batch_is_computed_once_and_a_changed_one_anew(counting: Counting) -> None:
+    teacher = Teacher(counting)
+    inputs = torch.rand(5, 2)
+    first = teacher.outputs(inputs, CPU)
+    assert teacher.outputs(inputs.clone(), CPU) is first
+    inputs[4, 1] = torch.nextafter(inputs[4, 1], torch.tensor(2.0))
+    teacher.outputs(inputs, CPU)
+    assert Counting.seen == [5, 5]
+
+
+def test_what_does_not_fit_is_computed_every_time(counting: Counting) -> None:
+    teacher = Teacher(counting, most_values=6 * 3)
+    kept, other = torch.rand(4, 2), torch.rand(4, 2)
+    for inputs in (kept, other, kept, other):
+        teacher.outputs(inputs, CPU)
+    assert Counting.seen == [4, 4, 4]
+
+
+def test_layout_of_the_batch_does_not_matter(counting: Counting) -> None:
+    inputs = torch.rand(2, 4)
+    teacher = Teacher(counting)
+    transposed = inputs.T
+    torch.testing.assert_close(teacher.outputs(transposed, CPU), teacher.outputs(transposed.contiguous(), CPU))
+    assert Counting.seen == [4]
+
+
+def test_whole_split_is_computed_once_and_forgotten_for_another(counting: Counting) -> None:
+    one, other = (TensorDataset(torch.rand(7, 2), torch.arange(7)) for _ in range(2))
+    # room for one of them
+    teacher = Teacher(counting, most_values=7 * 3)
+    for split in (one, one, other, one):
+        outputs = teacher.outputs_of_all(split, CPU)
+        assert outputs is not None
+        torch.testing.assert_close(outputs, nn.functional.linear(split.tensors[0], counting.weight, counting.bias))
+    assert sum(Counting.seen) == 3 * (1 + 7)
+    assert Teacher(counting, most_values=7 * 3 - 1).outputs_of_all(one, CPU) is None
+
+
+def test_samples_that_may_change_are_not_taken_at_once(counting: Counting) -> None:
+    class Plain(Dataset[tuple[Tensor, int]]):
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return torch.rand(2), index
+
+    assert Teacher(counting).outputs_of_all(Plain(), CPU) is None  # type: ignore[arg-type]
+
+
+def test_network_is_neither_moved_nor_put_in_another_mode() -> None:
+    layer = nn.Linear(2, 3)
+    network = nn.Sequential(layer, nn.Dropout(0.9)).train()
+    teacher = Teacher(network)
+    inputs = torch.rand(8, 2)
+    torch.testing.assert_close(teacher.outputs(inputs, CPU), layer(inputs).detach())
+    assert all(module.training for module in network.modules())
+    layer.weight.data.zero_()
+    assert not torch.equal(Teacher.of(teacher).outputs(inputs + 1, CPU), layer(inputs + 1))
+
+
+def test_two_networks_see_the_same_batches_whatever_they_draw() -> None:
+    split = TensorDataset(torch.rand(20, 2), torch.arange(20) % 3)
+    task = Task(
+        model=nn.Linear(2, 3), train=split, validation=split, test=split,
+        augment=lambda inputs: inputs + torch.randn_like(inputs),
+    )  # fmt: skip
+
+    def batches(draws: int) -> list[Tensor]:
+        found = []
+        for _ in range(2):
+            for inputs, _, _ in Batches(task, 6, None, seed=5, device=CPU):
+                torch.rand(draws)
+                found.append(inputs)
+        return found
+
+    for one, other in zip(batches(0), batches(3), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_changes_differ_from_batch_to_batch_and_from_epoch_to_epoch() -> None:
+    split = TensorDataset(torch.zeros(12, 2), torch.zeros(12, dtype=torch.long))
+    task = Task(
+        model=nn.Linear(2, 3), train=split, validation=split, test=split,
+        augment=lambda inputs: inputs + torch.rand(len(inputs), 2),
+    )  # fmt: skip
+    batches = Batches(task, 4, None, seed=5, device=CPU)
+    values = torch.cat([inputs for _ in range(3) for inputs, _, _ in batches]).flatten()
+    assert len(set(values.tolist())) == len(values) == 3 * 12 * 2
+
+
+def test_second_network_needs_no_run_of_the_teacher(counting: Counting) -> None:
+    split = TensorDataset(torch.rand(20, 2), torch.arange(20) % 3)
+    task = Task(model=counting, train=split, validation=split, test=split, augment=torch.randn_like)
+    teacher = Teacher(counting)
+    plain = TrainingSettings(epochs=2, batch_size=5, device="cpu", data_seed=9)
+    train(nn.Sequential(nn.Linear(2, 3)), task, plain, teacher=teacher)
+    assert sum(Counting.seen) == 2 * 20
+    train(nn.Sequential(nn.Dropout(), nn.Linear(2, 3)), task, replace(plain, seed=1), teacher=teacher)
+    assert sum(Counting.seen) == 2 * 20
+    train(nn.Sequential(nn.Linear(2, 3)), task, replace(plain, epochs=3), teacher=teacher)
+    assert sum(Counting.seen) == 3 * 20
