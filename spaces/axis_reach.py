@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import CandidateFailure
-from .candidate import FLOAT_BITS
+from .candidate import FLOAT_BITS, HALF_BITS
 from .quantization.quantize import quantization_reach
 from .space import SearchSpace
 from .sparsity.channel_reach import channel_reach
@@ -42,7 +42,7 @@ def _channels(space: SearchSpace, task: Task) -> Iterator[str]:
 
 
 def _bits(space: SearchSpace, baseline: Path) -> Iterator[str]:
-    if space.bits is None or set(space.bits.weights) == {FLOAT_BITS}:
+    if space.bits is None or not set(space.bits.weights) - {HALF_BITS, FLOAT_BITS}:
         return
     for activations in space.bits.activations:
         beside = "float32" if activations == FLOAT_BITS else f"{activations}-bit"

@@ -26,11 +26,12 @@ from .architect import Architect, is_warm, training_settings
 from .artifact import Artifact, StageRecord, file_digest
 from .aware.training import AwareResult, bits_by_module, learned_grids, train_aware
 from .build_settings import BuildSettings
-from .candidate import FLOAT_BITS, Candidate
+from .candidate import FLOAT_BITS, HALF_BITS, Candidate
 from .export import PARITY_SAMPLES, export_onnx
 from .packing import pack
 from .quantization.allocation import spread_bits
 from .quantization.bit_choice import BitChoice
+from .quantization.half import store_in_half
 from .quantization.learned import LearnedGrids
 from .quantization.quantize import quantize, zero_weights
 from .quantization.settings import QuantizationSettings
@@ -117,7 +118,7 @@ class Builder:
         if candidate.zeroed_weights and candidate.zeroing == "one_shot":
             zeroing = Zeroing(candidate.zeroed_weights, candidate.zero_pattern)
         inputs, settings = self._calibration.numpy(), self._quantization
-        if candidate.weight_bits != FLOAT_BITS:
+        if candidate.weight_bits not in (HALF_BITS, FLOAT_BITS):
             with _stage("quantization", stages):
                 table = network.with_suffix(".sensitivity.json")
                 choice = bits_of(candidate)
@@ -129,7 +130,11 @@ class Builder:
         if zeroing is not None:
             with _stage("zeroing", stages):
                 zero_weights(network, path, zeroing, calibration=inputs, settings=settings)
-            return path
+            network = path
+        if candidate.weight_bits == HALF_BITS:
+            with _stage("quantization", stages):
+                store_in_half(network, path)
+            network = path
         return network
 
     def _network_file(self, candidate: Candidate, stages: list[StageRecord]) -> Path:

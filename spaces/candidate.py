@@ -14,6 +14,9 @@ from .stages.choice import StageNetwork
 FLOAT_BITS = 32
 """The bit-width that stands for "left in float32"."""
 
+HALF_BITS = 16
+"""The bit-width that stands for weights stored as float16, which compute as float32."""
+
 BitAllocation = Literal["uniform", "budget", "groups"]
 """How bits are spread over the layers; see :class:`~karui.spaces.quantization.axis.BitsAxis`."""
 
@@ -84,7 +87,7 @@ class Candidate:
         zeroed_weights: Fraction of the remaining weights set to zero, in [0, 1).
         zero_pattern: ``free``, or ``n:m`` where of every m weights in a row at most n are not zero.
         zeroing: ``gradual`` while recovering, or ``one_shot`` afterwards, the other weights making good the error.
-        weight_bits: 2 to 8, or 32 for float32; under ``budget`` the mean.
+        weight_bits: 2 to 8, 16 for float16, or 32 for float32; under ``budget`` the mean.
         bit_allocation: How these bits are spread over the layers.
         group_bits: Under ``groups``, the bits of each run of layers.
         activation_bits: 8, or 32 for float32.
@@ -107,7 +110,7 @@ class Candidate:
     def canonical(self) -> Candidate:
         """Return the one representative of all candidates that mean the same file.
 
-        What a choice does not touch takes its default: how bits are spread and trained where weights stay float32, how
+        What a choice does not touch takes its default: how bits are spread and trained where weights stay floating, how
         channels or zeros are chosen where there are none. Beside 8-bit activations weights have at most
         :data:`MOST_BITS_BESIDE_INT8` bits; where rounded weights are trained, zeros come gradually; a "shallower"
         student of full depth is the baseline with its channels removed, unless more channels are removed from it
@@ -171,6 +174,8 @@ class Candidate:
     def _describe_bits(self) -> str:
         if self.weight_bits == FLOAT_BITS:
             return "float32"
+        if self.weight_bits == HALF_BITS:
+            return "float16"
         bits = "w" + "-".join(map(str, self.group_bits)) if self.group_bits else f"w{self.weight_bits:g}"
         how = " budget" if self.bit_allocation == "budget" else ""
         trained = " aware" if self.bit_training == "aware" else ""
@@ -218,10 +223,10 @@ def _plain_sparsity(candidate: Candidate) -> Candidate:
 
 
 def _plain_bits(candidate: Candidate) -> Candidate:
-    if candidate.weight_bits == FLOAT_BITS:
+    if candidate.weight_bits in (HALF_BITS, FLOAT_BITS):
         return replace(
             candidate,
-            weight_bits=FLOAT_BITS,
+            weight_bits=int(candidate.weight_bits),
             bit_allocation="uniform",
             group_bits=(),
             activation_bits=FLOAT_BITS,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from .axis import AxisModel, Draw, Suggester
-from .candidate import FLOAT_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
+from .candidate import HALF_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.axis import CellsAxis
 from .quantization.axis import BitsAxis
 from .sparsity.axis import SparsityAxis
@@ -63,17 +64,22 @@ class SearchSpace(AxisModel):
         return Baseline()
 
     def landmarks(self) -> list[dict[str, Any]]:
-        """Return the parameters of what everyone tries first: the baseline in float32, then at every bit-width."""
+        """Return the parameters of what everyone tries first, none of which needs training.
+
+        That is the baseline in float32 and float16, at every whole bit-width with 8-bit activations, all layers alike,
+        and with as many bits spread as a budget.
+        """
         plain = {"architecture": Baseline.kind, "sparsity.removed_channels": 0.0, "sparsity.zeroed_weights": 0.0}
-        plain |= {"bits.allocation": "uniform", "bits.training": "post"}
+        rounded = sorted(self.bits.whole_bits, reverse=True) if self.bits is not None else []
+        wanted = [Candidate(), Candidate(weight_bits=HALF_BITS)]
+        wanted += [Candidate(weight_bits=bits, activation_bits=8) for bits in rounded]
+        wanted += [replace(candidate, bit_allocation="budget") for candidate in wanted[2:]]
         found = []
-        rounded = self.bits.whole_bits if self.bits is not None else ()
-        for weights, activations in (
-            (FLOAT_BITS, FLOAT_BITS),
-            *((weights, 8) for weights in sorted(rounded, reverse=True)),
-        ):
-            preference = _Prefer({**plain, "bits.weights": weights, "bits.activations": activations})
-            if self.suggest(preference) == Candidate(weight_bits=weights, activation_bits=activations):
+        for candidate in wanted:
+            bits = {"bits.weights": candidate.weight_bits, "bits.activations": candidate.activation_bits}
+            how = {"bits.allocation": candidate.bit_allocation, "bits.training": candidate.bit_training}
+            preference = _Prefer({**plain, **bits, **how})
+            if self.suggest(preference) == candidate:
                 found.append(preference.parameters)
         return found
 

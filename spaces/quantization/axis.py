@@ -8,13 +8,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from ..axis import AxisModel, Choices, Suggester, choose
-from ..candidate import FLOAT_BITS, BitAllocation, BitTraining, Candidate
+from ..candidate import FLOAT_BITS, HALF_BITS, BitAllocation, BitTraining, Candidate
 from .scales import FEWEST_BITS, MOST_BITS
+
+_FLOATING = (HALF_BITS, FLOAT_BITS)
 
 
 def _bits(value: float) -> float:
-    if value != FLOAT_BITS and not FEWEST_BITS <= value <= MOST_BITS:
-        raise ValueError(f"{FEWEST_BITS} to {MOST_BITS} bits, or {FLOAT_BITS} for float32")
+    if value not in _FLOATING and not FEWEST_BITS <= value <= MOST_BITS:
+        raise ValueError(f"{FEWEST_BITS} to {MOST_BITS} bits, {HALF_BITS} for float16, or {FLOAT_BITS} for float32")
     return int(value) if value == int(value) else value
 
 
@@ -28,11 +30,11 @@ ActivationBits = Literal[8, 32]
 
 
 class BitsAxis(AxisModel):
-    """Bit-widths; 32 stands for float32.
+    """Bit-widths; 32 stands for float32, 16 for float16.
 
     Args:
         weights: Bits of the weights. Where they are spread as a budget, a mean such as 2.5 has a meaning as well.
-        activations: Bits of the activations; asked only where the weights are not float32, since the runtime's
+        activations: Bits of the activations; asked only where the weights are integers, since the runtime's
             integer kernels need both.
         allocations: How bits are spread over the layers: ``uniform``, all alike but the first and the last layer;
             ``budget``, as many bits in all, but more to the layers that are hurt most by few of them; ``groups``, every
@@ -62,8 +64,8 @@ class BitsAxis(AxisModel):
 
     @property
     def whole_bits(self) -> tuple[int, ...]:
-        """The whole numbers of bits among the weights', float32 aside."""
-        return tuple(int(bits) for bits in self.weights if bits == int(bits) and bits != FLOAT_BITS)
+        """The whole numbers of bits among the weights', those of floating point aside."""
+        return tuple(int(bits) for bits in self.weights if bits == int(bits) and bits not in _FLOATING)
 
     def refine(self, trial: Suggester, candidate: Candidate) -> Candidate:
         """Add bit-widths to a candidate."""
@@ -74,7 +76,7 @@ class BitsAxis(AxisModel):
             candidate = replace(candidate, weight_bits=max(groups), bit_allocation="groups", group_bits=groups)
         else:
             weight_bits = trial.suggest_categorical("bits.weights", self.weights)
-            if weight_bits == FLOAT_BITS:
+            if weight_bits in _FLOATING:
                 return replace(candidate, weight_bits=weight_bits)
             if weight_bits != int(weight_bits):
                 allocation = "budget"

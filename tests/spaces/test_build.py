@@ -44,6 +44,8 @@ STAGES = StageNetwork(4, (Stage(3, 3, False, 1), Stage(3, 1, True, 1)))
 CANDIDATES = {
     "float32": Candidate(),
     "int8": Candidate(weight_bits=8, activation_bits=8),
+    "float16": Candidate(weight_bits=16),
+    "zeros at once in float16": Candidate(zeroed_weights=0.5, zeroing="one_shot", weight_bits=16),
     "weights only": Candidate(weight_bits=4, activation_bits=32),
     "fewer channels": Candidate(removed_channels=0.5),
     "zeros": Candidate(zeroed_weights=0.8, weight_bits=4, activation_bits=8),
@@ -85,11 +87,11 @@ def test_every_kind_of_candidate_becomes_a_file_that_runs(builder: Builder, tiny
     assert np.isfinite(outputs).all()
     candidate = CANDIDATES[name]
     untrained = {"float32", "int8", "weights only", "budget", "groups", "aware budget"}
-    untrained |= {"zeros at once", "float zeros at once"}
+    untrained |= {"zeros at once", "float zeros at once", "float16", "zeros at once in float16"}
     expected = ["architecture", *([] if name in untrained else ["recovery"]), "export"]
     expected += ["aware training"] if candidate.bit_training == "aware" else []
+    expected += ["zeroing"] if name in ("float zeros at once", "zeros at once in float16") else []
     expected += [] if candidate.weight_bits == 32 else ["quantization"]
-    expected += ["zeroing"] if name == "float zeros at once" else []
     assert [stage.stage for stage in artifact.stages] == [*expected, "packing"]
 
 

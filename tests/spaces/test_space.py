@@ -75,6 +75,14 @@ def test_landmarks_are_what_everyone_tries_first() -> None:
     space = SearchSpace(sparsity=SparsityAxis(), bits=BitsAxis(weights=(2, 8, 32)), students=StudentsAxis())
     found = [space.suggest(_Fixed(parameters)) for parameters in space.landmarks()]
     assert found == [Candidate(), *(Candidate(weight_bits=bits, activation_bits=8) for bits in (8, 2))]
+    spread = SearchSpace(bits=BitsAxis(weights=(16, 2.5, 2, 8), allocations=("budget", "uniform")))
+    assert [spread.suggest(_Fixed(parameters)) for parameters in spread.landmarks()] == [
+        Candidate(weight_bits=16),
+        Candidate(weight_bits=8, activation_bits=8),
+        Candidate(weight_bits=2, activation_bits=8),
+        Candidate(weight_bits=8, activation_bits=8, bit_allocation="budget"),
+        Candidate(weight_bits=2, activation_bits=8, bit_allocation="budget"),
+    ]
     always_sparse = SearchSpace(sparsity=SparsityAxis(zeroed_weights=(0.5,)), bits=BitsAxis())
     assert always_sparse.landmarks() == []
     only_students = SearchSpace(students=StudentsAxis())

@@ -70,7 +70,7 @@ def test_a_file_is_read_and_defaults_fill_the_rest(tmp_path: Path) -> None:
         (HEAD + "task_options = 3\n" + BITS, ("task_options", "a section, written [task_options]", "3")),
         (HEAD + "bits = 4\n", ("bits", "a section, written [bits]", "4")),
         (HEAD + "[bits]\nweights = 4\n", ("bits.weights", "a list", "4")),
-        (HEAD + "[bits]\nweights = [9]\n", ("bits.weights[0]", "2 to 8 bits, or 32", "9")),
+        (HEAD + "[bits]\nweights = [9]\n", ("bits.weights[0]", "2 to 8 bits, 16 for float16, or 32", "9")),
         (HEAD + "[bits]\nweights = [9, 'x']\n", ("bits.weights[0]", "also bits.weights[1]")),
         (HEAD + "[bits]\nweights = []\n", ("bits.weights", "at least one value", "switch the axis off")),
         (HEAD + "[bits]\nweights = [4, 4]\n", ("bits.weights", "a value stands twice", "[4, 4]")),

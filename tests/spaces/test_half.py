@@ -1,0 +1,92 @@
+"""Weights as float16: half of the bytes, the float32 computation of the rounded weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from karui.errors import CandidateFailure
+from karui.spaces.export import export_onnx
+from karui.spaces.onnx_file import open_session, run_in_batches
+from karui.spaces.packing import pack
+from karui.spaces.quantization.half import store_in_half
+
+
+def product(weight: np.ndarray, path: Path) -> Path:
+    """Write a file that multiplies its input by a weight."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", weight.shape[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", weight.shape[1]])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+@given(rows=st.integers(8, 12), columns=st.integers(8, 12), seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=15)
+def test_file_computes_with_the_rounded_weights(
+    rows: int, columns: int, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("half")
+    chance = np.random.default_rng(seed)
+    weight = chance.normal(size=(rows, columns)).astype(np.float32)
+    inputs = chance.normal(size=(3, rows)).astype(np.float32)
+    assert store_in_half(product(weight, folder / "plain.onnx"), folder / "half.onnx") == 1
+    pack(folder / "half.onnx", folder / "packed.onnx")
+    outputs = run_in_batches(onnx.load(folder / "packed.onnx"), inputs, 3)
+    # a float16 has 11 significant bits: rounding moves a weight by at most 2**-11 of itself
+    rounded = weight.astype(np.float16).astype(np.float32)
+    assert np.abs(rounded - weight).max() <= 2.0**-11 * np.abs(weight).max()
+    np.testing.assert_allclose(outputs, inputs @ rounded, rtol=1e-5, atol=1e-5)
+
+
+def test_network_has_half_of_its_bytes_and_computes_in_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(64 * 16, 10))
+    inputs = torch.randn(4, 3, 8, 8)
+    plain, half, packed = (tmp_path / f"{name}.onnx" for name in ("plain", "half", "packed"))
+    export_onnx(network.eval(), inputs, plain)
+    assert store_in_half(plain, half) == 4  # three weights and the longer bias
+    pack(half, packed)
+    assert packed.stat().st_size < 0.53 * plain.stat().st_size
+    session = open_session(onnx.load(packed))
+    assert [value.type for value in (*session.get_inputs(), *session.get_outputs())] == ["tensor(float)"] * 2
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.numel() >= 64:
+                parameter.copy_(parameter.half().float())
+        expected = network(inputs).numpy()
+    np.testing.assert_allclose(run_in_batches(onnx.load(packed), inputs.numpy(), 4), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_cast_is_left_when_the_file_is_loaded(tmp_path: Path) -> None:
+    import onnxruntime
+
+    store_in_half(product(np.ones((8, 9), np.float32), tmp_path / "plain.onnx"), tmp_path / "half.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(tmp_path / "half.onnx", options, providers=["CPUExecutionProvider"])
+    assert [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node] == ["MatMul"]
+
+
+def test_weight_beyond_float16_is_a_failure_of_the_candidate(tmp_path: Path) -> None:
+    weight = np.ones((8, 8), np.float32)
+    weight[3, 4] = -7e4
+    with pytest.raises(CandidateFailure, match="w holds a weight of 70000; float16 reaches to 65504"):
+        store_in_half(product(weight, tmp_path / "plain.onnx"), tmp_path / "half.onnx")
+
+
+def test_network_without_large_tensors_has_nothing_to_store(tmp_path: Path) -> None:
+    with pytest.raises(CandidateFailure, match="no float32 tensor of 64 values or more"):
+        store_in_half(product(np.ones((7, 9), np.float32), tmp_path / "plain.onnx"), tmp_path / "half.onnx")
