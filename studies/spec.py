@@ -59,7 +59,7 @@ class LatencySpec(_Section):
         threads: Threads of the runtime within one operator.
         batch_size: Samples in one run.
         provider: Execution provider of onnxruntime.
-        max_seconds: Longest time for one measurement.
+        max_seconds: Longest time for one measurement; with exits, four passes over the inputs are made in any case.
     """
 
     threads: Annotated[int, Field(ge=1)] = 1
