@@ -17,6 +17,7 @@ from ..spaces.artifact import file_digest
 from .load_memory import measure_load_peak
 from .runtime import CPU_PROVIDER, Runner, check_provider
 from .timing import PairTiming, TimingSettings, time_interleaved
+from .timing_over_inputs import InputsTiming, time_over_inputs
 
 
 class LocalTarget:
@@ -49,6 +50,21 @@ class LocalTarget:
         reference = self._open_reference(reference_path, inputs)
         candidate = self._open(candidate_path)
         return time_interleaved(lambda: reference.run(inputs), lambda: candidate.run(inputs), settings)
+
+    def time_pair_over_inputs(
+        self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
+    ) -> InputsTiming:
+        """Time a candidate against the reference over inputs; see :class:`~karui.evaluators.targets.Target`."""
+        batches = [inputs[row : row + 1] for row in range(len(inputs))]
+        reference = self._open_reference(reference_path, batches[0])
+        candidate = self._open(candidate_path)
+        return time_over_inputs(
+            lambda row: reference.run(batches[row]),
+            lambda row: candidate.run(batches[row]),
+            len(batches),
+            max_seconds=settings.max_seconds,
+            min_block_ms=settings.min_block_ms,
+        )
 
     def time_load_pair(self, reference_path: Path, candidate_path: Path, settings: TimingSettings) -> PairTiming:
         """Time the opening of a candidate; see :class:`~karui.evaluators.targets.Target`."""

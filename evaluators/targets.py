@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .local import LocalTarget
 from .timing import PairTiming, TimingSettings
+from .timing_over_inputs import InputsTiming
 
 
 class Target(Protocol):
@@ -33,6 +34,22 @@ class Target(Protocol):
             candidate_path: The file to time.
             inputs: One batch, shape (batch, *input_shape).
             settings: When to stop, and how long a block lasts.
+
+        Raises:
+            CandidateFailure: Stage ``latency``, where the candidate's file cannot be loaded or run.
+            KaruiError: Where the reference cannot be run, or the target is at fault.
+        """
+
+    def time_pair_over_inputs(
+        self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
+    ) -> InputsTiming:
+        """Time a candidate against the reference on many inputs, one at a time, within one process of the target.
+
+        Args:
+            reference_path: The file that all candidates are compared with.
+            candidate_path: The file to time; it may accept one input at a time only.
+            inputs: Shape (n, *input_shape), n >= 1.
+            settings: Its ``max_seconds`` and ``min_block_ms`` hold.
 
         Raises:
             CandidateFailure: Stage ``latency``, where the candidate's file cannot be loaded or run.

@@ -77,8 +77,8 @@ class SearchLoop:
         evaluate: Makes and measures one candidate.
         sampler: Name of the sampler.
         seed: Seed of the sampler; a resumed search goes on with other random numbers than it began with.
-        followers: How many trials that differ in nothing but bits are queued after each newly trained network, since
-            they cost next to nothing; the sampler chooses their bits.
+        followers: How many trials that differ in nothing but bits and exits are queued after each newly trained
+            network, since they cost next to nothing; the sampler chooses their bits and exits.
         canonical: Maps a candidate to the one that stands for all that mean the same file.
         clock: Seconds that only grow.
     """
@@ -158,13 +158,13 @@ class SearchLoop:
         return len(stale)
 
     def _queue_followers(self, trial: Trial, outcome: Outcome) -> None:
-        if self.space.bits is None or not any(stage.stage == "recovery" for stage in outcome.stages):
+        if not self.space.has_followers or not any(stage.stage == "recovery" for stage in outcome.stages):
             return
         for _ in range(self.followers):
             self.study.enqueue_trial(self.space.follower_parameters(trial.params), user_attrs={FOLLOWER: True})
 
     def _queue_sibling(self, trial: Trial) -> None:
-        """Where the sampler chose bits for a follower that are known already, choose others at random."""
+        """Where the sampler chose for a follower what is known already, choose something else at random."""
         siblings = [
             parameters for parameters, candidate in self.space.siblings(trial.params) if self._is_new(candidate)
         ]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ..errors import CandidateFailure
 from .candidate import FLOAT_BITS, HALF_BITS
+from .exits.cut import STAGE as EXIT
+from .exits.cut import find_cuts
+from .onnx_file import read_model
 from .quantization.quantize import quantization_reach
 from .space import SearchSpace
 from .sparsity.channel_reach import channel_reach
@@ -15,9 +18,12 @@ from .task import Task
 MOST_REASONS = 4
 """Layers that are named one by one; of more, the rest is counted."""
 
+MOST_PLACES = 8
+"""Places of an exit that are named one by one; of more, the first and the last."""
+
 
 def describe_reach(space: SearchSpace, task: Task, baseline: Path) -> list[str]:
-    """Return a sentence for each axis that changes the baseline's own layers, with the layers that it leaves alone.
+    """Return a sentence for each axis that changes the baseline's own layers, what it leaves alone and where.
 
     An axis that reaches nothing is no error: the others are still searched, and each candidate that needs it fails
     with its reason.
@@ -27,7 +33,7 @@ def describe_reach(space: SearchSpace, task: Task, baseline: Path) -> list[str]:
         task: The task, its model trained.
         baseline: The model's float32 ONNX file.
     """
-    return [*_channels(space, task), *_bits(space, baseline)]
+    return [*_channels(space, task), *_bits(space, baseline), *_exits(space, baseline)]
 
 
 def _channels(space: SearchSpace, task: Task) -> Iterator[str]:
@@ -53,6 +59,24 @@ def _bits(space: SearchSpace, baseline: Path) -> Iterator[str]:
             return
         found = f"{reach.quantized_layers} of {reach.all_layers} layers"
         yield f"weights can be rounded beside {beside} activations in {found}{_listed(reach.left)}"
+
+
+def _exits(space: SearchSpace, baseline: Path) -> Iterator[str]:
+    if space.exits is None or not any(space.exits.depths):
+        return
+    try:
+        shares = [cut.share for cut in find_cuts(read_model(baseline, EXIT))]
+    except CandidateFailure as failure:
+        yield f"the model can have no early exit: {failure.reason}"
+        return
+    if not shares:
+        yield "the model can have no early exit: no activation of four axes lies on every path through it"
+        return
+    places = "1 place" if len(shares) == 1 else f"{len(shares)} places"
+    behind = ", ".join(f"{share:.0%}" for share in shares)
+    if len(shares) > MOST_PLACES:
+        behind = f"{shares[0]:.0%} to {shares[-1]:.0%}"
+    yield f"an early exit can lie at {places} of the model, behind {behind} of its multiply-adds"
 
 
 def _listed(reasons: tuple[str, ...]) -> str:

@@ -1,8 +1,9 @@
 """Candidate -> Artifact: the one fixed order of stages, with the dear ones cached.
 
 architecture -> (channels removed, weights zeroed while recovering) -> export -> (training with rounded weights) ->
-quantization -> packing. All candidates that share the network before quantization share its float32 file, which is
-trained once and kept under the digest of everything that went into it; so is a network trained with rounded weights.
+quantization -> packing, or exit, which packs too. All candidates that share the network before quantization share its
+float32 file, which is trained once and kept under the digest of everything that went into it; so is a network trained
+with rounded weights.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from .artifact import Artifact, StageRecord, file_digest
 from .aware.training import AwareResult, bits_by_module, learned_grids, train_aware
 from .build_settings import BuildSettings
 from .candidate import FLOAT_BITS, HALF_BITS, Candidate
+from .exits.cut import STAGE as EXIT
+from .exits.stage import ExitStage
+from .exits.whole_file import ExitChoice
 from .export import PARITY_SAMPLES, export_onnx
 from .packing import pack
 from .quantization.allocation import spread_bits
@@ -81,6 +85,7 @@ class Builder:
         self._files = folder / "files"
         self._baseline_digest = network_digest(task.model)
         self._calibration = task.calibration_batch(self._quantization.calibration_samples)
+        self._exits = ExitStage(task)
         for kept in (self._networks, self._files):
             kept.mkdir(parents=True, exist_ok=True)
         self._architect = Architect(
@@ -106,8 +111,12 @@ class Builder:
         destination = self.file_of(candidate)
         with tempfile.TemporaryDirectory(dir=self._files) as scratch:
             rounded = self._round(candidate, network, learned, Path(scratch) / "rounded.onnx", stages)
-            with _stage("packing", stages):
-                pack(rounded, destination)
+            if candidate.exit_depth:
+                with _stage(EXIT, stages):
+                    self._exits.make(rounded, destination, ExitChoice(candidate.exit_depth, candidate.exit_threshold))
+            else:
+                with _stage("packing", stages):
+                    pack(rounded, destination)
         return Artifact(destination, file_digest(destination), tuple(stages))
 
     def _round(
@@ -235,7 +244,7 @@ class Builder:
             "network": self._network_key(candidate),
             "epochs": self._settings.epochs_aware,
             "quantization": self._quantization.model_dump(mode="json"),
-            "candidate": candidate.to_dict(),
+            "candidate": replace(candidate, exit_depth=0.0).canonical().to_dict(),
         }
         return _digest(described)
 
@@ -245,12 +254,13 @@ class Builder:
 
 
 def network_of(candidate: Candidate) -> Candidate:
-    """Return the candidate whose file is the trained network itself: nothing rounded, nothing zeroed afterwards."""
+    """Return the candidate whose file is the trained network itself: not rounded, zeroed or left early afterwards."""
     return replace(
         candidate,
         zeroed_weights=candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0,
         weight_bits=FLOAT_BITS,
         bit_training="post",
+        exit_depth=0.0,
     ).canonical()
 
 

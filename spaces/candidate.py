@@ -7,9 +7,20 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from .cells.genotype import CellGenotype
+from .architectures import Architecture, Baseline, CellNetwork, Student, describe_architecture, read_architecture
 from .sparsity.names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
-from .stages.choice import StageNetwork
+
+__all__ = [
+    "FLOAT_BITS",
+    "MOST_BITS_BESIDE_INT8",
+    "Architecture",
+    "Baseline",
+    "BitAllocation",
+    "BitTraining",
+    "Candidate",
+    "CellNetwork",
+    "Student",
+]
 
 FLOAT_BITS = 32
 """The bit-width that stands for "left in float32"."""
@@ -32,52 +43,8 @@ and exactly as the float computation of the same graph."""
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """The user's own network, as it came."""
-
-    kind = "baseline"
-
-
-@dataclass(frozen=True)
-class Student:
-    """A smaller network that learns from the baseline.
-
-    Args:
-        family: ``shallower`` (the baseline with fewer blocks and channels) or the name of a torchvision family.
-        width: Fraction of the family's channels kept, in (0, 1] (torchvision's own multipliers may exceed 1).
-        depth: Fraction of the repeated blocks of each stage kept, in (0, 1]; 1 for torchvision families.
-    """
-
-    family: str
-    width: float
-    depth: float = 1.0
-
-    kind = "student"
-
-
-@dataclass(frozen=True)
-class CellNetwork:
-    """A network stacked from one NAS cell.
-
-    Args:
-        genotype: The cell.
-        channels: Channels of the first stage; each later stage doubles them.
-        cells_per_stage: Cells stacked in each stage.
-    """
-
-    genotype: CellGenotype
-    channels: int
-    cells_per_stage: int
-
-    kind = "cell"
-
-
-Architecture = Baseline | Student | CellNetwork | StageNetwork
-
-
-@dataclass(frozen=True)
 class Candidate:
-    """One combination of architecture, sparsity and bit-width.
+    """One combination of architecture, sparsity, bit-width and early exit.
 
     Args:
         architecture: Which network is made.
@@ -92,6 +59,8 @@ class Candidate:
         group_bits: Under ``groups``, the bits of each run of layers.
         activation_bits: 8, or 32 for float32.
         bit_training: ``post``, or ``aware`` where the rounded network is trained.
+        exit_depth: Share of the multiply-adds before an early exit, in (0, 1); 0 for no exit.
+        exit_threshold: Confidence above which the exit is taken, in (0, 1).
     """
 
     architecture: Architecture = field(default_factory=Baseline)
@@ -106,18 +75,20 @@ class Candidate:
     group_bits: tuple[int, ...] = ()
     activation_bits: int = FLOAT_BITS
     bit_training: BitTraining = "post"
+    exit_depth: float = 0.0
+    exit_threshold: float = 0.0
 
     def canonical(self) -> Candidate:
         """Return the one representative of all candidates that mean the same file.
 
         What a choice does not touch takes its default: how bits are spread and trained where weights stay floating, how
-        channels or zeros are chosen where there are none. Beside 8-bit activations weights have at most
-        :data:`MOST_BITS_BESIDE_INT8` bits; where rounded weights are trained, zeros come gradually; a "shallower"
-        student of full depth is the baseline with its channels removed, unless more channels are removed from it
-        afterwards; a cell is its normal form (see :meth:`CellGenotype.canonical`). Whole numbers given for fractions
-        become floats, and bits become whole where they are, since JSON tells them apart.
+        channels or zeros are chosen where there are none, when an exit is taken where there is none. Beside 8-bit
+        activations weights have at most :data:`MOST_BITS_BESIDE_INT8` bits; where rounded weights are trained, zeros
+        come gradually; a "shallower" student of full depth is the baseline with its channels removed, unless more
+        channels are removed from it afterwards; a cell is its normal form (see :meth:`CellGenotype.canonical`). Whole
+        numbers given for fractions become floats, and bits become whole where they are, since JSON tells them apart.
         """
-        return _plain_sparsity(_plain_bits(_plain_architecture(self)))
+        return _plain_exit(_plain_sparsity(_plain_bits(_plain_architecture(self))))
 
     @property
     def key(self) -> str:
@@ -140,24 +111,14 @@ class Candidate:
             ValueError: On an unknown kind of architecture.
         """
         others = dict(plain)
-        architecture = dict(others.pop("architecture"))
+        architecture = others.pop("architecture")
         if "group_bits" in others:
             others["group_bits"] = tuple(others["group_bits"])
-        kind = architecture.pop("kind")
-        if kind == Baseline.kind:
-            return cls(architecture=Baseline(), **others)
-        if kind == Student.kind:
-            return cls(architecture=Student(**architecture), **others)
-        if kind == CellNetwork.kind:
-            genotype = CellGenotype.from_dict(architecture.pop("genotype"))
-            return cls(architecture=CellNetwork(genotype=genotype, **architecture), **others)
-        if kind == StageNetwork.kind:
-            return cls(architecture=StageNetwork.from_dict(architecture), **others)
-        raise ValueError(f"unknown kind of architecture: {kind!r}")
+        return cls(architecture=read_architecture(architecture), **others)
 
     def describe(self) -> str:
         """Return a short text for tables and plots, such as ``baseline, -50 % channels, w4 a8``."""
-        return ", ".join([_describe_architecture(self.architecture), *self._describe_compression()])
+        return ", ".join([describe_architecture(self.architecture), *self._describe_compression()])
 
     def _describe_compression(self) -> list[str]:
         words = []
@@ -169,7 +130,8 @@ class Candidate:
             pattern = [] if self.zero_pattern == "free" else [self.zero_pattern]
             once = ["one-shot"] if self.zeroing == "one_shot" else []
             words.append(" ".join([f"{self.zeroed_weights:.0%} zeros", *pattern, *once]))
-        return [*words, self._describe_bits()]
+        early = [f"exit {self.exit_depth:g} > {self.exit_threshold:g}"] if self.exit_depth else []
+        return [*words, self._describe_bits(), *early]
 
     def _describe_bits(self) -> str:
         if self.weight_bits == FLOAT_BITS:
@@ -191,6 +153,8 @@ _LEFT_OUT_BY_DEFAULT = frozenset(
         "bit_allocation",
         "group_bits",
         "bit_training",
+        "exit_depth",
+        "exit_threshold",
     }
 )
 """Fields that :meth:`Candidate.to_dict` leaves out at their defaults: results from before they existed keep keys."""
@@ -239,12 +203,6 @@ def _plain_bits(candidate: Candidate) -> Candidate:
     return replace(candidate, weight_bits=bits, group_bits=groups)
 
 
-def _describe_architecture(architecture: Architecture) -> str:
-    if isinstance(architecture, Student):
-        words = f"{architecture.family} x{architecture.width:g}"
-        return words if architecture.depth == 1.0 else f"{words}, depth {architecture.depth:g}"
-    if isinstance(architecture, CellNetwork):
-        return f"cell {architecture.channels}ch x{architecture.cells_per_stage} [{architecture.genotype.text()}]"
-    if isinstance(architecture, StageNetwork):
-        return architecture.describe()
-    return "baseline"
+def _plain_exit(candidate: Candidate) -> Candidate:
+    depth = float(candidate.exit_depth)
+    return replace(candidate, exit_depth=depth, exit_threshold=float(candidate.exit_threshold) if depth else 0.0)

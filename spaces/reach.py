@@ -11,15 +11,16 @@ from .task import Task, iterate
 
 
 def check_reach(space: SearchSpace, task: Task) -> None:
-    """Check that students, cells and stages, where they are searched, can stand in for the task's model.
+    """Check that students, cells and stages, where they are searched, can stand in for the task's model, and exits.
 
     Raises:
-        SpaceError: Where an axis needs images and classes and the task has something else.
+        SpaceError: Where an axis needs images or classes and the task has something else.
         TaskError: Where the model or the loss does not work on the task's own data.
     """
     inputs = task.input_shape
     outputs = _output_shape(task)
     _check_loss(task)
+    _check_classes(space, task, outputs)
     axis = _axis_of_images(space)
     if axis is not None and (len(inputs) != 3 or len(outputs) != 1):
         raise SpaceError(
@@ -29,6 +30,24 @@ def check_reach(space: SearchSpace, task: Task) -> None:
             got=f"inputs of shape {inputs}, outputs of shape {outputs}",
             remedy=f"leave the section [{axis}] out, or keep only the family {SHALLOWER!r} of [students]",
         )
+
+
+def _check_classes(space: SearchSpace, task: Task, outputs: tuple[int, ...]) -> None:
+    """Check that the task's outputs and targets are those of classes, where exits are searched."""
+    if space.exits is None or not any(space.exits.depths):
+        return
+    _, targets = next(iterate(task.train, 8))
+    classes = isinstance(targets, torch.Tensor) and targets.ndim == 1 and not targets.is_floating_point()
+    if classes and len(outputs) == 1 and outputs[0] > 1:
+        return
+    kind = f"{targets.dtype}, shape {tuple(targets.shape)}" if isinstance(targets, torch.Tensor) else type(targets)
+    raise SpaceError(
+        "the axis [exits] cannot decide for this task when an input is done",
+        where="[exits]",
+        expected="one row of logits of two or more classes for each input, and class indices as targets",
+        got=f"outputs of shape {outputs} for each input, targets of a batch {kind}",
+        remedy="leave the section [exits] out",
+    )
 
 
 def _axis_of_images(space: SearchSpace) -> str | None:

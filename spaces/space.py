@@ -10,18 +10,23 @@ from typing import Any
 from .axis import AxisModel, Draw, Suggester
 from .candidate import HALF_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.axis import CellsAxis
+from .exits.axis import ExitsAxis
 from .quantization.axis import BitsAxis
 from .sparsity.axis import SparsityAxis
 from .stages.axis import StagesAxis
 from .stages.choice import StageNetwork
 from .students.axis import StudentsAxis
 
+_AFTER_TRAINING = (BitsAxis.prefix, ExitsAxis.prefix)
+"""What the names of parameters begin with that do not change which network is trained."""
+
 
 class SearchSpace(AxisModel):
     """The axes of one study; an axis that is None is not searched.
 
     The baseline is always in the space. Conditions: a student's or a cell's parameters exist only where that
-    architecture is chosen, removed channels only for the baseline, activation bits only for rounded weights.
+    architecture is chosen, removed channels only for the baseline, activation bits only for rounded weights, a
+    threshold only for an exit.
 
     Args:
         students: Student architectures.
@@ -29,6 +34,7 @@ class SearchSpace(AxisModel):
         stages: Networks of inverted-residual stages.
         sparsity: Removed channels and zeroed weights.
         bits: Bit-widths.
+        exits: Early exits.
     """
 
     students: StudentsAxis | None = None
@@ -36,6 +42,7 @@ class SearchSpace(AxisModel):
     stages: StagesAxis | None = None
     sparsity: SparsityAxis | None = None
     bits: BitsAxis | None = None
+    exits: ExitsAxis | None = None
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -46,7 +53,7 @@ class SearchSpace(AxisModel):
     def suggest(self, trial: Suggester) -> Candidate:
         """Choose a candidate; equal meanings are brought together by :attr:`Candidate.key`, not here."""
         candidate = Candidate(architecture=self._suggest_architecture(trial))
-        for axis in (self.sparsity, self.bits):
+        for axis in (self.sparsity, self.bits, self.exits):
             if axis is not None:
                 candidate = axis.refine(trial, candidate)
         return candidate
@@ -70,6 +77,7 @@ class SearchSpace(AxisModel):
         and with as many bits spread as a budget.
         """
         plain = {"architecture": Baseline.kind, "sparsity.removed_channels": 0.0, "sparsity.zeroed_weights": 0.0}
+        plain |= {"exit.depth": 0.0}
         rounded = sorted(self.bits.whole_bits, reverse=True) if self.bits is not None else []
         wanted = [Candidate(), Candidate(weight_bits=HALF_BITS)]
         wanted += [Candidate(weight_bits=bits, activation_bits=8) for bits in rounded]
@@ -84,8 +92,13 @@ class SearchSpace(AxisModel):
         return found
 
     def network_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters that decide which network is trained; the others only decide how it is rounded."""
-        return {name: value for name, value in parameters.items() if not name.startswith(BitsAxis.prefix)}
+        """Return the parameters that decide which network is trained; the others decide how it is rounded and left."""
+        return {name: value for name, value in parameters.items() if not name.startswith(_AFTER_TRAINING)}
+
+    @property
+    def has_followers(self) -> bool:
+        """Whether candidates may share a trained network and still differ."""
+        return self.bits is not None or self.exits is not None
 
     def follower_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a follower of a trained network has fixed: the network, and that no training comes after."""

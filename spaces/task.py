@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from ..errors import TaskError
 
@@ -117,6 +117,25 @@ def iterate(
     # without a generator of its own a DataLoader draws from the global one
     private = torch.Generator() if generator is None else generator
     yield from DataLoader(split, batch_size=batch_size, shuffle=generator is not None, generator=private)
+
+
+def spread_batch(split: Pairs, samples: int) -> tuple[Tensor, Any]:
+    """Return inputs and targets of samples spread evenly over a split: the same ones at every call.
+
+    Data sets are often sorted by class, so that their first samples show a few classes only.
+
+    Args:
+        split: Pairs of input and target.
+        samples: How many; all where the split has fewer.
+
+    Returns:
+        Inputs of shape (min(samples, available), *input_shape), and their targets as the split's batches have them.
+    """
+    available = len(split)  # type: ignore[arg-type]
+    count = min(samples, available)
+    rows = [number * available // count for number in range(count)]
+    inputs, targets = next(iterate(Subset(split, rows), count))
+    return inputs, targets
 
 
 def _check_split(name: str, split: Any) -> None:

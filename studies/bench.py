@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ..errors import CandidateFailure, TaskError
 from ..evaluators.accuracy import AccuracyEvaluator
 from ..evaluators.latency import LatencyEvaluator, measure_reference
+from ..evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from ..evaluators.loading import LoadEvaluator
 from ..evaluators.measurement import Evaluator, Measurement
 from ..evaluators.size import SizeEvaluator
@@ -18,9 +22,12 @@ from ..search.record import Outcome, TrialRecord
 from ..spaces.artifact import Artifact, StageRecord, file_digest
 from ..spaces.build import Builder
 from ..spaces.candidate import Candidate
-from ..spaces.task import Task
+from ..spaces.task import Pairs, Task, spread_batch
 from .certify import TEST_ACCURACY
 from .spec import StudySpec
+
+TIMED_INPUTS = 300
+"""Inputs of a split over which latency is measured where it depends on the input."""
 
 
 class Bench:
@@ -32,13 +39,20 @@ class Bench:
         self.baseline: dict[str, Measurement] = {}
         self.target: Target = TARGETS["local"](threads=spec.latency.threads, provider=spec.latency.provider)
         self.timing: TimingSettings = replace(TimingSettings(), max_seconds=spec.latency.max_seconds)
-        self.inputs = task.calibration_batch(spec.latency.batch_size).numpy()
+        # Where some candidates answer some inputs sooner, all are timed alike: over many inputs.
+        self._over_inputs = spec.exits is not None
+        self.inputs = (
+            _timed_inputs(task.validation)
+            if self._over_inputs
+            else task.calibration_batch(spec.latency.batch_size).numpy()
+        )
         shared = (task.metric, task.metric_name)
         self.size: Evaluator = SizeEvaluator()
         self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation")
         self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY)
         self.load: Evaluator = LoadEvaluator(self.target, artifact, self.timing)
         self.latency: Evaluator
+        self.test_latency: Evaluator
         self._builder: Builder
         self._outcomes: dict[str, Outcome] = {}
 
@@ -48,7 +62,7 @@ class Bench:
         Raises:
             TaskError: Where its accuracy has no meaning.
         """
-        latency = measure_reference(self.target, self.artifact, self.inputs, self.timing)
+        latency = self._measure_reference()
         accuracy = self._measure_accuracy(self.accuracy)
         return {item.name: item for item in (*self.size.measure(self.artifact), latency, *accuracy)}
 
@@ -77,7 +91,21 @@ class Bench:
         self.baseline = baseline
         self._builder = builder
         reference_ms = baseline["latency_ms"].value
-        self.latency = LatencyEvaluator(self.target, self.artifact, self.inputs, self.timing, reference_ms)
+        if self._over_inputs:
+            test_inputs = _timed_inputs(self.task.test)
+            self.latency = self._over(self.inputs, "validation", reference_ms)
+            self.test_latency = self._over(test_inputs, "test", reference_ms)
+        else:
+            self.latency = LatencyEvaluator(self.target, self.artifact, self.inputs, self.timing, reference_ms)
+            self.test_latency = self.latency
+
+    def _over(self, inputs: NDArray[Any], split_name: str, reference_ms: float) -> Evaluator:
+        return LatencyOverInputsEvaluator(self.target, self.artifact, inputs, split_name, self.timing, reference_ms)
+
+    def _measure_reference(self) -> Measurement:
+        if self._over_inputs:
+            return measure_reference_over_inputs(self.target, self.artifact, self.inputs, "validation", self.timing)
+        return measure_reference(self.target, self.artifact, self.inputs, self.timing)
 
     def remember(self, records: Sequence[TrialRecord]) -> None:
         """Take up what was measured in earlier runs, so that no file is measured twice."""
@@ -104,3 +132,8 @@ class Bench:
             raise ValueError(f"trial {record.number} has no candidate")
         path = self._builder.file_of(record.candidate)
         return Artifact(path, file_digest(path)) if path.exists() else self._builder.build(record.candidate)
+
+
+def _timed_inputs(split: Pairs) -> NDArray[Any]:
+    inputs: NDArray[Any] = spread_batch(split, TIMED_INPUTS)[0].numpy()
+    return inputs

@@ -75,10 +75,10 @@ def _readme(described: dict[str, Any]) -> str:
 |---|---|---|
 | size | {size:,.0f} bytes ({size_before / size:.1f}x smaller) | {size_before:,.0f} bytes |
 | speed | {1 / ratio["value"]:.2f}x | 1x |
-| load time | {found["load_ms"]["value"]:.1f} ms ({found["load_ratio"]["value"]:.2f}x) | 1x |
+{_slow_inputs(found)}| load time | {found["load_ms"]["value"]:.1f} ms ({found["load_ratio"]["value"]:.2f}x) | 1x |
 {_load_memory(found)}| {test["conditions"]["metric"]}, test split | {_interval(test)} | {_interval(test_before)} |
 
-Speed is the ratio of medians, timed in alternation with the float32 model on {conditions["processor"]},
+Speed is the ratio of {_statistic(found)}, timed in alternation with the float32 model on {conditions["processor"]},
 {conditions["threads"]} thread(s), {conditions["provider"]}, onnxruntime {conditions["onnxruntime"]}.
 On another device, measure again. ± is half the width of the 95 % interval.
 
@@ -94,11 +94,29 @@ shape = [size if isinstance(size, int) else 1 for size in session.get_inputs()[0
 (outputs,) = session.run(None, {{name: np.zeros(shape, dtype=np.float32)}})
 ```
 
-Inputs are prepared just as for the float32 model. `config.json` holds the candidate, every measurement with its
-conditions, the versions it was made with, and the file's digest:
+Inputs are prepared just as for the float32 model{_one_by_one(described)}. `config.json` holds the candidate, every
+measurement with its conditions, the versions it was made with, and the file's digest:
 
     sha256 {described["sha256"]}
 """
+
+
+def _slow_inputs(found: dict[str, Any]) -> str:
+    """Return the row of the table, nothing where latency was not measured over inputs."""
+    if (tail := found.get("latency_p95_ratio")) is None:
+        return ""
+    return f"| latency, 95th percentile over inputs | {tail['value']:.2f}x | 1x |\n"
+
+
+def _statistic(found: dict[str, Any]) -> str:
+    if (tail := found.get("latency_p95_ratio")) is None:
+        return "medians"
+    conditions = tail["conditions"]
+    return f"means over {conditions['inputs']} inputs of the {conditions['split']} split"
+
+
+def _one_by_one(described: dict[str, Any]) -> str:
+    return ", and given one at a time" if described["candidate"].get("exit_depth") else ""
 
 
 def _load_memory(found: dict[str, Any]) -> str:

@@ -202,7 +202,7 @@ class Session:
         bench.measure_baseline_on_test()
         note_baseline(self.study, bench.artifact.digest, bench.baseline)
         points, lost = certify(
-            front, [bench.latency, bench.load, bench.test_accuracy], bench.find_artifact, self.folder
+            front, [bench.test_latency, bench.load, bench.test_accuracy], bench.find_artifact, self.folder
         )
         write_descriptions(points, self.spec.name, bench.baseline)
         table = front_table(points, bench.baseline)

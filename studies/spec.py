@@ -14,13 +14,14 @@ from ..search.objectives import OBJECTIVES, Objective, parse_bound, with_bounds
 from ..search.sampler import SamplerName
 from ..spaces.build_settings import BuildSettings
 from ..spaces.cells.axis import CellsAxis
+from ..spaces.exits.axis import ExitsAxis
 from ..spaces.quantization.axis import BitsAxis
 from ..spaces.quantization.settings import QuantizationSettings
 from ..spaces.space import SearchSpace
 from ..spaces.sparsity.axis import SparsityAxis
 from ..spaces.stages.axis import StagesAxis
 from ..spaces.students.axis import StudentsAxis
-from .spec_faults import explain, key_text, unknown_key
+from .spec_faults import batches_with_exits, explain, key_text, unknown_key
 
 _BUNDLED = Path(__file__).parent
 
@@ -58,7 +59,7 @@ class LatencySpec(_Section):
         threads: Threads of the runtime within one operator.
         batch_size: Samples in one run.
         provider: Execution provider of onnxruntime.
-        max_seconds: Longest time for one measurement.
+        max_seconds: Longest time for one measurement; with exits, four passes over the inputs are made in any case.
     """
 
     threads: Annotated[int, Field(ge=1)] = 1
@@ -78,8 +79,8 @@ class StudySpec(_Section):
         hours: Longest time of one run of the search; no limit where left out.
         seed: Seed of the sampler, and of all training where the study begins with it.
         sampler: ``tpe``, ``nsga2``, ``nsga3``, ``gp`` or ``random``.
-        followers: Trials that share a newly trained network and differ in bits only, queued right after it.
-        bits, sparsity, students, cells, stages: The axes; one that is left out is not searched.
+        followers: Trials that share a newly trained network and differ in bits and exits only, queued right after it.
+        bits, sparsity, students, cells, stages, exits: The axes; one that is left out is not searched.
         recovery: How accuracy is won back.
         quantization: How weights and activations are rounded, whatever their bits.
         latency: How latency is measured.
@@ -100,6 +101,7 @@ class StudySpec(_Section):
     students: StudentsAxis | None = None
     cells: CellsAxis | None = None
     stages: StagesAxis | None = None
+    exits: ExitsAxis | None = None
     recovery: BuildSettings = BuildSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     latency: LatencySpec = LatencySpec()
@@ -110,7 +112,12 @@ class StudySpec(_Section):
     def space(self) -> SearchSpace:
         """The search space of the axes."""
         return SearchSpace(
-            students=self.students, cells=self.cells, stages=self.stages, sparsity=self.sparsity, bits=self.bits
+            students=self.students,
+            cells=self.cells,
+            stages=self.stages,
+            sparsity=self.sparsity,
+            bits=self.bits,
+            exits=self.exits,
         )
 
     def meaning(self) -> dict[str, Any]:
@@ -179,16 +186,18 @@ def change_spec(spec: StudySpec, changes: dict[str, Any], where: str) -> StudySp
 
 
 def check_space(spec: StudySpec, where: Path | str) -> None:
-    """Refuse a study that has nothing to search.
+    """Refuse a study that has nothing to search, or whose latency cannot be measured as its axes need it.
 
     Raises:
-        StudyFileError: Where no axis is given.
+        StudyFileError: Where no axis is given, or exits are to run several inputs at once.
     """
-    if not any((spec.bits, spec.sparsity, spec.students, spec.cells, spec.stages)):
+    if spec.exits is not None and spec.latency.batch_size != 1:
+        raise batches_with_exits(where, spec.latency.batch_size)
+    if not any((spec.bits, spec.sparsity, spec.students, spec.cells, spec.stages, spec.exits)):
         raise StudyFileError(
             "the study searches nothing: it has no axis",
             where=str(where),
-            expected="at least one of the sections [bits], [sparsity], [students], [cells], [stages]",
+            expected="at least one of the sections [bits], [sparsity], [students], [cells], [stages], [exits]",
             got="none of them",
             remedy="add a section, for example  [bits]  with  weights = [4, 8, 32]",
         )

@@ -67,6 +67,17 @@ def unknown_key(path: Path | str, location: Location, model: type[BaseModel]) ->
     )
 
 
+def batches_with_exits(path: Path | str, batch_size: int) -> StudyFileError:
+    """Return the error for early exits that are to be timed on several inputs at once."""
+    return StudyFileError(
+        "files with an early exit take one input at a time",
+        where=f"{path}: latency.batch_size",
+        expected="1, where the study has the section [exits]",
+        got=str(batch_size),
+        remedy="take that line out, or the section [exits]",
+    )
+
+
 def _keys_at(location: Location, model: Any) -> list[str]:
     for part in location:
         annotation = model.model_fields[part].annotation

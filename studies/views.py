@@ -53,6 +53,8 @@ def point_view(row: pd.Series[Any]) -> Table:
     smaller = f" ({row['size_x']:.1f}x smaller)" if "size_x" in row else ""
     view.add_row("size", f"{row['size_bytes']:,.0f} bytes{smaller}")
     view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
+    if (tail := row.get("latency_p95_ratio", float("nan"))) == tail:
+        view.add_row("", f"{tail:.2f}x your model's, 95th percentile over inputs")
     if "load_ms" in row:
         view.add_row("load time", f"{row['load_ms']:.1f} ms ({row['load_ratio']:.2f}x your model's)")
     if (peak := row.get("load_peak_bytes", float("nan"))) == peak:

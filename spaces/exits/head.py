@@ -73,7 +73,8 @@ def soft_labels(
         target_weight: Share of the targets, in [0, 1].
 
     Raises:
-        ValueError: Where the outputs are no logits of two or more classes, or the share has no meaning.
+        ValueError: Where the outputs are no logits of two or more classes, the targets are no classes of theirs, or the
+            share has no meaning.
     """
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(f"outputs: logits of shape (n, classes >= 2) expected, got {outputs.shape}")
@@ -83,8 +84,17 @@ def soft_labels(
     taught: NDArray[np.float64] = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
     if targets is None:
         return taught
+    _check_classes(targets, outputs.shape)
     mixed: NDArray[np.float64] = target_weight * np.eye(outputs.shape[1])[targets] + (1 - target_weight) * taught
     return mixed
+
+
+def _check_classes(targets: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if targets.shape != shape[:1] or not np.issubdtype(targets.dtype, np.integer):
+        got = f"{targets.dtype} of shape {targets.shape}"
+        raise ValueError(f"targets: whole numbers of shape {shape[:1]} expected, the classes of the inputs, got {got}")
+    if targets.min() < 0 or targets.max() >= shape[1]:
+        raise ValueError(f"targets: classes 0 to {shape[1] - 1} expected, got {targets.min()} to {targets.max()}")
 
 
 def train_head(

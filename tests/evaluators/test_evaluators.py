@@ -19,16 +19,31 @@ from torch.utils.data import TensorDataset
 from karui.errors import CandidateFailure, KaruiError
 from karui.evaluators.accuracy import AccuracyEvaluator
 from karui.evaluators.latency import LatencyEvaluator, measure_reference
+from karui.evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from karui.evaluators.loading import LoadEvaluator
 from karui.evaluators.local import LocalTarget
 from karui.evaluators.measurement import Evaluator, Measurement
 from karui.evaluators.size import SizeEvaluator
 from karui.evaluators.timing import PairTiming, TimingSettings
+from karui.evaluators.timing_over_inputs import InputsTiming
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.task import Metric, Pairs, top1_accuracy
 
 MakeArtifact = Callable[..., Artifact]
 LOAD_TIMING = PairTiming(4.0, 0.1, 10.0, 15.0, 2.5, 0.02, 12, (1, 1))
+INPUTS_TIMING = InputsTiming(
+    reference_ms=4.0,
+    reference_ms_spread=0.1,
+    reference_p95_ms=5.0,
+    candidate_ms=1.0,
+    candidate_p95_ms=3.0,
+    ratio=0.25,
+    ratio_spread=0.01,
+    p95_ratio=0.6,
+    p95_ratio_spread=0.05,
+    inputs=300,
+    passes=12,
+)
 QUICK = TimingSettings(min_blocks=2, max_blocks=2, max_seconds=0.01, min_block_ms=0.01)
 
 # Ten rows whose largest entry is at 0, 1, 2, 0, ...; the targets agree on all rows but the last three.
@@ -51,9 +66,13 @@ class FixedTarget:
     timing: PairTiming
     name: str = "fixed"
     peak_bytes: Mapping[str, int] = field(default_factory=dict)
+    over_inputs: InputsTiming = INPUTS_TIMING
 
     def time_pair(self, *_: object) -> PairTiming:
         return self.timing
+
+    def time_pair_over_inputs(self, *_: object) -> InputsTiming:
+        return self.over_inputs
 
     def time_load_pair(self, *_: object) -> PairTiming:
         return self.timing
@@ -67,6 +86,7 @@ class FixedTarget:
         return {"target": self.name, "threads": 1}
 
 
+SOME_INPUTS = np.ones((5, 3), np.float32)
 LOAD_MEASUREMENTS = ["load_ms", "load_ratio", *(["load_peak_bytes"] if sys.platform in ("linux", "darwin") else [])]
 EVALUATORS: dict[str, tuple[Callable[[Artifact], Evaluator], list[str]]] = {
     "size": (lambda _: SizeEvaluator(), ["size_bytes"]),
@@ -74,12 +94,17 @@ EVALUATORS: dict[str, tuple[Callable[[Artifact], Evaluator], list[str]]] = {
         lambda reference: LatencyEvaluator(LocalTarget(), reference, np.ones((2, 3), np.float32), QUICK, 2.0),
         ["latency_ratio", "latency_ms"],
     ),
+    "latency over inputs": (
+        lambda reference: LatencyOverInputsEvaluator(LocalTarget(), reference, SOME_INPUTS, "validation", QUICK, 2.0),
+        ["latency_ratio", "latency_ms", "latency_p95_ratio"],
+    ),
     "load": (lambda reference: LoadEvaluator(LocalTarget(), reference, QUICK), LOAD_MEASUREMENTS),
     "accuracy": (lambda _: accuracy_evaluator(), ["accuracy"]),
 }
 UNITS = {
     **{"size_bytes": "bytes", "accuracy": "1"},
     **{"latency_ratio": "1", "latency_ms": "ms", "load_ratio": "1", "load_ms": "ms", "load_peak_bytes": "bytes"},
+    **{"latency_p95_ratio": "1"},
 }
 
 
@@ -87,7 +112,7 @@ UNITS = {
 def case(request: pytest.FixtureRequest, make_scaling: MakeArtifact) -> tuple[Evaluator, list[str]]:
     make, names = EVALUATORS[request.param]
     evaluator = make(make_scaling(name="reference.onnx"))
-    assert evaluator.name == request.param
+    assert evaluator.name == request.param.split()[0]
     return evaluator, names
 
 
@@ -119,7 +144,7 @@ def test_same_settings_give_the_same_names_units_and_fixed_conditions(
     first, second = evaluator.measure(scaling), evaluator.measure(scaling)
     if not {"latency_ms", "load_ms"} & set(names):
         assert first == second
-    varying = {"raw_ms", "raw_reference_ms", "p95_ms", "pairs", "runs_per_block"}
+    varying = {"raw_ms", "raw_reference_ms", "p95_ms", "reference_p95_ms", "pairs", "passes", "runs_per_block"}
     for one, other in zip(first, second, strict=True):
         assert (one.name, one.unit) == (other.name, other.unit)
         assert one.conditions.keys() == other.conditions.keys()
@@ -144,7 +169,7 @@ def test_a_broken_file_is_a_failure_of_the_candidate(
     assert "\n" not in failure.value.reason
 
 
-@pytest.mark.parametrize("case", ["size", "latency", "accuracy"], indirect=True)
+@pytest.mark.parametrize("case", ["size", "latency", "latency over inputs", "accuracy"], indirect=True)
 def test_a_missing_file_is_no_failure_of_the_candidate(case: tuple[Evaluator, list[str]], tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"(?i)no such file|NO_SUCHFILE") as failure:
         case[0].measure(Artifact(path=tmp_path / "gone.onnx", digest="0" * 64))
@@ -222,8 +247,43 @@ def test_the_reference_is_measured_against_itself(scaling: Artifact) -> None:
 
 @pytest.mark.parametrize("reference_ms", [0.0, -1.0, math.nan])
 def test_a_reference_without_a_latency_is_refused(scaling: Artifact, reference_ms: float) -> None:
+    inputs = np.zeros((1, 3), np.float32)
     with pytest.raises(ValueError, match="reference_ms: a positive number expected"):
-        LatencyEvaluator(LocalTarget(), scaling, np.zeros((1, 3), np.float32), QUICK, reference_ms)
+        LatencyEvaluator(LocalTarget(), scaling, inputs, QUICK, reference_ms)
+    with pytest.raises(ValueError, match="reference_ms: a positive number expected"):
+        LatencyOverInputsEvaluator(LocalTarget(), scaling, inputs, "test", QUICK, reference_ms)
+
+
+def test_latency_over_inputs_is_a_ratio_of_means_and_one_of_tails(scaling: Artifact) -> None:
+    target = FixedTarget(LOAD_TIMING, over_inputs=INPUTS_TIMING)
+    # The machine runs at half the speed it had when the reference took 2 ms.
+    evaluator = LatencyOverInputsEvaluator(target, scaling, SOME_INPUTS, "test", QUICK, reference_ms=2.0)
+    ratio, milliseconds, tail = evaluator.measure(scaling)
+    assert (ratio.value, ratio.spread, ratio.count) == (0.25, 0.01, 300)
+    assert (milliseconds.value, milliseconds.spread, milliseconds.count) == (0.5, 0.02, 300)
+    assert (tail.value, tail.spread, tail.count) == (0.6, 0.05, 300)
+    assert ratio.conditions == {
+        "target": "fixed",
+        "threads": 1,
+        "batch_size": 1,
+        "split": "test",
+        "inputs": 300,
+        "passes": 12,
+        "raw_ms": 1.0,
+        "raw_reference_ms": 4.0,
+        "p95_ms": 3.0,
+        "reference_p95_ms": 5.0,
+        "reference_ms": 2.0,
+        "reference_digest": scaling.digest,
+    }
+
+
+def test_the_reference_over_inputs_is_measured_against_itself(scaling: Artifact) -> None:
+    measurement = measure_reference_over_inputs(FixedTarget(LOAD_TIMING), scaling, SOME_INPUTS, "validation", QUICK)
+    assert (measurement.name, measurement.value, measurement.spread, measurement.unit) == ("latency_ms", 4.0, 0.1, "ms")
+    assert measurement.count == 300
+    assert (measurement.conditions["self_ratio"], measurement.conditions["self_ratio_spread"]) == (0.25, 0.01)
+    assert measurement.conditions["split"] == "validation"
 
 
 @pytest.mark.parametrize(("factor", "right"), [(1.0, 7), (-1.0, 1)])

@@ -17,6 +17,7 @@ from karui.evaluators import load_memory, local, runtime
 from karui.evaluators.local import LocalTarget
 from karui.evaluators.targets import TARGETS, Target
 from karui.evaluators.timing import TimingSettings
+from karui.evaluators.timing_over_inputs import FEWEST_PASSES
 from karui.spaces.artifact import Artifact
 
 from .conftest import save_graph
@@ -39,6 +40,28 @@ def test_every_target_times_two_files(target: Target, make_scaling: MakeArtifact
     assert timing.pairs == 4
     assert min(timing.reference_ms, timing.candidate_ms, timing.ratio) > 0
     assert min(timing.runs_per_block) >= 1
+
+
+def test_every_target_times_two_files_over_inputs_one_at_a_time(target: Target, make_scaling: MakeArtifact) -> None:
+    one, single = make_scaling(1.0, name="one.onnx"), make_scaling(2.0, name="single.onnx", batch=1)
+    inputs = np.ones((7, 3), np.float32)
+    timing = target.time_pair_over_inputs(one.path, single.path, inputs, QUICK)
+    assert (timing.inputs, timing.passes >= FEWEST_PASSES) == (7, True)
+    assert min(timing.reference_ms, timing.reference_p95_ms, timing.candidate_ms, timing.candidate_p95_ms) > 0
+    assert timing.ratio == pytest.approx(timing.candidate_ms / timing.reference_ms)
+    assert timing.p95_ratio == pytest.approx(timing.candidate_p95_ms / timing.reference_p95_ms)
+
+
+@pytest.mark.parametrize("broken", ["garbage", "empty_file", "unknown_operator", "two_inputs"])
+def test_a_broken_file_over_inputs_is_the_fault_of_the_one_that_it_is(
+    target: Target, scaling: Artifact, broken: str, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(broken).path
+    with pytest.raises(CandidateFailure, match=r"^latency: "):
+        target.time_pair_over_inputs(scaling.path, path, INPUTS, QUICK)
+    with pytest.raises(KaruiError, match="the reference cannot be run on this target"):
+        target.time_pair_over_inputs(path, scaling.path, INPUTS, QUICK)
+    assert target.time_pair_over_inputs(scaling.path, scaling.path, INPUTS, QUICK).inputs == len(INPUTS)
 
 
 def test_every_target_times_the_opening_of_two_files(target: Target, make_scaling: MakeArtifact) -> None:

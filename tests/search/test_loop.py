@@ -21,6 +21,7 @@ from karui.search.sampler import SAMPLERS
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
 from karui.spaces.cells.axis import CellsAxis
+from karui.spaces.exits.axis import ExitsAxis
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity.axis import SparsityAxis
@@ -97,6 +98,24 @@ def test_a_trained_network_is_followed_by_others_of_its_kind(make_loop: MakeLoop
     assert len({candidate.key for candidate in first}) == 1 + followers
     networks = {candidate.removed_channels for candidate in evaluated}
     assert networks == {0.0, 0.5}
+
+
+def test_a_trained_network_is_followed_by_its_exits_where_bits_are_not_searched(make_loop: MakeLoop) -> None:
+    def evaluate(candidate: Candidate) -> Outcome:
+        stages = () if candidate.exit_depth else (StageRecord("recovery", 1.0, cached=False),)
+        return replace(known_outcome(candidate), stages=stages)
+
+    space = SearchSpace(
+        sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0,)),
+        exits=ExitsAxis(depths=(0.0, 0.3, 0.6), thresholds=(0.8, 0.9)),
+    )
+    log = Log()
+    loop = make_loop(evaluate, space=space)
+    loop.followers = 2
+    loop.run(Budget(trials=3), log, [{"sparsity.removed_channels": 0.5, "exit.depth": 0.0}])
+    found = [record.candidate for record in log.records if record.state == "evaluated" and record.candidate]
+    assert [candidate.removed_channels for candidate in found] == [0.5] * 3
+    assert [bool(candidate.exit_depth) for candidate in found] == [False, True, True]
 
 
 def test_time_ends_a_search(make_loop: MakeLoop) -> None:

@@ -54,6 +54,8 @@ CANDIDATES = st.builds(
     bit_allocation=st.sampled_from(["uniform", "budget"]),
     activation_bits=st.sampled_from([8, FLOAT_BITS]),
     bit_training=st.sampled_from(["post", "aware"]),
+    exit_depth=st.sampled_from([0, 0.0, 0.4]),
+    exit_threshold=st.sampled_from([0.0, 0.9]),
 )
 
 
@@ -111,6 +113,13 @@ def test_what_a_choice_does_not_touch_does_not_count() -> None:
         assert replace(plain, **idle).key != plain.key
 
 
+def test_a_threshold_counts_only_where_there_is_an_exit() -> None:
+    early = Candidate(weight_bits=4, exit_depth=0.4, exit_threshold=0.9)
+    assert len({early.key, replace(early, exit_threshold=0.8).key, replace(early, exit_depth=0.6).key}) == 3
+    assert replace(early, exit_depth=0).key == Candidate(weight_bits=4).key
+    assert replace(early, exit_depth=0.0).canonical() == Candidate(weight_bits=4)
+
+
 def test_bits_of_groups_count_in_their_order() -> None:
     mixed = Candidate(weight_bits=4, bit_allocation="groups", group_bits=(4, 2))
     assert mixed.key != replace(mixed, group_bits=(2, 4)).key
@@ -158,6 +167,24 @@ def test_key_stays_what_stored_studies_hold() -> None:
     assert Candidate().key == hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
+@pytest.mark.parametrize(
+    ("candidate", "key"),
+    [
+        (Candidate(), "317ee216716af533"),
+        (Candidate(removed_channels=0.5, weight_bits=4, activation_bits=8), "da82e04d5041652c"),
+        (
+            Candidate(
+                weight_bits=2.5, bit_allocation="budget", zeroed_weights=0.5, zero_pattern="2:4", zeroing="one_shot"
+            ),
+            "921d25d5e0dcb5e6",
+        ),
+    ],
+)
+def test_keys_are_those_from_before_there_were_exits(candidate: Candidate, key: str) -> None:
+    assert candidate.key == key
+    assert not [name for name in candidate.to_dict() if name.startswith("exit")]
+
+
 def test_unknown_kind_of_architecture_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown kind of architecture: 'transformer'"):
         Candidate.from_dict({"architecture": {"kind": "transformer"}})
@@ -197,6 +224,10 @@ def test_unknown_kind_of_architecture_is_refused() -> None:
         (
             Candidate(StageNetwork(16, (Stage(3, 6, True, 2), Stage(5, 1, False, 1)))),
             "stages 16ch [k3 e6 se d2 | k5 e1 d1], float32",
+        ),
+        (
+            Candidate(weight_bits=4, activation_bits=8, exit_depth=0.4, exit_threshold=0.9),
+            "baseline, w4 a8, exit 0.4 > 0.9",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from karui.spaces.axis import AxisModel
 from karui.spaces.candidate import Baseline, Candidate, CellNetwork, Student
 from karui.spaces.cells.axis import CellsAxis
 from karui.spaces.cells.genotype import CellGenotype
+from karui.spaces.exits.axis import ExitsAxis
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace, problem_of
 from karui.spaces.sparsity.axis import SparsityAxis
@@ -139,6 +140,58 @@ def test_a_mean_of_bits_is_kept_by_a_budget_only() -> None:
         BitsAxis(weights=(32,), allocations=("groups",))
 
 
+EARLY = SearchSpace(
+    sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0,)),
+    bits=BitsAxis(weights=(4, 32), activations=(8,), training=("post", "aware")),
+    exits=ExitsAxis(depths=(0.0, 0.3, 0.6), thresholds=(0.8, 0.9)),
+)
+
+
+def test_a_threshold_is_asked_only_where_there_is_an_exit() -> None:
+    found = []
+    for parameters, candidate in EARLY.points():
+        assert ("exit.threshold" in parameters) == (parameters["exit.depth"] > 0) == (candidate.exit_depth > 0)
+        found.append((candidate.exit_depth, candidate.exit_threshold))
+    networks_and_bits = 2 * (2 + 1)  # four bits trained either way, float32 with nothing to choose
+    assert len(found) == networks_and_bits * (1 + 2 * 2)
+    assert set(found) == {(0.0, 0.0), *product((0.3, 0.6), (0.8, 0.9))}
+
+
+def test_one_threshold_is_not_asked_for() -> None:
+    space = SearchSpace(exits=ExitsAxis(depths=(0.0, 0.5), thresholds=(0.9,)))
+    assert [parameters for parameters, _ in space.points()] == [{"exit.depth": 0.0}, {"exit.depth": 0.5}]
+    assert {candidate.exit_threshold for _, candidate in space.points()} == {0.0, 0.9}
+
+
+def test_exits_share_the_network_of_what_has_none() -> None:
+    parameters = {"sparsity.removed_channels": 0.5, "bits.weights": 4, "exit.depth": 0.3, "exit.threshold": 0.8}
+    assert EARLY.network_parameters(parameters) == {"sparsity.removed_channels": 0.5}
+    assert EARLY.follower_parameters(parameters) == {"sparsity.removed_channels": 0.5, "bits.training": "post"}
+    siblings = [candidate for _, candidate in EARLY.siblings({**parameters, "sparsity.zeroed_weights": 0.0})]
+    exits = {(candidate.exit_depth, candidate.weight_bits) for candidate in siblings}
+    assert exits == set(product((0.0, 0.3, 0.6), (4, 32)))
+    assert {candidate.removed_channels for candidate in siblings} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (SearchSpace(sparsity=SparsityAxis()), False),
+        (SearchSpace(sparsity=SparsityAxis(), exits=ExitsAxis()), True),
+        (SearchSpace(sparsity=SparsityAxis(), bits=BitsAxis()), True),
+    ],
+)
+def test_followers_need_something_that_costs_no_training(space: SearchSpace, expected: bool) -> None:
+    assert space.has_followers is expected
+
+
+def test_landmarks_have_no_exit() -> None:
+    found = [EARLY.suggest(_Fixed(parameters)) for parameters in EARLY.landmarks()]
+    assert found == [Candidate(), Candidate(weight_bits=4, activation_bits=8)]
+    always = SearchSpace(bits=BitsAxis(weights=(4, 32)), exits=ExitsAxis(depths=(0.5,)))
+    assert always.landmarks() == []
+
+
 def test_patterns_of_zeros_are_asked_of_half_of_the_weights_only() -> None:
     axis = SparsityAxis(removed_channels=(0.0,), zeroed_weights=(0.0, 0.5, 0.8), patterns=("free", "2:4"))
     found = {(candidate.zeroed_weights, candidate.zero_pattern) for _, candidate in SearchSpace(sparsity=axis).points()}
@@ -155,7 +208,7 @@ def test_a_cell_without_a_path_has_a_problem() -> None:
     assert problem_of(Candidate()) is None
 
 
-AXES: tuple[type[AxisModel], ...] = (StudentsAxis, CellsAxis, SparsityAxis, BitsAxis)
+AXES: tuple[type[AxisModel], ...] = (StudentsAxis, CellsAxis, SparsityAxis, BitsAxis, ExitsAxis)
 
 
 @pytest.mark.parametrize("axis", AXES)
@@ -181,7 +234,7 @@ class TestEveryAxis:
             setattr(axis(), name, getattr(axis(), name))
 
     def test_suggests_every_combination_it_holds(self, axis: type[AxisModel]) -> None:
-        field = {StudentsAxis: "students", CellsAxis: "cells", SparsityAxis: "sparsity", BitsAxis: "bits"}[axis]
+        field = axis.__name__.removesuffix("Axis").lower()
         small = {"nodes": 2} if axis is CellsAxis else {}
         made = axis(**small)
         points = list(SearchSpace.model_validate({field: made}).points())
@@ -207,6 +260,11 @@ class TestEveryAxis:
         (SparsityAxis, "zeroed_weights", [-0.1]),
         (BitsAxis, "weights", [1]),
         (BitsAxis, "activations", [4]),
+        (ExitsAxis, "depths", [1.0]),
+        (ExitsAxis, "depths", [-0.1]),
+        (ExitsAxis, "depths", [float("nan")]),
+        (ExitsAxis, "thresholds", [0.0]),
+        (ExitsAxis, "thresholds", [1]),
     ],
 )
 def test_values_out_of_range_are_refused(axis: type[AxisModel], name: str, value: Any) -> None:

@@ -199,6 +199,7 @@ def test_ratios_are_taken_against_the_baseline(finished: Finished) -> None:
     lost = 100 * (baseline["test_accuracy"] - front["test_accuracy"])
     assert front["drop_points"].to_list() == pytest.approx(lost.to_list())
     assert (front["latency_ms_spread"] > 0).all()
+    assert "latency_p95_ratio" not in front.columns, "without exits latency does not depend on the input"
 
 
 # --- pick and export --------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ def test_what_stands_commented_out_can_be_used_as_well(tmp_path: Path) -> None:
     study.write_text("\n".join(used))
     spec = load_spec(study)
     assert spec.stages is not None
+    assert spec.exits is not None
     assert spec.bits is not None
     assert spec.bits.training == ("post", "aware")
 

@@ -82,7 +82,14 @@ def test_a_file_is_read_and_defaults_fill_the_rest(tmp_path: Path) -> None:
         (HEAD + BITS + "[bounds]\nmin_accuracy = '-0.5x'\n", ("bounds.min_accuracy", "not positive", "-0.5x")),
         (HEAD + BITS + "[bounds]\nmax_size = -5\n", ("bounds.max_size", "not positive", "-5")),
         (HEAD + BITS + "[bounds]\nmax_size = [1]\n", ("bounds.max_size\n", "a number, or a text", "[1]")),
-        (HEAD, ("no axis", "[bits], [sparsity], [students], [cells], [stages]")),
+        (HEAD + "[exits]\ndepths = [1.0]\n", ("exits.depths[0]", "from 0 (no exit) to below 1", "1.0")),
+        (HEAD + "[exits]\nthresholds = [0.9, 1.5]\n", ("exits.thresholds[1]", "both excluded", "1.5")),
+        (HEAD + "[exits]\nthresholds = [true]\n", ("exits.thresholds[0]", "true or false")),
+        (
+            HEAD + "[exits]\n[latency]\nbatch_size = 8\n",
+            ("one input at a time", "latency.batch_size", "expected: 1, where", "got: 8", "or the section [exits]"),
+        ),
+        (HEAD, ("no axis", "[bits], [sparsity], [students], [cells], [stages], [exits]")),
         (BITS, ("names no task", "my_task.py:make_task")),
         ("task = 3\n" + BITS, ("task", "string", "3")),
         (HEAD + "trials = \n", ("not valid TOML", "line 2")),
@@ -119,6 +126,15 @@ def test_nothing_is_suggested_where_nothing_is_near() -> None:
 def test_a_folder_is_no_study_file(tmp_path: Path) -> None:
     with pytest.raises(StudyFileError, match=r"not a folder(?s:.*)name the \.toml file"):
         load_spec(tmp_path)
+
+
+def test_exits_alone_are_something_to_search(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(HEAD + "[exits]\ndepths = [0, 0.5]\n[latency]\nbatch_size = 1\n", encoding="utf-8")
+    spec = load_spec(path)
+    assert spec.exits is not None
+    assert (spec.exits.depths, spec.exits.thresholds) == ((0.0, 0.5), (0.8, 0.9, 0.95))
+    assert spec.space.exits == spec.exits
 
 
 NUMBERS = st.floats(0.001, 1.0)

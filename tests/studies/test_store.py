@@ -123,6 +123,17 @@ def test_a_changed_study_file_is_refused_with_the_key(tmp_path: Path) -> None:
     check_meaning(study, meaning(), "mine")
 
 
+def test_a_study_from_before_there_were_exits_goes_on(tmp_path: Path) -> None:
+    study = open_study(url(tmp_path), "mine", create=True)
+    before = meaning()
+    assert before.pop("exits") is None
+    check_meaning(study, before, "mine")
+    note_baseline(study, "00", ACCURACY)
+    check_meaning(study, meaning(), "mine")
+    with pytest.raises(StudyFileError, match=r"exits = None(?s:.*)'thresholds': \[0\.8, 0\.9, 0\.95\]"):
+        check_meaning(study, meaning(exits={}), "mine")
+
+
 def test_a_study_file_may_be_corrected_until_there_are_results(tmp_path: Path) -> None:
     study = open_study(url(tmp_path), "mine", create=True)
     check_meaning(study, meaning(task="wrong.py:f"), "mine")

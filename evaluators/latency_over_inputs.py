@@ -1,0 +1,109 @@
+"""Latency over many inputs: for files that answer some inputs sooner than others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..spaces.artifact import Artifact
+from .measurement import Measurement
+from .targets import Target
+from .timing import TimingSettings
+from .timing_over_inputs import InputsTiming
+
+
+class LatencyOverInputsEvaluator:
+    """Measures ``latency_ratio``, ``latency_ms`` and ``latency_p95_ratio`` of a file over many inputs, one at a time.
+
+    The ratio is that of the means over the inputs, candidate over reference; ``latency_p95_ratio`` is that of the 95th
+    percentiles over the inputs. As in :class:`~karui.evaluators.latency.LatencyEvaluator`, only ratios are measured,
+    and the milliseconds are the ratio times the mean latency that the reference had at the start of the study.
+
+    Args:
+        target: Where to measure.
+        reference: The file that all candidates are compared with.
+        inputs: Real data, shape (n, *input_shape).
+        split_name: Which split they are of, for the conditions.
+        settings: How long timing takes.
+        reference_ms: The reference's own mean latency, from :func:`measure_reference_over_inputs`.
+
+    Raises:
+        ValueError: Where ``reference_ms`` is not positive.
+    """
+
+    name = "latency"
+
+    def __init__(
+        self,
+        target: Target,
+        reference: Artifact,
+        inputs: NDArray[Any],
+        split_name: str,
+        settings: TimingSettings,
+        reference_ms: float,
+    ) -> None:
+        if not reference_ms > 0:
+            raise ValueError(f"reference_ms: a positive number expected, got {reference_ms!r}")
+        self._target = target
+        self._reference = reference
+        self._inputs = np.ascontiguousarray(inputs)
+        self._split_name = split_name
+        self._settings = settings
+        self._reference_ms = reference_ms
+
+    def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
+        """Return three measurements, ``latency_ratio``, ``latency_ms`` and ``latency_p95_ratio``.
+
+        Raises:
+            CandidateFailure: Where the target cannot load or run the file.
+            KaruiError: Where the reference cannot be run, or the target is at fault.
+        """
+        timing = self._target.time_pair_over_inputs(self._reference.path, artifact.path, self._inputs, self._settings)
+        conditions = {
+            **_conditions(self._target, timing, self._split_name),
+            "reference_ms": self._reference_ms,
+            "reference_digest": self._reference.digest,
+        }
+        milliseconds, spread = timing.ratio * self._reference_ms, timing.ratio_spread * self._reference_ms
+        return (
+            Measurement("latency_ratio", timing.ratio, "1", timing.ratio_spread, timing.inputs, conditions),
+            Measurement("latency_ms", milliseconds, "ms", spread, timing.inputs, conditions),
+            Measurement("latency_p95_ratio", timing.p95_ratio, "1", timing.p95_ratio_spread, timing.inputs, conditions),
+        )
+
+
+def measure_reference_over_inputs(
+    target: Target, reference: Artifact, inputs: NDArray[Any], split_name: str, settings: TimingSettings
+) -> Measurement:
+    """Measure the reference against a second copy of itself over inputs, and return its mean ``latency_ms``.
+
+    The ratio of the two copies and its spread are among the conditions (``self_ratio``, ``self_ratio_spread``).
+
+    Raises:
+        KaruiError: Where the reference cannot be run, or the target is at fault.
+    """
+    contiguous = np.ascontiguousarray(inputs)
+    timing = target.time_pair_over_inputs(reference.path, reference.path, contiguous, settings)
+    conditions = {
+        **_conditions(target, timing, split_name),
+        "self_ratio": timing.ratio,
+        "self_ratio_spread": timing.ratio_spread,
+        "reference_digest": reference.digest,
+    }
+    return Measurement("latency_ms", timing.reference_ms, "ms", timing.reference_ms_spread, timing.inputs, conditions)
+
+
+def _conditions(target: Target, timing: InputsTiming, split_name: str) -> dict[str, Any]:
+    return {
+        **target.conditions(),
+        "batch_size": 1,
+        "split": split_name,
+        "inputs": timing.inputs,
+        "passes": timing.passes,
+        "raw_ms": timing.candidate_ms,
+        "raw_reference_ms": timing.reference_ms,
+        "p95_ms": timing.candidate_p95_ms,
+        "reference_p95_ms": timing.reference_p95_ms,
+    }
