@@ -121,6 +121,11 @@ def test_it_keeps_what_a_twin_by_brute_force_keeps(operations: list[tuple[str, s
                 assert kept(cache) == set(twin.sizes)
 
 
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def flip(path: Path) -> None:
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
 
@@ -134,7 +139,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "an empty manifest": lambda entry: (entry / MANIFEST).write_bytes(b""),
     "a manifest of something else": lambda entry: (entry / MANIFEST).write_text("[1, 2]"),
     "a manifest of other types": lambda entry: (entry / MANIFEST).write_text(json.dumps({"files": {"graph": 3}})),
-    "a manifest that is a folder": lambda entry: ((entry / MANIFEST).unlink(), (entry / MANIFEST).mkdir()),
+    "a manifest that is a folder": lambda entry: replace_by_folder(entry / MANIFEST),
 }
 
 
