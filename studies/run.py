@@ -128,16 +128,9 @@ class Session:
     storage: str
     watcher: Watcher
 
-    @property
-    def cache(self) -> StageCache:
-        """The cache of trained networks."""
-        told = self.spec.cache
-        folder = self.folder.cache if told.folder is None else self.spec.folder / Path(told.folder).expanduser()
-        return StageCache(folder, int(told.gigabytes * 1e9))
-
     def run(self, task: Task | None) -> StudyResult:
         """Search and re-measure; see :func:`run_study`."""
-        cache = self.cache
+        cache = cache_of(self.spec, self.folder)
         with (
             explain_storage_errors(self.storage),
             explain_os_errors(self.folder.path),
@@ -246,6 +239,13 @@ class Session:
                 f"up to {front['size_x'].max():.0f}x smaller and {front['speed_x'].max():.1f}x faster"
             )
             save_front(self.folder.front_png, numbers, title)
+
+
+def cache_of(spec: StudySpec, folder: RunFolder) -> StageCache:
+    """Return the cache of trained networks of a study with that results folder."""
+    told = spec.cache.folder
+    place = folder.cache if told is None else spec.folder / Path(told).expanduser()
+    return StageCache(place, int(spec.cache.gigabytes * 1e9))
 
 
 def nearest_records(

@@ -10,7 +10,7 @@ import pytest
 import karui
 from karui.errors import OutputError
 from karui.studies.folder import RunFolder, explain_cache_errors
-from karui.studies.run import resolve_spec
+from karui.studies.run import cache_of, resolve_spec
 from karui.studies.spec import load_spec
 from karui.studies.store import open_study
 from karui.studies.watcher import Silence
@@ -64,8 +64,8 @@ def test_a_second_study_of_the_same_task_trains_nothing(tmp_path: Path) -> None:
     epochs, files, trained = search(study, tmp_path / "runs" / "one")
     assert (epochs, len(files)) == (2, 2)
     assert "recovery" in trained
-    assert search(study, tmp_path / "runs" / "two") == (0, files, [])
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"one", "two", "karui-cache"}
+    assert search(study, tmp_path / "elsewhere" / "two", cache=tmp_path / "runs" / "karui-cache") == (0, files, [])
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["two"]
     # A results folder that is moved away, and the cache gone: the study shows its front, and goes on with its baseline.
     (tmp_path / "runs" / "one").rename(tmp_path / "moved")
     assert len(karui.load_front(study, tmp_path / "moved"))
@@ -73,22 +73,26 @@ def test_a_second_study_of_the_same_task_trains_nothing(tmp_path: Path) -> None:
     assert (epochs, again) == (0, files)
 
 
-def test_the_cache_lies_where_the_study_or_the_caller_says(tmp_path: Path) -> None:
-    study = write_study(tmp_path, axes=AXES + '[cache]\nfolder = "kept/here"\ngigabytes = 0.5\n')
-    search(study, tmp_path / "runs" / "one", trials=1)
-    assert (tmp_path / "kept" / "here" / "entries").is_dir()
-    epochs, _, _ = search(study, tmp_path / "runs" / "two", trials=1, cache=tmp_path / "elsewhere")
-    assert epochs == 2
-    assert (tmp_path / "elsewhere" / "entries").is_dir()
-    assert not (tmp_path / "runs" / "karui-cache").exists()
-    # It is no part of what results mean: the first study goes on with another cache.
-    assert search(study, tmp_path / "runs" / "one", trials=1, cache=tmp_path / "elsewhere")[0] == 0
-
-
-def test_what_the_caller_says_is_kept_where_the_caller_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = write_study(tmp_path, axes=AXES + "[cache]\ngigabytes = 3\n")
+def test_the_cache_lies_where_the_study_or_the_caller_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "studies").mkdir()
     monkeypatch.chdir(tmp_path)
-    spec = resolve_spec(study, cache="mine")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def place(text: str, cache: str | None = None) -> Path:
+        study = write_study(tmp_path / "studies", axes=f"{AXES}[cache]\n{text}\n")
+        return cache_of(resolve_spec(study, cache=cache), RunFolder(tmp_path / "one")).folder
+
+    assert place("") == tmp_path / "karui-cache"
+    assert place("folder = 'kept/here'") == tmp_path / "studies" / "kept" / "here"
+    assert place("folder = '~/kept'") == tmp_path / "home" / "kept"
+    assert place("folder = 'kept/here'", cache="mine") == tmp_path / "mine"
+    study = write_study(tmp_path, axes=f"{AXES}[cache]\ngigabytes = 0.5\n")
+    assert cache_of(load_spec(study), RunFolder(tmp_path / "one")).limit_bytes == 500_000_000
+
+
+def test_where_the_cache_lies_is_no_part_of_what_results_mean(tmp_path: Path) -> None:
+    study = write_study(tmp_path, axes=AXES + "[cache]\ngigabytes = 3\n")
+    spec = resolve_spec(study, cache=tmp_path / "mine")
     assert (spec.cache.folder, spec.cache.gigabytes) == (str(tmp_path / "mine"), 3.0)
     assert spec.meaning() == load_spec(study).meaning()
     assert "cache" not in spec.meaning()
@@ -164,8 +168,6 @@ def test_the_command_shows_and_clears_a_cache(karui_command: Command, tmp_path: 
     assert re.search(r"^all +0 +0\.0 MB$", cleared.out, re.MULTILINE)
     assert list((folder / "entries").iterdir()) == []
     assert (tmp_path / "runs" / "tiny" / "front.csv").exists()
-    again = karui_command("search", study, "--trials", "2")
-    assert (again.code, again.err) == (0, "")
 
 
 def test_a_cache_that_is_not_there_is_told(karui_command: Command, tmp_path: Path) -> None:
