@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ..errors import CandidateFailure
-from ..spaces.candidate import Candidate
+from ..spaces.candidate import FLOAT_BITS, Candidate
 from ..spaces.space import SearchSpace, problem_of
 from .objectives import Objective
 from .record import (
@@ -94,6 +94,7 @@ class SearchLoop:
     canonical: Callable[[Candidate], Candidate] = Candidate.canonical
     clock: Callable[[], float] = time.monotonic
     _known: dict[str, int] = field(default_factory=dict, init=False)
+    _networks: set[str] = field(default_factory=set, init=False)
 
     def run(self, budget: Budget, listener: Listener, first: Sequence[Mapping[str, Any]] = ()) -> str:
         """Search, and return in one sentence why it ended.
@@ -157,8 +158,11 @@ class SearchLoop:
             self._queue_again(trial, killed=True)
         return len(stale)
 
-    def _queue_followers(self, trial: Trial, outcome: Outcome) -> None:
-        if not self.space.has_followers or not any(stage.stage == "recovery" for stage in outcome.stages):
+    def _queue_followers(self, trial: Trial, candidate: Candidate, outcome: Outcome) -> None:
+        stages = {stage.stage for stage in outcome.stages}
+        # What another study has trained is as good as trained here: the search goes the same way.
+        found = "network" in stages and self._network(trial.params) not in self._networks and _is_trained(candidate)
+        if not self.space.has_followers or not (found or "recovery" in stages):
             return
         for _ in range(self.followers):
             self.study.enqueue_trial(self.space.follower_parameters(trial.params), user_attrs={FOLLOWER: True})
@@ -192,8 +196,9 @@ class SearchLoop:
             self.study.tell(trial, state=TrialState.FAIL)
         else:
             self._keep(trial, outcome)
-            self._queue_followers(trial, outcome)
+            self._queue_followers(trial, candidate, outcome)
         self._known[candidate.key] = trial.number
+        self._networks.add(self._network(trial.params))
 
     def _stop(self, trial: Trial, status: str, stage: str, reason: str) -> None:
         write_end(trial, status, stage, reason)
@@ -242,6 +247,17 @@ class SearchLoop:
 
     def _remember(self, records: Sequence[TrialRecord]) -> None:
         self._known = {record.key: record.number for record in records if _counts(record)}
+        self._networks = {self._network(record.parameters) for record in records if _counts(record)}
+
+    def _network(self, parameters: Mapping[str, Any]) -> str:
+        return str(sorted(self.space.network_parameters(parameters).items()))
+
+
+def _is_trained(candidate: Candidate) -> bool:
+    """Say whether the candidate's network is trained before it is rounded: any but the baseline itself."""
+    gradual = candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0
+    rounded = replace(candidate, weight_bits=FLOAT_BITS, bit_training="post", zeroed_weights=gradual)
+    return rounded.canonical() != Candidate()
 
 
 def _counts(record: TrialRecord) -> bool:

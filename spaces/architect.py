@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from .build_settings import BuildSettings
 from .candidate import Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.network import build_cell_network
 from .sparsity.channels import remove_channels
+from .stage_cache import StageCache
 from .stages.axis import StagesAxis
 from .stages.choice import StageNetwork
 from .stages.network import build_stage_network
@@ -29,6 +31,9 @@ from .training_settings import TrainingSettings
 GRADIENT_BATCHES = 8
 """Batches of training data by whose gradients channels are ranked."""
 
+SUPERNET = "supernet.safetensors"
+"""The file of a supernet's entry of the cache."""
+
 
 class Architect:
     """Makes networks as candidates start from them.
@@ -36,9 +41,9 @@ class Architect:
     Args:
         task: The task, its model trained.
         settings: What all candidates of the study share.
-        folder: Where a supernet is kept.
+        cache: Where a supernet is kept.
         stages: The axis whose networks share one supernet; None where there is none.
-        supernet_key: Tells this axis' supernet from those of other studies; also the seed of its training.
+        supernet_key: Key of this axis' supernet in the cache; also the seed of its training.
         seed: Seed of which samples give gradients.
     """
 
@@ -46,7 +51,7 @@ class Architect:
         self,
         task: Task,
         settings: BuildSettings,
-        folder: Path,
+        cache: StageCache,
         *,
         stages: StagesAxis | None,
         supernet_key: str,
@@ -54,7 +59,7 @@ class Architect:
     ) -> None:
         self._task = task
         self._settings = settings
-        self._folder = folder
+        self._cache = cache
         self._stages = stages
         self._seed = seed
         self._example = task.calibration_batch(2)
@@ -92,25 +97,29 @@ class Architect:
     def _shared_weights(self, axis: StagesAxis) -> Supernet:
         """Return the axis' trained supernet, trained once and kept."""
         if self._supernet is None:
-            path = self._folder / f"supernet-{self._supernet_key}.safetensors"
-            if path.exists():
+            with self._cache.entry(self._supernet_key, partial(self._train_supernet, axis)) as entry:
+                path = entry.folder / SUPERNET
                 self._supernet = load_supernet(path, axis, self._task.input_shape, self._outputs())
-            else:
-                settings = training_settings(
-                    self._settings,
-                    epochs=self._settings.epochs_supernet,
-                    seed=int(self._supernet_key[:8], 16),
-                    learning_rate=self._settings.learning_rate_supernet,
-                )
-                self._supernet = train_supernet(
-                    axis, self._task, settings, outputs=self._outputs(), teacher=self._task.model
-                )
-                save_supernet(self._supernet, path)
         return self._supernet
+
+    def _train_supernet(self, axis: StagesAxis, folder: Path) -> None:
+        settings = training_settings(
+            self._settings,
+            epochs=self._settings.epochs_supernet,
+            seed=seed_of(self._supernet_key),
+            learning_rate=self._settings.learning_rate_supernet,
+        )
+        supernet = train_supernet(axis, self._task, settings, outputs=self._outputs(), teacher=self._task.model)
+        save_supernet(supernet, folder / SUPERNET)
 
     def _outputs(self) -> int:
         with torch.no_grad():
             return int(self._task.model.eval()(self._example).shape[1])
+
+
+def seed_of(key: str) -> int:
+    """Return the seed of the training whose result is kept under a key."""
+    return int(key.rpartition("-")[2][:8], 16)
 
 
 def is_warm(architecture: Architecture, stages: StagesAxis | None) -> bool:

@@ -7,14 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 
 from ..errors import CandidateFailure, KaruiError, OutputError, TaskError
 from .artifact import Artifact, file_digest
+from .build import BUILD_VERSION, network_digest
 from .build_settings import BuildSettings
 from .export import PARITY_SAMPLES, export_onnx
 from .recovery import TrainingSettings, train
+from .stage_cache import StageCache
 from .task import Task
+from .task_digest import task_digest
+from .weights_file import save_weights
+
+BASELINE = "baseline.safetensors"
+"""The file of a baseline's entry of the cache."""
+
+OnEpoch = Callable[[int, float], None]
 
 
 def prepare_baseline(
@@ -23,7 +32,8 @@ def prepare_baseline(
     folder: Path,
     *,
     seed: int = 0,
-    on_epoch: Callable[[int, float], None] | None = None,
+    on_epoch: OnEpoch | None = None,
+    cache: StageCache | None = None,
 ) -> Artifact:
     """Train the task's model where it asks for it (once: the weights are kept), and write its float32 file.
 
@@ -33,6 +43,7 @@ def prepare_baseline(
         folder: Where ``baseline.onnx`` and the trained weights (``baseline-<digest>.safetensors``) are kept.
         seed: Seed of the training.
         on_epoch: Told of each epoch's number and validation metric.
+        cache: Where trained weights are shared with other studies of the same task.
 
     Raises:
         TaskError: Where the model cannot be trained or exported.
@@ -43,8 +54,8 @@ def prepare_baseline(
         described = _described(task, settings, seed)
         kept = folder / f"baseline-{described[:12]}.safetensors"
         if not _load_kept(task, kept, described):
-            _train(task, settings, seed, on_epoch)
-            _save(task, kept, described)
+            _train_or_find(task, settings, seed, on_epoch, cache)
+            save_weights(task.model, kept, described=described)
     task.model.cpu().eval()
     path = folder / "baseline.onnx"
     try:
@@ -60,7 +71,24 @@ def prepare_baseline(
     return Artifact(path, file_digest(path))
 
 
-def _train(task: Task, settings: BuildSettings, seed: int, on_epoch: Callable[[int, float], None] | None) -> None:
+def _train_or_find(
+    task: Task, settings: BuildSettings, seed: int, on_epoch: OnEpoch | None, cache: StageCache | None
+) -> None:
+    """Leave the task's model trained, by another study where the cache holds it."""
+
+    def make(folder: Path) -> None:
+        _train(task, settings, seed, on_epoch)
+        save_weights(task.model, folder / BASELINE)
+
+    if cache is None:
+        _train(task, settings, seed, on_epoch)
+        return
+    with cache.entry(_shared_key(task, settings, seed), make) as entry:
+        if not entry.made:
+            load_model(task.model, str(entry.folder / BASELINE))
+
+
+def _train(task: Task, settings: BuildSettings, seed: int, on_epoch: OnEpoch | None) -> None:
     training = TrainingSettings(
         epochs=task.baseline_epochs,
         batch_size=settings.batch_size,
@@ -82,18 +110,19 @@ def _train(task: Task, settings: BuildSettings, seed: int, on_epoch: Callable[[i
         ) from error
 
 
+def _shared_key(task: Task, settings: BuildSettings, seed: int) -> str:
+    """Tell a training from those of all other studies: more than :func:`_described`, also what it starts from."""
+    start = network_digest(task.model), task_digest(task)
+    training = task.baseline_epochs, settings.batch_size, settings.learning_rate, seed
+    return f"baseline-{hashlib.sha256(repr((BUILD_VERSION, start, training)).encode()).hexdigest()[:24]}"
+
+
 def _described(task: Task, settings: BuildSettings, seed: int) -> str:
     """Say in a digest what the kept weights were trained for, so that those of another model are not taken."""
     shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in task.model.state_dict().items()]
     samples = len(task.train)  # type: ignore[arg-type]
     training = f"{task.baseline_epochs} {settings.batch_size} {settings.learning_rate} {seed}"
     return hashlib.sha256(f"{shapes} {samples} {task.input_shape} {training}".encode()).hexdigest()
-
-
-def _save(task: Task, kept: Path, described: str) -> None:
-    unfinished = kept.with_suffix(".unfinished")
-    save_model(task.model, str(unfinished), metadata={"described": described})
-    unfinished.replace(kept)
 
 
 def _load_kept(task: Task, kept: Path, described: str) -> bool:

@@ -3,7 +3,8 @@
 architecture -> (channels removed, weights zeroed while recovering) -> export -> (training with rounded weights) ->
 quantization -> packing, or exit, which packs too. All candidates that share the network before quantization share its
 float32 file, which is trained once and kept under the digest of everything that went into it; so is a network trained
-with rounded weights.
+with rounded weights. What is kept lies in a cache that studies
+share.
 """
 
 from __future__ import annotations
@@ -12,22 +13,23 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 from torch import nn
 
 from ..errors import CandidateFailure
-from .architect import Architect, is_warm, training_settings
+from .architect import Architect, is_warm, seed_of, training_settings
 from .artifact import Artifact, StageRecord, file_digest
 from .aware.training import AwareResult, bits_by_module, learned_grids, train_aware
 from .build_settings import BuildSettings
 from .candidate import FLOAT_BITS, HALF_BITS, Candidate
+from .code_digest import array_digest
 from .exits.cut import STAGE as EXIT
 from .exits.stage import ExitStage
 from .exits.whole_file import ExitChoice
@@ -41,17 +43,23 @@ from .quantization.quantize import quantize, zero_weights
 from .quantization.settings import QuantizationSettings
 from .quantization.zeroing import Zeroing
 from .recovery import train
+from .stage_cache import Entry, StageCache
 from .stages.axis import StagesAxis
 from .stages.choice import StageNetwork
 from .task import Task
+from .task_digest import task_digest
 from .teacher import Teacher
 from .training_settings import TrainingSettings
+from .weights_file import save_weights
 
 BUILD_VERSION = 3
 """Raised when a change of the code changes the networks that the same settings give."""
 
 _LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_supernet"}
 """Settings that do not touch a network before it is quantized, or only those of a supernet."""
+
+NETWORK, WEIGHTS, GRIDS = "network.onnx", "network.safetensors", "network.npz"
+"""The files of an entry of the cache."""
 
 
 class Builder:
@@ -60,10 +68,11 @@ class Builder:
     Args:
         task: The task, its model trained.
         settings: What all candidates of the study share.
-        folder: Where networks and files are kept.
+        folder: Where the candidates' files are kept.
         seed: Seed of all training.
         quantization: How weights and activations are rounded.
         stages: The axis whose networks share a supernet, where the study has it.
+        cache: Where trained networks are kept; in the folder where left out.
     """
 
     def __init__(
@@ -74,22 +83,27 @@ class Builder:
         seed: int = 0,
         quantization: QuantizationSettings | None = None,
         stages: StagesAxis | None = None,
+        cache: StageCache | None = None,
     ) -> None:
         self._task = task
         self._teacher = Teacher(task.model)
+        self._seed = seed
         self._settings = settings
         self._quantization = quantization or QuantizationSettings()
         self._stages = stages
-        self._seed = seed
-        self._networks = folder / "networks"
+        self._cache = cache or StageCache(folder / "cache")
         self._files = folder / "files"
-        self._baseline_digest = network_digest(task.model)
+        self._files.mkdir(parents=True, exist_ok=True)
+        self._origin = {
+            "version": BUILD_VERSION,
+            "baseline": network_digest(task.model),
+            "task": task_digest(task),
+            "seed": seed,
+        }
         self._calibration = task.calibration_batch(self._quantization.calibration_samples)
         self._exits = ExitStage(task)
-        for kept in (self._networks, self._files):
-            kept.mkdir(parents=True, exist_ok=True)
         self._architect = Architect(
-            task, settings, self._networks, stages=stages, supernet_key=self._supernet_key(), seed=seed
+            task, settings, self._cache, stages=stages, supernet_key=self._supernet_key(), seed=seed
         )
 
     def file_of(self, candidate: Candidate) -> Path:
@@ -104,12 +118,12 @@ class Builder:
         """
         candidate = candidate.canonical()
         stages: list[StageRecord] = []
-        network = self._network_file(candidate, stages)
-        learned = None
-        if candidate.bit_training == "aware":
-            network, learned = self._aware_file(candidate, stages)
         destination = self.file_of(candidate)
-        with tempfile.TemporaryDirectory(dir=self._files) as scratch:
+        with ExitStack() as held, tempfile.TemporaryDirectory(dir=self._files) as scratch:
+            network = self._network_file(candidate, stages, held)
+            learned = None
+            if candidate.bit_training == "aware":
+                network, learned = self._aware_file(candidate, network, stages, held)
             rounded = self._round(candidate, network, learned, Path(scratch) / "rounded.onnx", stages)
             if candidate.exit_depth:
                 with _stage(EXIT, stages):
@@ -146,46 +160,56 @@ class Builder:
             network = path
         return network
 
-    def _network_file(self, candidate: Candidate, stages: list[StageRecord]) -> Path:
+    def _network_file(self, candidate: Candidate, stages: list[StageRecord], held: ExitStack) -> Path:
         """Return the float32 file of the candidate's trained network, making it where it is not kept yet."""
-        kept = self._networks / f"{self._network_key(candidate)}.onnx"
-        if kept.exists():
-            stages.append(StageRecord("network", 0.0, cached=True))
-            return kept
-        with _stage("architecture", stages):
-            network = self._start(candidate)
-        if epochs := self._epochs(candidate):
-            with _stage("recovery", stages):
-                train(
-                    network,
-                    self._task,
-                    self._training(candidate, epochs),
-                    teacher=self._teacher,
-                    zeroed_weights=network_of(candidate).zeroed_weights,
-                    zero_pattern=candidate.zero_pattern,
-                )
-        with _stage("export", stages):
-            save_model(network, str(kept.with_suffix(".safetensors")))
-            export_onnx(network, self._calibration[:PARITY_SAMPLES], kept)
-        return kept
 
-    def _aware_file(self, candidate: Candidate, stages: list[StageRecord]) -> tuple[Path, LearnedGrids]:
+        def make(folder: Path) -> None:
+            with _stage("architecture", stages):
+                network = self._start(candidate)
+            if epochs := self._epochs(candidate):
+                with _stage("recovery", stages):
+                    train(
+                        network,
+                        self._task,
+                        self._training(candidate, epochs),
+                        teacher=self._teacher,
+                        zeroed_weights=network_of(candidate).zeroed_weights,
+                        zero_pattern=candidate.zero_pattern,
+                    )
+            with _stage("export", stages):
+                save_weights(network, folder / WEIGHTS)
+                export_onnx(network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
+
+        entry = self._kept("network", self._network_key(candidate), make, stages, held)
+        return entry.folder / NETWORK
+
+    def _aware_file(
+        self, candidate: Candidate, network: Path, stages: list[StageRecord], held: ExitStack
+    ) -> tuple[Path, LearnedGrids]:
         """Return the float32 file of the network trained with rounded weights, and its grids."""
-        kept = self._networks / f"{self._aware_key(candidate)}.onnx"
-        grids = kept.with_suffix(".npz")
-        if kept.exists() and grids.exists():
-            stages.append(StageRecord("aware training", 0.0, cached=True))
-            return kept, LearnedGrids.load(grids)
-        with _stage("aware training", stages):
-            result = self._train_aware(candidate)
-            export_onnx(result.network, self._calibration[:PARITY_SAMPLES], kept)
-            learned = learned_grids(result, kept)
-            learned.save(grids)
-        return kept, learned
 
-    def _train_aware(self, candidate: Candidate) -> AwareResult:
+        def make(folder: Path) -> None:
+            with _stage("aware training", stages):
+                result = self._train_aware(candidate, network.parent / WEIGHTS)
+                export_onnx(result.network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
+                learned_grids(result, folder / NETWORK).save(folder / GRIDS)
+
+        entry = self._kept("aware training", self._aware_key(candidate), make, stages, held)
+        return entry.folder / NETWORK, LearnedGrids.load(entry.folder / GRIDS)
+
+    def _kept(
+        self, stage: str, key: str, make: Callable[[Path], None], stages: list[StageRecord], held: ExitStack
+    ) -> Entry:
+        """Hold what a stage has made, and say where it was found, or waited for."""
+        begin = time.perf_counter()
+        entry = held.enter_context(self._cache.entry(key, make))
+        if not entry.made:
+            stages.append(StageRecord(stage, time.perf_counter() - begin, cached=True))
+        return entry
+
+    def _train_aware(self, candidate: Candidate, weights: Path) -> AwareResult:
         network = self._start(candidate)
-        load_model(network, str(self._networks / f"{self._network_key(candidate)}.safetensors"))
+        load_model(network, str(weights))
         choice, settings, inputs = bits_of(candidate), self._quantization, self._calibration
         bits = bits_by_module(
             network,
@@ -220,37 +244,32 @@ class Builder:
         return self._settings.epochs if warm else self._settings.epochs_from_scratch
 
     def _network_key(self, candidate: Candidate) -> str:
-        described = {
-            "version": BUILD_VERSION,
-            "baseline": self._baseline_digest,
-            "seed": self._seed,
+        described = self._origin | {
             "settings": self._settings.model_dump(mode="json", exclude=_LATER_SETTINGS),
             "network": network_of(candidate).to_dict(),
         }
         if isinstance(candidate.architecture, StageNetwork):
             described["supernet"] = self._supernet_key()
-        return _digest(described)
+        return f"network-{_digest(described)}"
 
     def _supernet_key(self) -> str:
         axis = None if self._stages is None else self._stages.model_dump(mode="json")
         settings = self._settings.model_dump(mode="json", exclude={"device", "epochs_aware"})
-        return _digest(
-            {"version": BUILD_VERSION, "baseline": self._baseline_digest, "seed": self._seed, "settings": settings,
-             "axis": axis}
-        )  # fmt: skip
+        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis})}"
 
     def _aware_key(self, candidate: Candidate) -> str:
         described = {
             "network": self._network_key(candidate),
+            "calibration": array_digest(self._calibration),
             "epochs": self._settings.epochs_aware,
             "quantization": self._quantization.model_dump(mode="json"),
             "candidate": replace(candidate, exit_depth=0.0).canonical().to_dict(),
         }
-        return _digest(described)
+        return f"aware-{_digest(described)}"
 
     def _seed_of(self, candidate: Candidate) -> int:
         # From the network alone: candidates that differ in bits share the trained network, whoever comes first.
-        return int(self._network_key(candidate)[:8], 16)
+        return seed_of(self._network_key(candidate))
 
 
 def network_of(candidate: Candidate) -> Candidate:

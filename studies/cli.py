@@ -1,4 +1,4 @@
-"""The command line: ``karui search``, ``front``, ``pick`` and ``init``."""
+"""The command line: ``karui search``, ``front``, ``pick``, ``init`` and ``cache``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from .. import __version__
-from ..errors import KaruiError
-from .views import front_view, point_view
+from ..errors import KaruiError, OutputError
+from .folder import CACHE_NAME, explain_cache_errors
+from .views import cache_view, front_view, point_view
 
 if TYPE_CHECKING:
     from .run import StudyResult
@@ -81,6 +82,9 @@ def search(
     storage: Storage = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the sampler and of training.")] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the task's data.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Trained networks.", show_default="karui-cache beside --out")
+    ] = None,
 ) -> None:
     """Search a study and measure its front again; the same command goes on where it was stopped.
 
@@ -90,7 +94,7 @@ def search(
     from .run import run_study
 
     console = Console()
-    given = {"trials": trials, "hours": hours, "seed": seed, "data": data}
+    given = {"trials": trials, "hours": hours, "seed": seed, "data": data, "cache": cache}
     with ProgressView(console) as view:
         result = run_study(study, out=out, storage=storage, watcher=view, **given)  # type: ignore[arg-type]
     _show_result(console, result)
@@ -164,6 +168,23 @@ def init(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the s
 
     study, task = write_scaffold(name, Path())
     print(f"wrote {study} and {task}\nnext: put your model and data into {task}, then run\n\n    karui search {study}")
+
+
+@app.command("cache")
+def show_cache(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The cache.")] = Path("runs") / CACHE_NAME,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove what no search uses now.")] = False,
+) -> None:
+    """Show how much of trained networks is kept for other studies, or clear it; results are not touched."""
+    from ..spaces.stage_cache import StageCache
+
+    if not folder.is_dir():
+        raise OutputError("there is no such cache", where=str(folder), remedy="name the folder that --cache was given")
+    kept = StageCache(folder)
+    if clear:
+        with explain_cache_errors(folder):
+            kept.trim(0)
+    Console().print(cache_view(folder, kept.sizes()), soft_wrap=True)
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 from ..errors import OutputError
 from ..spaces.artifact import write_bytes
 
+CACHE_NAME = "karui-cache"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -59,6 +61,12 @@ class RunFolder:
     def build(self) -> Path:
         """Networks and files of all candidates."""
         return self.path / "build"
+
+    @property
+    def cache(self) -> Path:
+        """Trained networks, shared with the studies beside this one; within where nothing can be put beside it."""
+        beside = self.path.absolute().parent
+        return (self.path.parent if os.access(beside, os.W_OK) else self.path) / CACHE_NAME
 
     def prepare(self) -> None:
         """Make the folder and try to write in it.
@@ -117,6 +125,18 @@ def explain_os_errors(where: Path, what: str = "results folder", option: str = "
             got=error.strerror or str(error),
             remedy=f"make room, correct the permissions, or give {option}; what was found so far is kept",
         ) from error
+
+
+@contextmanager
+def explain_cache_errors(cache: Path) -> Iterator[None]:
+    """Do as :func:`explain_os_errors` with the errors that name something in the cache, and only with those."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(cache):
+            raise
+        with explain_os_errors(cache, "cache of trained networks", "another --cache"):
+            raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -15,8 +15,9 @@ from ..evaluators.measurement import Measurement
 from ..search.loop import Budget, SearchLoop
 from ..search.record import TrialRecord, read_records
 from ..spaces.artifact import Artifact
+from ..spaces.stage_cache import StageCache
 from .certify import certify, front_table, write_descriptions
-from .folder import RunFolder, explain_os_errors
+from .folder import RunFolder, explain_cache_errors, explain_os_errors
 from .spec import StudySpec, change_spec, check_space, load_spec
 from .store import check_meaning, explain_storage_errors, note_baseline, open_study, read_baseline, training_seed
 from .tables import OBJECTIVE_NAMES, front_records, trials_table, write_csv
@@ -58,6 +59,7 @@ def resolve_spec(
     hours: float | None = None,
     seed: int | None = None,
     data: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> StudySpec:
     """Read the study and put in what the caller gives instead of what the file says.
 
@@ -69,6 +71,8 @@ def resolve_spec(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if data is not None:
         changes["task_options"] = {**spec.task_options, "data_dir": str(data)}
+    if cache is not None:
+        changes["cache"] = {**spec.cache.model_dump(), "folder": str(Path(cache).absolute())}
     return change_spec(spec, changes, f"study {spec.name}, as it is called") if changes else spec
 
 
@@ -82,6 +86,7 @@ def run_study(
     storage: str | None = None,
     seed: int | None = None,
     data: str | Path | None = None,
+    cache: str | Path | None = None,
     watcher: Watcher | None = None,
 ) -> StudyResult:
     """Search a study, or go on with it, and re-measure its front.
@@ -95,13 +100,14 @@ def run_study(
         storage: SQLAlchemy URL of Optuna's storage; ``study.db`` in the results folder where left out.
         seed: Seed, instead of what the study says.
         data: Folder of the data, handed to the task's function as ``data_dir``.
+        cache: Folder of trained networks that studies share, instead of what the study says.
         watcher: Is told how it goes.
 
     Raises:
         KaruiError: On anything the user can put right; what was found before is kept.
         KeyboardInterrupt: When interrupted; the trials so far are kept and ``trials.csv`` is written.
     """
-    spec = resolve_spec(study, trials=trials, hours=hours, seed=seed, data=data)
+    spec = resolve_spec(study, trials=trials, hours=hours, seed=seed, data=data, cache=cache)
     check_space(spec, spec.name)
     watcher = watcher or Silence()
     folder = RunFolder(Path(out) if out is not None else Path("runs") / spec.name)
@@ -124,16 +130,22 @@ class Session:
 
     def run(self, task: Task | None) -> StudyResult:
         """Search and re-measure; see :func:`run_study`."""
-        with explain_storage_errors(self.storage), explain_os_errors(self.folder.path):
+        cache = cache_of(self.spec, self.folder)
+        with (
+            explain_storage_errors(self.storage),
+            explain_os_errors(self.folder.path),
+            explain_cache_errors(cache.folder),
+        ):
             check_meaning(self.study, self.spec.meaning(), self.spec.name)
-            bench = self._prepare(task)
+            cache.trim()  # before anything dear: what killed searches left goes, and a folder of no use is told
+            bench = self._prepare(task, cache)
             try:
                 ending = self._search(bench)
             finally:
                 self._write_trials()
             return self._finish(bench, ending)
 
-    def _prepare(self, task: Task | None) -> Bench:
+    def _prepare(self, task: Task | None, cache: StageCache) -> Bench:
         from ..spaces.axis_reach import describe_reach
         from ..spaces.baseline import prepare_baseline
         from ..spaces.build import Builder
@@ -154,6 +166,7 @@ class Session:
             self.spec.recovery,
             self.folder.path,
             seed=seed,
+            cache=cache,
             on_epoch=lambda epoch, metric: self.watcher.phase(
                 f"training the baseline, epoch {epoch} of {task.baseline_epochs}: {task.metric_name} {metric:.4f}"
             ),
@@ -167,7 +180,9 @@ class Session:
             note_baseline(self.study, artifact.digest, bench.measure_baseline())
             known = read_baseline(self.study)
         _check_same_baseline(known, artifact, self.folder)
-        builder = Builder(task, self.spec.recovery, self.folder.build, seed, self.spec.quantization, self.spec.stages)
+        builder = Builder(
+            task, self.spec.recovery, self.folder.build, seed, self.spec.quantization, self.spec.stages, cache
+        )
         bench.begin(known[1] if known else {}, builder)
         return bench
 
@@ -224,6 +239,13 @@ class Session:
                 f"up to {front['size_x'].max():.0f}x smaller and {front['speed_x'].max():.1f}x faster"
             )
             save_front(self.folder.front_png, numbers, title)
+
+
+def cache_of(spec: StudySpec, folder: RunFolder) -> StageCache:
+    """Return the cache of trained networks of a study with that results folder."""
+    told = spec.cache.folder
+    place = folder.cache if told is None else spec.folder / Path(told).expanduser()
+    return StageCache(place, int(spec.cache.gigabytes * 1e9))
 
 
 def nearest_records(

@@ -68,6 +68,18 @@ class LatencySpec(_Section):
     max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.5
 
 
+class CacheSpec(_Section):
+    """Where trained networks are kept, for all studies that name the same place.
+
+    Args:
+        folder: The folder, relative to the study file; ``karui-cache`` beside the results folder where left out.
+        gigabytes: Size above which those go that were not used for the longest time.
+    """
+
+    folder: str | None = None
+    gigabytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
+
+
 class StudySpec(_Section):
     """A study: the task, the axes, the bounds and how long to search.
 
@@ -85,6 +97,7 @@ class StudySpec(_Section):
         quantization: How weights and activations are rounded, whatever their bits.
         latency: How latency is measured.
         bounds: Bounds on size, latency and accuracy.
+        cache: Where trained networks are kept.
         folder: Where the study file lies; set when it is read.
     """
 
@@ -106,6 +119,7 @@ class StudySpec(_Section):
     quantization: QuantizationSettings = QuantizationSettings()
     latency: LatencySpec = LatencySpec()
     bounds: BoundsSpec = BoundsSpec()
+    cache: CacheSpec = CacheSpec()
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
     @property
@@ -122,11 +136,11 @@ class StudySpec(_Section):
 
     def meaning(self) -> dict[str, Any]:
         """Return what gives the results their meaning: a study goes on only where this is unchanged."""
-        # Where the data lie is no part of it: they may move, and what they train is told apart by its digest.
+        # Where data and trained networks lie is no part of it: what was trained by what is told apart by its digest.
         return self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(("name", "trials", "hours", "seed", "sampler", "followers"), True),
+                **dict.fromkeys(("name", "trials", "hours", "seed", "sampler", "followers", "cache"), True),
                 "task_options": {"data_dir"},
             },
         )

@@ -83,7 +83,7 @@ def _keys_at(location: Location, model: Any) -> list[str]:
         annotation = model.model_fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
-    return [name for name in model.model_fields if name != "folder"]
+    return [name for name in model.model_fields if location or name != "folder"]
 
 
 def key_text(location: Location) -> str:

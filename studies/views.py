@@ -8,7 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import pandas as pd
+
+    from ..spaces.stage_cache import EntrySize
 
 
 def front_view(table: pd.DataFrame) -> Text:
@@ -44,6 +49,16 @@ def with_spread(row: pd.Series[Any], name: str, digits: int) -> str:
     """Return a value with its spread, where it has one."""
     spread = row.get(f"{name}_spread", 0.0)
     return f"{row[name]:.{digits}f} ± {spread:.{digits}f}" if spread == spread and spread else f"{row[name]:.{digits}f}"
+
+
+def cache_view(folder: Path, entries: Sequence[EntrySize]) -> Text:
+    """Lay out how many entries of each kind a cache holds, and their size."""
+    view = Text(f"{folder}\n")
+    for kind in sorted({entry.kind for entry in entries}):
+        sizes = [entry.size_bytes for entry in entries if entry.kind == kind]
+        view.append(f"{kind:<10}{len(sizes):>8}  {sum(sizes) / 1e6:>12,.1f} MB\n")
+    view.append(f"{'all':<10}{len(entries):>8}  {sum(entry.size_bytes for entry in entries) / 1e6:>12,.1f} MB")
+    return view
 
 
 def point_view(row: pd.Series[Any]) -> Table:

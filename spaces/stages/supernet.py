@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...errors import OutputError
+from ..weights_file import save_weights
 from .axis import StagesAxis
 from .choice import StageNetwork
 from .network import InvertedResidual, build_stage_network
@@ -148,9 +149,7 @@ def shared_part(shared: Tensor, shape: torch.Size) -> Tensor:
 
 def save_supernet(supernet: Supernet, path: Path) -> None:
     """Write the shared weights as one safetensors file, whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    save_file(supernet.largest.state_dict(), str(unfinished))
-    unfinished.replace(path)
+    save_weights(supernet.largest, path)
 
 
 def load_supernet(path: Path, axis: StagesAxis, input_shape: tuple[int, ...], outputs: int) -> Supernet:

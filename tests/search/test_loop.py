@@ -118,6 +118,33 @@ def test_a_trained_network_is_followed_by_its_exits_where_bits_are_not_searched(
     assert [bool(candidate.exit_depth) for candidate in found] == [False, True, True]
 
 
+def test_networks_that_another_study_has_trained_are_followed_alike(make_loop: MakeLoop) -> None:
+    space = SearchSpace(
+        sparsity=SparsityAxis(removed_channels=(0.0, 0.25, 0.5), zeroed_weights=(0.0,)),
+        bits=BitsAxis(weights=(2, 3, 4, 5, 6)),
+    )
+
+    def course(trained_before: bool) -> list[str]:
+        kept = {0.0, 0.25, 0.5} if trained_before else set()
+
+        def evaluate(candidate: Candidate) -> Outcome:
+            share = candidate.removed_channels
+            made = "recovery" if share else "export"  # the baseline itself is exported, never trained
+            stage = StageRecord("network" if share in kept else made, 1.0, cached=share in kept)
+            kept.add(share)
+            return replace(known_outcome(candidate), stages=(stage,))
+
+        log = Log()
+        for trials in (4, 12):
+            loop = make_loop(evaluate, space=space)
+            loop.followers = 2
+            loop.run(Budget(trials=trials), log, [{"sparsity.removed_channels": 0.5}])
+        optuna.delete_study(study_name="made-up", storage=loop.study._storage)
+        return log.begun_keys
+
+    assert course(trained_before=True) == course(trained_before=False)
+
+
 def test_time_ends_a_search(make_loop: MakeLoop) -> None:
     seconds = iter(range(1000))
     log = Log()

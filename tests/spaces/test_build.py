@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from karui.errors import CandidateFailure, OutputError, SpaceError, TaskError
-from karui.spaces.artifact import file_digest
+from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.baseline import prepare_baseline
 from karui.spaces.build import Builder, network_digest
 from karui.spaces.build_settings import BuildSettings
@@ -23,7 +26,9 @@ from karui.spaces.cells.axis import CellsAxis
 from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.quantization.settings import QuantizationSettings, Rounding
 from karui.spaces.reach import check_reach
+from karui.spaces.recovery import TrainingReport, train
 from karui.spaces.space import SearchSpace
+from karui.spaces.stage_cache import StageCache
 from karui.spaces.stages.axis import StagesAxis
 from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.students.axis import StudentsAxis
@@ -152,6 +157,121 @@ def test_another_baseline_never_finds_the_first_ones_networks(
     assert not any(stage.cached for stage in other.stages)
 
 
+OTHER_TASKS: dict[str, Callable[[Task], Task]] = {
+    "training data": lambda task: replace(task, train=task.validation),
+    "validation data": lambda task: replace(task, validation=task.train),
+    "loss": lambda task: replace(task, loss=lambda outputs, targets: 2 * nn.functional.cross_entropy(outputs, targets)),
+    "metric": lambda task: replace(task, metric=lambda outputs, targets: -float(outputs[:, targets].mean())),
+    "augmentation": lambda task: replace(task, augment=lambda inputs: inputs.flip(-1)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TASKS)
+def test_another_task_never_finds_the_first_ones_networks(tiny_task: Task, tmp_path: Path, name: str) -> None:
+    cache = StageCache(tmp_path / "cache")
+    Builder(tiny_task, SETTINGS, tmp_path / "one", cache=cache).build(CANDIDATES["fewer channels"])
+    other = Builder(OTHER_TASKS[name](tiny_task), SETTINGS, tmp_path / "two", cache=cache)
+    assert not any(stage.cached for stage in other.build(CANDIDATES["fewer channels"]).stages)
+
+
+@pytest.mark.parametrize("name", ["aware", "stages", "shallower"])
+def test_another_study_of_the_same_task_finds_what_was_trained(
+    tiny_task: Task, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def study(place: str) -> Builder:
+        cache = StageCache(tmp_path / "cache")
+        return Builder(
+            replace(tiny_task), SETTINGS, tmp_path / place, quantization=QUANTIZATION, stages=AXIS, cache=cache
+        )
+
+    first = study("one").build(CANDIDATES[name])
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is left to train")
+
+    for place in (
+        "karui.spaces.build.train",
+        "karui.spaces.build.train_aware",
+        "karui.spaces.architect.train_supernet",
+    ):
+        monkeypatch.setattr(place, never)
+    second = study("two").build(CANDIDATES[name])
+    assert second.digest == first.digest
+    assert second.path != first.path
+    cached = ["network", "aware training"] if name == "aware" else ["network"]
+    assert [stage.stage for stage in second.stages if stage.cached] == cached
+
+
+def test_a_sensitivity_table_lies_with_its_network(tiny_task: Task, tmp_path: Path) -> None:
+    quick = QUANTIZATION.model_copy(update={"rounding": "nearest", "sensitivity_samples": 4})
+    builder = Builder(tiny_task, SETTINGS, tmp_path, quantization=quick)
+    first = builder.build(CANDIDATES["budget"])
+    (entry,) = (tmp_path / "cache" / "entries").iterdir()
+    names = {path.name for path in entry.iterdir()}
+    assert names == {"manifest.json", "network.onnx", "network.safetensors", "network.sensitivity.json"}
+    table = entry / "network.sensitivity.json"
+    written = table.stat().st_mtime_ns
+    again = builder.build(CANDIDATES["budget"])
+    assert again.stages[0].cached, "a table is no damage"
+    assert again.digest == first.digest
+    assert table.stat().st_mtime_ns == written
+    builder._cache.trim(0)
+    assert not entry.exists()
+
+
+def test_the_cache_holds_plain_files(builder: Builder, tmp_path: Path) -> None:
+    for name in ("aware", "stages"):
+        builder.build(CANDIDATES[name])
+    entries = tmp_path / "cache" / "entries"
+    assert {path.suffix for path in entries.rglob("*") if path.is_file()} == {".json", ".npz", ".onnx", ".safetensors"}
+    kinds = sorted(path.name.partition("-")[0] for path in entries.iterdir())
+    assert kinds == ["aware", "network", "network", "supernet"]
+
+
+def test_networks_that_do_not_fit_are_trained_again(tiny_task: Task, tmp_path: Path) -> None:
+    builder = Builder(tiny_task, SETTINGS, tmp_path, quantization=QUANTIZATION, cache=StageCache(tmp_path / "cache", 0))
+    first = builder.build(CANDIDATES["aware"])
+    assert len(list((tmp_path / "cache" / "entries").iterdir())) <= 2
+    builder.build(CANDIDATES["shallower"])
+    again = builder.build(CANDIDATES["aware"])
+    assert again.digest == first.digest
+    assert not any(stage.cached for stage in again.stages)
+
+
+def test_builders_that_want_the_same_network_at_once_train_it_once(
+    tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[float] = []
+    started = threading.Event()
+
+    def count(network: nn.Module, *arguments: Any, **options: Any) -> TrainingReport:
+        trained.append(time.perf_counter())
+        started.set()
+        report = train(network, *arguments, **options)
+        trained.append(time.perf_counter())
+        return report
+
+    monkeypatch.setattr("karui.spaces.build.train", count)
+    cache = StageCache(tmp_path / "cache")
+    builders = [Builder(tiny_task, SETTINGS, tmp_path / place, cache=cache) for place in ("one", "two")]
+    candidates = Candidate(removed_channels=0.5), Candidate(removed_channels=0.5, weight_bits=4)
+    artifacts: dict[int, Artifact] = {}
+
+    def build(index: int) -> None:
+        artifacts[index] = builders[index].build(candidates[index])
+
+    threads = [threading.Thread(target=build, args=(index,)) for index in range(2)]
+    threads[0].start()
+    started.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert len(trained) == 2, "one training began and ended"
+    assert [stage.cached for stage in artifacts[0].stages] == [False] * 4
+    waited = artifacts[1].stages[0]
+    assert (waited.stage, waited.cached) == ("network", True)
+
+
 @pytest.fixture
 def make_network(tiny_network: nn.Module) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
@@ -194,6 +314,7 @@ def test_a_diverging_candidate_fails_in_recovery_and_leaves_no_file(tiny_task: T
     with pytest.raises(CandidateFailure, match=r"recovery: .*nan"):
         builder.build(CANDIDATES["fewer channels"])
     assert list(tmp_path.rglob("*.onnx")) == []
+    assert list((tmp_path / "cache" / "entries").iterdir()) == []
 
 
 def test_a_network_that_cannot_lose_channels_fails_with_its_stage(tiny_task: Task, tmp_path: Path) -> None:
@@ -238,6 +359,31 @@ class TestBaseline:
         longer = replace(tiny_task, baseline_epochs=2)
         prepare_baseline(longer, SETTINGS, tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch))
         assert epochs == [1, 2]
+
+    def test_another_study_of_the_same_task_finds_the_weights_and_another_task_does_not(
+        self, tiny_task: Task, tmp_path: Path, make_network: Callable[[], nn.Module]
+    ) -> None:
+        cache, epochs = StageCache(tmp_path / "cache"), []
+
+        def prepare(task: Task, place: str, seed: int = 0) -> Artifact:
+            (tmp_path / place).mkdir()
+            return prepare_baseline(
+                task, SETTINGS, tmp_path / place, seed=seed, on_epoch=lambda *_: epochs.append(place), cache=cache
+            )
+
+        begun = replace(tiny_task, baseline_epochs=1, model=make_network())
+        first = prepare(begun, "one")
+        again = prepare(replace(begun, model=make_network()), "two")
+        assert epochs == ["one"]
+        assert again.digest == first.digest
+        assert len(list((tmp_path / "two").glob("baseline-*.safetensors"))) == 1, "it goes on without the cache"
+        other_start = make_network()
+        with torch.no_grad():
+            next(other_start.parameters()).mul_(1.01)
+        prepare(replace(begun, model=other_start), "another start")
+        prepare(replace(begun, model=make_network(), train=tiny_task.validation), "other data")
+        prepare(replace(begun, model=make_network()), "another seed", seed=1)
+        assert epochs == ["one", "another start", "other data", "another seed"]
 
     def test_broken_kept_weights_say_what_to_do(self, tiny_task: Task, tmp_path: Path) -> None:
         task = replace(tiny_task, baseline_epochs=1)

@@ -28,12 +28,14 @@ def explained(err: str, *words: str) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["search", "front", "pick", "init", "--version", "Pareto front"]),
+        ([], ["search", "front", "pick", "init", "cache", "--version", "Pareto front"]),
         (["search"], ["STUDY", "--trials", "--hours", "--out", "--storage", "--seed", "--data", "runs/<study>"]),
         (["front"], ["STUDY", "--out", "--format", "table|csv|json"]),
         (["pick"], ["--max-size", "60KB", "--max-latency", "0.4ms", "0.3x", "--min-accuracy", "0.97", "--export"]),
         (["pick"], ["--prefer", "size|latency|accuracy|knee", "Exit code 1"]),
+        (["search"], ["--cache", "karui-cache beside --out"]),
         (["init"], ["NAME"]),
+        (["cache"], ["DIR", "runs/karui-cache", "--clear"]),
     ],
 )
 @pytest.mark.parametrize("option", ["--help", "-h"])
