@@ -15,13 +15,13 @@ GATES = ("size", "latency", "front", "rung")
 """The gates in their order: a bound on size, a bound on latency, the front before training, and a rung of training."""
 
 SIZE_SLACK = 0.10
-"""By what share a file may turn out smaller than its draft. Of 34 candidates of all kinds on the bundled digits, none was
-more than 5 % smaller: those of 2 bits with half of the weights zero, where packing turns on how many more are rounded
-to zero. Two thirds were within 1.5 %."""
+"""By what share a file may turn out smaller than its draft. Of 34 candidates of all kinds on the bundled digits, none
+was more than 5 % smaller: those of 2 bits with half of the weights zero, where packing turns on how many more are
+rounded to zero. Most were within 1 %."""
 
 LATENCY_SLACK = 0.10
-"""By what share it may turn out faster, beyond the interval of the draft's latency. Of the same 34 none was more than 6 %
-faster, as two timings of one file may differ on a busy machine; half were within 1.6 %."""
+"""By what share it may turn out faster, beyond the interval of the draft's latency. Of the same 34, none was more than
+6 % faster, as two timings of one file may differ on a busy machine; half were within 1.6 %."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from .artifact import Artifact, StageRecord, file_digest
 from .aware.training import AwareResult, bits_by_module, learned_grids, train_aware
 from .build_settings import BuildSettings
 from .candidate import FLOAT_BITS, Candidate
+from .draft import write_draft
 from .export import PARITY_SAMPLES, export_onnx
 from .packing import pack
 from .quantization.allocation import spread_bits
@@ -45,6 +46,11 @@ BUILD_VERSION = 2
 
 _LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_supernet"}
 """Settings that do not touch a network before it is quantized, or only those of a supernet."""
+
+
+OnEpoch = Callable[[str, int, int, float], None]
+"""Is told, after each epoch of a candidate's training, what kind of training it is (``warm``, ``from scratch`` or
+``aware``), how many epochs it has in all, which one is done, and the metric; it may raise to stop the candidate."""
 
 
 class Builder:
@@ -87,24 +93,63 @@ class Builder:
         """Return where the candidate's file lies once it is made."""
         return self._files / f"{candidate.key}.onnx"
 
-    def build(self, candidate: Candidate) -> Artifact:
+    def build(self, candidate: Candidate, on_epoch: OnEpoch | None = None) -> Artifact:
         """Make the candidate's ONNX file.
+
+        Args:
+            candidate: What to make.
+            on_epoch: Is told how its training goes, where it has any.
 
         Raises:
             CandidateFailure: Naming the stage, where this candidate cannot be made.
         """
         candidate = candidate.canonical()
         stages: list[StageRecord] = []
-        network = self._network_file(candidate, stages)
+        network = self._network_file(candidate, stages, on_epoch)
         learned = None
         if candidate.bit_training == "aware":
-            network, learned = self._aware_file(candidate, stages)
+            network, learned = self._aware_file(candidate, stages, on_epoch)
         destination = self.file_of(candidate)
         with tempfile.TemporaryDirectory(dir=self._files) as scratch:
             rounded = self._round(candidate, network, learned, Path(scratch) / "rounded.onnx", stages)
             with _stage("packing", stages):
                 pack(rounded, destination)
         return Artifact(destination, file_digest(destination), tuple(stages))
+
+    @contextmanager
+    def draft(self, candidate: Candidate) -> Iterator[Artifact | None]:
+        """Yield a file about as large and as fast as the candidate's own will be, made before its training.
+
+        It is gone afterwards. None where no training is left to save, or where no draft can be made: the build will
+        say why.
+        """
+        candidate = candidate.canonical()
+        if not self._has_to_train(candidate):
+            yield None
+            return
+        with tempfile.TemporaryDirectory(dir=self._files) as scratch:
+            path = Path(scratch) / "draft.onnx"
+            try:
+                with _stage("draft", []):
+                    write_draft(
+                        path,
+                        candidate,
+                        None if candidate.weight_bits == FLOAT_BITS else bits_of(candidate),
+                        kept=self._networks / f"{self._network_key(candidate)}.onnx",
+                        start=lambda: self._start(candidate),
+                        inputs=self._calibration,
+                        settings=self._quantization,
+                    )
+                artifact = Artifact(path, file_digest(path))
+            except CandidateFailure:
+                artifact = None
+            yield artifact
+
+    def _has_to_train(self, candidate: Candidate) -> bool:
+        if candidate.bit_training == "aware":
+            return not (self._networks / f"{self._aware_key(candidate)}.npz").exists()
+        kept = self._networks / f"{self._network_key(candidate)}.onnx"
+        return self._epochs(candidate) > 0 and not kept.exists()
 
     def _round(
         self, candidate: Candidate, network: Path, learned: LearnedGrids | None, path: Path, stages: list[StageRecord]
@@ -129,7 +174,7 @@ class Builder:
             return path
         return network
 
-    def _network_file(self, candidate: Candidate, stages: list[StageRecord]) -> Path:
+    def _network_file(self, candidate: Candidate, stages: list[StageRecord], on_epoch: OnEpoch | None) -> Path:
         """Return the float32 file of the candidate's trained network, making it where it is not kept yet."""
         kept = self._networks / f"{self._network_key(candidate)}.onnx"
         if kept.exists():
@@ -146,13 +191,16 @@ class Builder:
                     teacher=self._task.model,
                     zeroed_weights=network_of(candidate).zeroed_weights,
                     zero_pattern=candidate.zero_pattern,
+                    on_epoch=_told(on_epoch, self._kind(candidate), epochs),
                 )
         with _stage("export", stages):
             save_model(network, str(kept.with_suffix(".safetensors")))
             export_onnx(network, self._calibration[:PARITY_SAMPLES], kept)
         return kept
 
-    def _aware_file(self, candidate: Candidate, stages: list[StageRecord]) -> tuple[Path, LearnedGrids]:
+    def _aware_file(
+        self, candidate: Candidate, stages: list[StageRecord], on_epoch: OnEpoch | None
+    ) -> tuple[Path, LearnedGrids]:
         """Return the float32 file of the network trained with rounded weights, and its grids."""
         kept = self._networks / f"{self._aware_key(candidate)}.onnx"
         grids = kept.with_suffix(".npz")
@@ -160,13 +208,13 @@ class Builder:
             stages.append(StageRecord("aware training", 0.0, cached=True))
             return kept, LearnedGrids.load(grids)
         with _stage("aware training", stages):
-            result = self._train_aware(candidate)
+            result = self._train_aware(candidate, on_epoch)
             export_onnx(result.network, self._calibration[:PARITY_SAMPLES], kept)
             learned = learned_grids(result, kept)
             learned.save(grids)
         return kept, learned
 
-    def _train_aware(self, candidate: Candidate) -> AwareResult:
+    def _train_aware(self, candidate: Candidate, on_epoch: OnEpoch | None) -> AwareResult:
         network = self._start(candidate)
         load_model(network, str(self._networks / f"{self._network_key(candidate)}.safetensors"))
         choice, settings, inputs = bits_of(candidate), self._quantization, self._calibration
@@ -185,6 +233,7 @@ class Builder:
             activation_bits=choice.activation_bits,
             calibration=inputs,
             quantization=settings,
+            on_epoch=_told(on_epoch, "aware", self._settings.epochs_aware),
         )
 
     def _start(self, candidate: Candidate) -> nn.Module:
@@ -195,8 +244,10 @@ class Builder:
     def _epochs(self, candidate: Candidate) -> int:
         if network_of(candidate) == Candidate():
             return 0
-        warm = is_warm(candidate.architecture, self._stages)
-        return self._settings.epochs if warm else self._settings.epochs_from_scratch
+        return self._settings.epochs if self._kind(candidate) == "warm" else self._settings.epochs_from_scratch
+
+    def _kind(self, candidate: Candidate) -> str:
+        return "warm" if is_warm(candidate.architecture, self._stages) else "from scratch"
 
     def _network_key(self, candidate: Candidate) -> str:
         described = {
@@ -245,6 +296,10 @@ def network_of(candidate: Candidate) -> Candidate:
 def bits_of(candidate: Candidate) -> BitChoice:
     """Return the part of a candidate that quantization needs."""
     return BitChoice(candidate.weight_bits, candidate.activation_bits, candidate.bit_allocation, candidate.group_bits)
+
+
+def _told(on_epoch: OnEpoch | None, kind: str, epochs: int) -> Callable[[int, float], None] | None:
+    return None if on_epoch is None else lambda epoch, metric: on_epoch(kind, epochs, epoch, metric)
 
 
 def network_digest(network: nn.Module) -> str:
