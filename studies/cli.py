@@ -81,6 +81,9 @@ def search(
     storage: Storage = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the sampler and of training.")] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the task's data.")] = None,
+    no_gates: Annotated[
+        bool, typer.Option("--no-gates", help="Evaluate every candidate to its end, however hopeless.")
+    ] = False,
 ) -> None:
     """Search a study and measure its front again; the same command goes on where it was stopped.
 
@@ -92,7 +95,14 @@ def search(
     console = Console()
     given = {"trials": trials, "hours": hours, "seed": seed, "data": data}
     with ProgressView(console) as view:
-        result = run_study(study, out=out, storage=storage, watcher=view, **given)  # type: ignore[arg-type]
+        result = run_study(
+            study,
+            out=out,
+            storage=storage,
+            watcher=view,
+            gates=not no_gates,
+            **given,  # type: ignore[arg-type]
+        )
     _show_result(console, result)
     if not len(result.front):
         raise typer.Exit(1)
@@ -204,7 +214,11 @@ def _print_error(error: KaruiError) -> None:
 
 
 def _show_result(console: Console, result: StudyResult) -> None:
+    from ..search.gatekeeper import describe_reports
+
     console.print(f"{result.ending}; {len(result.trials)} trials", highlight=False)
+    if told := describe_reports(result.gates):
+        console.print(told, highlight=False, soft_wrap=True)
     if not len(result.front):
         from .run import describe_values
 
