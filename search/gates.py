@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from .curves import LearningCurve, PastTraining, optimistic_end
+from .curves import PEERS, LearningCurve, PastTraining, optimistic_end
 
 GateCheck = Literal["draft", "rungs"]
 """When a candidate is looked at: before its training, by a draft of its file; and while it trains."""
@@ -117,6 +117,16 @@ class Gates:
             return None
         reason = f"a draft of {_kilobytes(size_bytes)}, where at most {_kilobytes(self.most_bytes)} are allowed"
         return Stop("size", reason, _share(smallest, self.most_bytes))
+
+    def wants_latency(self, size_bytes: float) -> bool:
+        """Say whether it makes a difference how fast a draft of this size is; measuring that takes a second or so."""
+        if not math.isinf(self.most_ms):
+            return True
+        # A rung may come to expect anything; before training it is clear what to hope for.
+        at_rungs = "rungs" in self.checks and len(self.past) >= PEERS
+        accuracy = -math.inf if at_rungs else self.hoped_accuracy
+        smallest = least_bytes(size_bytes)
+        return any(rival.size_bytes < smallest and rival.accuracy >= accuracy for rival in self.front)
 
     def check_draft(self, draft: Draft) -> Stop | None:
         """Return why a candidate is stopped before its training, or None where it passes.

@@ -88,7 +88,7 @@ class Bench:
     def evaluate(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
         """Make and measure a candidate; see :class:`karui.search.record.Evaluate`."""
         passage = Passage(gates)
-        stages = [] if gates is None else self._pass_draft(candidate, passage)
+        stages = [] if gates is None else self._pass_draft(candidate, gates, passage)
         artifact = self._builder.build(candidate, passage.on_epoch)
         stages += artifact.stages
         found = self._outcomes.get(artifact.digest)
@@ -106,7 +106,7 @@ class Bench:
         self._outcomes[artifact.digest] = outcome
         return outcome
 
-    def _pass_draft(self, candidate: Candidate, passage: Passage) -> list[StageRecord]:
+    def _pass_draft(self, candidate: Candidate, gates: Gates, passage: Passage) -> list[StageRecord]:
         """Measure what can be measured before training, where there is any, and meet the gates with it."""
         begin = time.perf_counter()
         with self._builder.draft(candidate) as draft:
@@ -114,12 +114,16 @@ class Bench:
                 return []
             (size,) = self.size.measure(draft)
             passage.size(size.value)
-            try:
-                latency = next(item for item in self.latency.measure(draft) if item.name == "latency_ms")
-            except CandidateFailure:
-                return []  # what it would be is not known; the file itself will say what is wrong
-            passage.draft(Draft(size.value, latency.value, latency.spread))
+            if gates.wants_latency(size.value) and (latency := self._latency_of(draft)) is not None:
+                passage.draft(Draft(size.value, latency.value, latency.spread))
         return [StageRecord("draft", time.perf_counter() - begin, cached=False)]
+
+    def _latency_of(self, draft: Artifact) -> Measurement | None:
+        """Return a draft's latency; None where it cannot be timed: the candidate's own file will say why."""
+        try:
+            return next(item for item in self.latency.measure(draft) if item.name == "latency_ms")
+        except CandidateFailure:
+            return None
 
     def find_artifact(self, record: TrialRecord) -> Artifact:
         """Return the file of a trial; made again where it was deleted."""

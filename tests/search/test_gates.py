@@ -26,6 +26,17 @@ RIVALS = st.lists(st.builds(Rival, st.integers(0, 99), SIZES, TIMES, SHARES), ma
 DRAFTS = st.builds(Draft, SIZES, TIMES, st.floats(0.0, 1.0))
 
 
+@st.composite
+def beaten_drafts(draw: st.DrawFn) -> tuple[tuple[Rival, ...], Draft, float]:
+    """Rivals, a draft that a gate stops because of one of them, and what is hoped for."""
+    rivals, draft, hoped = draw(RIVALS), draw(DRAFTS), draw(SHARES)
+    size = draft.least_bytes * draw(st.floats(0.01, 0.99))
+    time = draft.least_ms * draw(st.floats(0.01, 0.99))
+    assume(draft.least_ms > 0)
+    rival = Rival(100, size, time, draw(st.floats(hoped, 1.0)))
+    return (*rivals, rival), draft, hoped
+
+
 def test_a_draft_that_is_beaten_at_the_hoped_accuracy_is_stopped_in_words() -> None:
     stop = GATES.check_draft(LARGE)
     assert stop is not None
@@ -79,28 +90,30 @@ def test_checks_that_are_not_asked_for_stop_nothing() -> None:
     assert strict.check_rung(LARGE, LearningCurve("warm", 2, (0.5,)))
 
 
-@given(rivals=RIVALS, draft=DRAFTS, hoped=SHARES, size=SHARES, time=SHARES, worse=SHARES)
+@given(world=beaten_drafts(), size=SHARES, time=SHARES, worse=SHARES)
 def test_nothing_is_stopped_that_could_still_be_on_the_front(
-    rivals: tuple[Rival, ...], draft: Draft, hoped: float, size: float, time: float, worse: float
+    world: tuple[tuple[Rival, ...], Draft, float], size: float, time: float, worse: float
 ) -> None:
-    stop = Gates(rivals, hoped, 1.0).check_draft(draft)
-    assume(stop is not None)
-    # Any file within the slack, at any accuracy up to the hoped one, is dominated by one of the rivals.
-    size_bytes = draft.size_bytes * (1 - SIZE_SLACK) * (1 + size)
-    latency_ms = max(0.0, draft.latency_ms - draft.latency_spread_ms) * (1 - LATENCY_SLACK) * (1 + time)
-    accuracy = hoped * worse
-    assert any(
-        rival.size_bytes < size_bytes and rival.latency_ms < latency_ms and rival.accuracy >= accuracy
-        for rival in rivals
-    )
+    rivals, draft, hoped = world
+    for some in (rivals, rivals[:-1]):
+        if Gates(some, hoped, 1.0).check_draft(draft) is None:
+            assert some != rivals
+            continue
+        # Any file within the slack, at any accuracy up to the hoped one, is dominated by one of the rivals.
+        size_bytes = draft.size_bytes * (1 - SIZE_SLACK) * (1 + size)
+        latency_ms = max(0.0, draft.latency_ms - draft.latency_spread_ms) * (1 - LATENCY_SLACK) * (1 + time)
+        assert any(
+            rival.size_bytes < size_bytes and rival.latency_ms < latency_ms and rival.accuracy >= hoped * worse
+            for rival in some
+        )
 
 
-@given(rivals=RIVALS, draft=DRAFTS, hoped=SHARES, others=RIVALS)
+@given(world=beaten_drafts(), others=RIVALS)
 def test_more_rivals_less_hope_and_tighter_bounds_stop_no_fewer(
-    rivals: tuple[Rival, ...], draft: Draft, hoped: float, others: tuple[Rival, ...]
+    world: tuple[tuple[Rival, ...], Draft, float], others: tuple[Rival, ...]
 ) -> None:
+    rivals, draft, hoped = world
     gates = Gates(rivals, hoped, 1.0, most_bytes=5e5, most_ms=50.0)
-    assume(gates.check_draft(draft) is not None)
     for stricter in (
         replace(gates, front=rivals + others),
         replace(gates, hoped_accuracy=hoped / 2),
@@ -115,9 +128,26 @@ def test_what_is_smaller_faster_or_less_surely_slow_passes_where_another_passes(
     rivals: tuple[Rival, ...], draft: Draft, hoped: float, size: float, time: float, wider: float
 ) -> None:
     gates = Gates(rivals, hoped, 1.0, most_bytes=5e5, most_ms=50.0)
-    assume(gates.check_draft(draft) is None)
+    if gates.check_draft(draft) is not None:
+        # The least that it takes to pass: smaller than all, and within the bounds.
+        draft = replace(draft, size_bytes=50.0, latency_ms=min(draft.latency_ms, 50.0))
+    assert gates.check_draft(draft) is None
     better = Draft(draft.size_bytes * size, draft.latency_ms * time, draft.latency_spread_ms + wider)
     assert gates.check_draft(better) is None
+
+
+@given(rivals=RIVALS, draft=DRAFTS, hoped=SHARES, taught=st.booleans(), metric=SHARES)
+def test_latency_is_left_out_only_where_no_latency_would_stop_it(
+    rivals: tuple[Rival, ...], draft: Draft, hoped: float, taught: bool, metric: float
+) -> None:
+    gates = Gates(rivals, hoped, 1.0, past=plain_past(0.1, 0.2) if taught else ())
+    slow = replace(draft, latency_ms=1e9, latency_spread_ms=0.0)
+    stops = (gates.check_draft(slow), gates.check_rung(slow, LearningCurve("warm", 2, (metric,))))
+    if not gates.wants_latency(draft.size_bytes):
+        assert stops == (None, None)
+    elif not taught:
+        assert stops[0] is not None, "what is slow enough is stopped"
+    assert replace(gates, most_ms=1.0).wants_latency(draft.size_bytes)
 
 
 def plain_past(first: float, end: float) -> tuple[PastTraining, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from karui.errors import CandidateFailure, CandidateStopped
 from karui.evaluators.measurement import Measurement
 from karui.search.gatekeeper import Gatekeeper
-from karui.search.gates import Gates
+from karui.search.gates import Gates, Rival
 from karui.search.objectives import with_bounds
 from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings
@@ -125,3 +126,20 @@ def test_a_draft_that_cannot_be_timed_stops_nothing(bench: Bench, monkeypatch: p
     outcome = bench.evaluate(CANDIDATE, gates(latency_ms=1e-4))
     assert timed[1].name == f"{CANDIDATE.key}.onnx"
     assert outcome.measurements["latency_ms"].value > 1e-4
+
+
+def test_a_draft_whose_latency_makes_no_difference_is_not_timed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+    measure: Callable[..., tuple[Measurement, ...]] = bench.latency.measure
+
+    def note(artifact):  # type: ignore[no-untyped-def]
+        timed.append(artifact.path.name)
+        return measure(artifact)
+
+    monkeypatch.setattr(bench.latency, "measure", note)
+    bench.evaluate(CANDIDATE, gates())
+    assert timed == [f"{CANDIDATE.key}.onnx"]
+    beaten = replace(gates(), front=(Rival(0, 1.0, 1e-6, 0.5),))
+    with pytest.raises(CandidateStopped, match=r"^front: .* dominated by trial 0"):
+        bench.evaluate(Candidate(removed_channels=0.5), beaten)
+    assert timed[1:] == ["draft.onnx"]
