@@ -11,6 +11,7 @@ import pytest
 
 from karui.errors import CandidateFailure, CandidateStopped
 from karui.evaluators.measurement import Measurement
+from karui.search.curves import PEERS, LearningCurve, PastTraining
 from karui.search.gatekeeper import Gatekeeper
 from karui.search.gates import Gates, Rival
 from karui.search.objectives import with_bounds
@@ -143,3 +144,16 @@ def test_a_draft_whose_latency_makes_no_difference_is_not_timed(bench: Bench, mo
     with pytest.raises(CandidateStopped, match=r"^front: .* dominated by trial 0"):
         bench.evaluate(Candidate(removed_channels=0.5), beaten)
     assert timed[1:] == ["draft.onnx"]
+
+
+def test_a_training_ends_at_its_first_rung_where_it_comes_to_too_little(bench: Bench, tmp_path: Path) -> None:
+    past = (PastTraining(LearningCurve("warm", 4, (0.9,) * 4), 0.9),) * PEERS
+    hopeless = replace(gates(), past=past, least_accuracy=2.0)
+    with pytest.raises(CandidateStopped, match=r"^rung: epoch 1 of 4, .* where at least 2\.0000 is needed"):
+        bench.evaluate(CANDIDATE, hopeless)
+    assert not list((tmp_path / "build").rglob(f"{CANDIDATE.key}*"))
+    # As a test of the gate it goes to its end, and the verdict is kept.
+    outcome = bench.evaluate(CANDIDATE, replace(hopeless, tested=frozenset({"rung"})))
+    assert outcome.let_through is not None
+    assert outcome.let_through.gate == "rung"
+    assert outcome.curves[0].is_complete
