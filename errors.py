@@ -81,3 +81,22 @@ class CandidateFailure(Exception):
         self.stage = stage
         self.reason = " ".join(reason.split())
         super().__init__(f"{stage}: {self.reason}")
+
+
+class CandidateStopped(Exception):
+    """A gate stopped a candidate before its training was over: no failure, but a decision of the search.
+
+    Args:
+        gate: ``size``, ``latency``, ``front`` or ``rung``.
+        reason: One line that says why, with the numbers.
+        excess: By what share it breaks the bound, or is beaten; positive.
+    """
+
+    def __init__(self, gate: str, reason: str, excess: float) -> None:
+        self.gate = gate
+        self.reason = " ".join(reason.split())
+        self.excess = excess
+        super().__init__(gate, self.reason, excess)  # what a process that receives it makes it from again
+
+    def __str__(self) -> str:
+        return f"{self.gate}: {self.reason}"

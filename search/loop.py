@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ..errors import CandidateFailure
+from ..errors import CandidateFailure, CandidateStopped
 from ..spaces.candidate import FLOAT_BITS, Candidate
 from ..spaces.space import SearchSpace, problem_of
+from .gatekeeper import Gatekeeper
 from .objectives import Objective
 from .record import (
     ATTEMPTS,
@@ -37,6 +38,9 @@ from .sampler import SamplerName, make_sampler
 FOLLOWER = "follower"
 """The attribute of a trial that was queued because its network had just been trained."""
 
+STOPPED_PER_TRIAL = 10
+"""How many stopped candidates a search bears for each trial of its budget before it ends: each costs a little."""
+
 _REPEATS_BEFORE_PICKING = 4
 _DRAWS = 200
 _ENUMERABLE = 100_000
@@ -47,7 +51,8 @@ class Budget:
     """When a search ends.
 
     Args:
-        trials: Candidates that are evaluated or fail; duplicates and impossible ones do not count.
+        trials: Candidates that are evaluated or fail; duplicates, impossible ones, and those that a gate stops do not
+            count.
         seconds: Wall-clock time of this run; None for no limit. No candidate is begun after it.
     """
 
@@ -80,6 +85,8 @@ class SearchLoop:
         followers: How many trials that differ in nothing but bits and exits are queued after each newly trained
             network, since they cost next to nothing; the sampler chooses their bits and exits.
         canonical: Maps a candidate to the one that stands for all that mean the same file.
+        gatekeeper: Makes the gates that candidates have to pass; None for no gates, and then candidates that a gate
+            once stopped may be tried again.
         clock: Seconds that only grow.
     """
 
@@ -92,6 +99,7 @@ class SearchLoop:
     seed: int = 0
     followers: int = 0
     canonical: Callable[[Candidate], Candidate] = Candidate.canonical
+    gatekeeper: Gatekeeper | None = None
     clock: Callable[[], float] = time.monotonic
     _known: dict[str, int] = field(default_factory=dict, init=False)
     _networks: set[str] = field(default_factory=set, init=False)
@@ -115,16 +123,20 @@ class SearchLoop:
             for parameters in first:
                 self.study.enqueue_trial(dict(parameters), skip_if_exists=True)
         spent = sum(_counts(record) for record in records)
+        stopped = sum(self._was_stopped(record) for record in records)
         end = None if budget.seconds is None else self.clock() + budget.seconds
         repeats = 0
         while spent < budget.trials:
             if end is not None and self.clock() >= end:
                 return "the time is up"
+            if stopped >= STOPPED_PER_TRIAL * budget.trials:
+                return f"the gates stopped {stopped} candidates, {STOPPED_PER_TRIAL} for each trial asked for"
             if repeats >= _REPEATS_BEFORE_PICKING and not self._queue_unknown():
                 return "every candidate of the space has been tried"
             record = self.step(listener)
             spent += _counts(record)
-            repeats = 0 if _counts(record) else repeats + 1
+            stopped += self._was_stopped(record)
+            repeats = 0 if _counts(record) or self._was_stopped(record) else repeats + 1
         return "all trials are done"
 
     def step(self, listener: Listener) -> TrialRecord:
@@ -144,6 +156,8 @@ class SearchLoop:
                 self._interrupt(trial)
             raise
         record = read_record(self._frozen(trial.number))
+        if self.gatekeeper is not None:
+            self.gatekeeper.learn(record)
         listener.ended(record)
         return record
 
@@ -190,7 +204,11 @@ class SearchLoop:
             return
         listener.begun(trial.number, candidate)
         try:
-            outcome = self.evaluate(candidate)
+            outcome = self._evaluate(candidate)
+        except CandidateStopped as stopped:
+            # TPE ranks a stopped trial above every evaluated one that breaks a bound, unless it breaks one itself.
+            trial.set_constraint(f"{stopped.gate} gate", stopped.excess)
+            self._stop(trial, "stopped", stopped.gate, stopped.reason)
         except CandidateFailure as failure:
             write_end(trial, "failed", failure.stage, failure.reason)
             self.study.tell(trial, state=TrialState.FAIL)
@@ -199,6 +217,11 @@ class SearchLoop:
             self._queue_followers(trial, candidate, outcome)
         self._known[candidate.key] = trial.number
         self._networks.add(self._network(trial.params))
+
+    def _evaluate(self, candidate: Candidate) -> Outcome:
+        if self.gatekeeper is None:
+            return self.evaluate(candidate)
+        return self.evaluate(candidate, self.gatekeeper.gates_for(candidate.key))
 
     def _stop(self, trial: Trial, status: str, stage: str, reason: str) -> None:
         write_end(trial, status, stage, reason)
@@ -246,8 +269,13 @@ class SearchLoop:
         return random.Random(f"{self.seed} {len(self._known)}")
 
     def _remember(self, records: Sequence[TrialRecord]) -> None:
-        self._known = {record.key: record.number for record in records if _counts(record)}
+        self._known = {record.key: record.number for record in records if _counts(record) or self._was_stopped(record)}
         self._networks = {self._network(record.parameters) for record in records if _counts(record)}
+        if self.gatekeeper is not None:
+            self.gatekeeper.begin(records)
+
+    def _was_stopped(self, record: TrialRecord) -> bool:
+        return self.gatekeeper is not None and record.state == "stopped"
 
     def _network(self, parameters: Mapping[str, Any]) -> str:
         return str(sorted(self.space.network_parameters(parameters).items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ..evaluators.measurement import Measurement
 from ..spaces.artifact import StageRecord
 from ..spaces.candidate import Candidate
+from .curves import LearningCurve
+from .gates import Gates, Stop
 
 ATTEMPTS = 3
 """How often a candidate is begun before a search that keeps being killed on it gives it up."""
@@ -28,21 +30,26 @@ class Outcome:
         measurements: By name.
         digest: SHA-256 of the file that was measured.
         stages: How long each stage took.
+        curves: How its trainings went, where it had any.
+        let_through: The gate that would have stopped it, and why, where it went on as a test of that gate.
     """
 
     measurements: Mapping[str, Measurement]
     digest: str
     stages: tuple[StageRecord, ...] = ()
+    curves: tuple[LearningCurve, ...] = ()
+    let_through: Stop | None = None
 
 
 class Evaluate(Protocol):
     """Makes a candidate and measures it; given to the search from outside, so that the search needs no torch."""
 
-    def __call__(self, candidate: Candidate) -> Outcome:
-        """Make and measure.
+    def __call__(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+        """Make and measure, and stop where the gates say so.
 
         Raises:
             CandidateFailure: Where this candidate cannot be made or measured.
+            CandidateStopped: Where a gate stops it.
         """
 
 
@@ -52,9 +59,10 @@ class TrialRecord:
 
     Args:
         number: Optuna's number of the trial.
-        state: ``evaluated``, ``duplicate``, ``impossible``, ``failed``, ``interrupted``, ``running`` or ``waiting``.
-        stage: The stage that failed; empty otherwise.
-        reason: Why the trial was stopped or failed; empty otherwise.
+        state: ``evaluated``, ``duplicate``, ``impossible``, ``stopped``, ``failed``, ``interrupted``, ``running`` or
+            ``waiting``.
+        stage: The stage that failed, or the gate that stopped the candidate or would have; empty otherwise.
+        reason: Why the trial was stopped, would have been, or failed; empty otherwise.
         parameters: What the sampler chose.
         candidate: The candidate, where it got so far.
         outcome: What was measured, for evaluated trials.
@@ -126,6 +134,10 @@ def write_outcome(trial: Trial, outcome: Outcome) -> None:
     trial.set_user_attr("measurements", {name: item.to_dict() for name, item in outcome.measurements.items()})
     trial.set_user_attr("digest", outcome.digest)
     trial.set_user_attr("stages", [[item.stage, item.seconds, item.cached] for item in outcome.stages])
+    if outcome.curves:
+        trial.set_user_attr("curves", [[curve.kind, curve.epochs, list(curve.metrics)] for curve in outcome.curves])
+    if outcome.let_through is not None:
+        trial.set_user_attr("let_through", asdict(outcome.let_through))
 
 
 def write_end(trial: Trial, status: str, stage: str = "", reason: str = "") -> None:
@@ -168,6 +180,9 @@ def _ending_of(trial: FrozenTrial) -> tuple[str, str, str]:
     """Return state, stage and reason; a failed trial that noted no ending was cut off in the middle."""
     attributes = trial.user_attrs
     if trial.state == TrialState.COMPLETE:
+        tested = attributes.get("let_through")
+        if tested is not None:
+            return "evaluated", tested["gate"], f"let through as a test of this gate: {tested['reason']}"
         return "evaluated", "", ""
     if trial.state in (TrialState.RUNNING, TrialState.WAITING):
         return trial.state.name.lower(), "", ""
@@ -183,4 +198,6 @@ def _read_outcome(attributes: Mapping[str, Any]) -> Outcome:
         measurements={name: Measurement.from_dict(item) for name, item in attributes["measurements"].items()},
         digest=attributes["digest"],
         stages=tuple(StageRecord(stage, seconds, cached) for stage, seconds, cached in attributes["stages"]),
+        curves=tuple(LearningCurve(kind, epochs, tuple(found)) for kind, epochs, found in attributes.get("curves", ())),
+        let_through=Stop(**attributes["let_through"]) if "let_through" in attributes else None,
     )

@@ -30,6 +30,7 @@ from .aware.training import AwareResult, bits_by_module, learned_grids, train_aw
 from .build_settings import BuildSettings
 from .candidate import FLOAT_BITS, HALF_BITS, Candidate
 from .code_digest import array_digest
+from .draft import write_draft
 from .exits.cut import STAGE as EXIT
 from .exits.stage import ExitStage
 from .exits.whole_file import ExitChoice
@@ -60,6 +61,11 @@ _LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_s
 
 NETWORK, WEIGHTS, GRIDS = "network.onnx", "network.safetensors", "network.npz"
 """The files of an entry of the cache."""
+
+
+OnEpoch = Callable[[str, int, int, float], None]
+"""Is told, after each epoch of a candidate's training, what kind of training it is (``warm``, ``from scratch`` or
+``aware``), how many epochs it has in all, which one is done, and the metric; it may raise to stop the candidate."""
 
 
 class Builder:
@@ -110,8 +116,12 @@ class Builder:
         """Return where the candidate's file lies once it is made."""
         return self._files / f"{candidate.key}.onnx"
 
-    def build(self, candidate: Candidate) -> Artifact:
+    def build(self, candidate: Candidate, on_epoch: OnEpoch | None = None) -> Artifact:
         """Make the candidate's ONNX file.
+
+        Args:
+            candidate: What to make.
+            on_epoch: Is told how its training goes, where it has any.
 
         Raises:
             CandidateFailure: Naming the stage, where this candidate cannot be made.
@@ -120,10 +130,10 @@ class Builder:
         stages: list[StageRecord] = []
         destination = self.file_of(candidate)
         with ExitStack() as held, tempfile.TemporaryDirectory(dir=self._files) as scratch:
-            network = self._network_file(candidate, stages, held)
+            network = self._network_file(candidate, stages, held, on_epoch)
             learned = None
             if candidate.bit_training == "aware":
-                network, learned = self._aware_file(candidate, network, stages, held)
+                network, learned = self._aware_file(candidate, network, stages, held, on_epoch)
             rounded = self._round(candidate, network, learned, Path(scratch) / "rounded.onnx", stages)
             if candidate.exit_depth:
                 with _stage(EXIT, stages):
@@ -132,6 +142,47 @@ class Builder:
                 with _stage("packing", stages):
                     pack(rounded, destination)
         return Artifact(destination, file_digest(destination), tuple(stages))
+
+    @contextmanager
+    def draft(self, candidate: Candidate) -> Iterator[Artifact | None]:
+        """Yield a file about as large and as fast as the candidate's own will be, made before its training.
+
+        It is gone afterwards. None where no training is left to save, where an early exit makes the latency a matter
+        of what is learnt, or where no draft can be made: the build will say why.
+        """
+        candidate = candidate.canonical()
+        with self._cache.found(self._network_key(candidate)) as network:
+            if not self._has_to_train(candidate, network is not None):
+                yield None
+                return
+            with tempfile.TemporaryDirectory(dir=self._files) as scratch:
+                path = Path(scratch) / "draft.onnx"
+                kept = None if network is None else network.folder / NETWORK
+                yield self._draft_file(candidate, path, kept)
+
+    def _draft_file(self, candidate: Candidate, path: Path, kept: Path | None) -> Artifact | None:
+        try:
+            with _stage("draft", []):
+                write_draft(
+                    path,
+                    candidate,
+                    bits_of(candidate) if candidate.weight_bits not in (HALF_BITS, FLOAT_BITS) else None,
+                    kept=kept,
+                    start=lambda: self._start(candidate),
+                    inputs=self._calibration,
+                    settings=self._quantization,
+                )
+        except CandidateFailure:
+            return None
+        return Artifact(path, file_digest(path))
+
+    def _has_to_train(self, candidate: Candidate, network_is_there: bool) -> bool:
+        if candidate.exit_depth:
+            return False  # how early it answers, only a trained one can say
+        if candidate.bit_training == "aware":
+            with self._cache.found(self._aware_key(candidate)) as aware:
+                return aware is None
+        return self._epochs(candidate) > 0 and not network_is_there
 
     def _round(
         self, candidate: Candidate, network: Path, learned: LearnedGrids | None, path: Path, stages: list[StageRecord]
@@ -160,7 +211,9 @@ class Builder:
             network = path
         return network
 
-    def _network_file(self, candidate: Candidate, stages: list[StageRecord], held: ExitStack) -> Path:
+    def _network_file(
+        self, candidate: Candidate, stages: list[StageRecord], held: ExitStack, on_epoch: OnEpoch | None
+    ) -> Path:
         """Return the float32 file of the candidate's trained network, making it where it is not kept yet."""
 
         def make(folder: Path) -> None:
@@ -175,6 +228,7 @@ class Builder:
                         teacher=self._teacher,
                         zeroed_weights=network_of(candidate).zeroed_weights,
                         zero_pattern=candidate.zero_pattern,
+                        on_epoch=_told(on_epoch, self._kind(candidate), epochs),
                     )
             with _stage("export", stages):
                 save_weights(network, folder / WEIGHTS)
@@ -184,13 +238,13 @@ class Builder:
         return entry.folder / NETWORK
 
     def _aware_file(
-        self, candidate: Candidate, network: Path, stages: list[StageRecord], held: ExitStack
+        self, candidate: Candidate, network: Path, stages: list[StageRecord], held: ExitStack, on_epoch: OnEpoch | None
     ) -> tuple[Path, LearnedGrids]:
         """Return the float32 file of the network trained with rounded weights, and its grids."""
 
         def make(folder: Path) -> None:
             with _stage("aware training", stages):
-                result = self._train_aware(candidate, network.parent / WEIGHTS)
+                result = self._train_aware(candidate, network.parent / WEIGHTS, on_epoch)
                 export_onnx(result.network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
                 learned_grids(result, folder / NETWORK).save(folder / GRIDS)
 
@@ -207,7 +261,7 @@ class Builder:
             stages.append(StageRecord(stage, time.perf_counter() - begin, cached=True))
         return entry
 
-    def _train_aware(self, candidate: Candidate, weights: Path) -> AwareResult:
+    def _train_aware(self, candidate: Candidate, weights: Path, on_epoch: OnEpoch | None) -> AwareResult:
         network = self._start(candidate)
         load_model(network, str(weights))
         choice, settings, inputs = bits_of(candidate), self._quantization, self._calibration
@@ -226,6 +280,7 @@ class Builder:
             activation_bits=choice.activation_bits,
             calibration=inputs,
             quantization=settings,
+            on_epoch=_told(on_epoch, "aware", self._settings.epochs_aware),
         )
 
     def _training(self, candidate: Candidate, epochs: int) -> TrainingSettings:
@@ -240,8 +295,10 @@ class Builder:
     def _epochs(self, candidate: Candidate) -> int:
         if network_of(candidate) == Candidate():
             return 0
-        warm = is_warm(candidate.architecture, self._stages)
-        return self._settings.epochs if warm else self._settings.epochs_from_scratch
+        return self._settings.epochs if self._kind(candidate) == "warm" else self._settings.epochs_from_scratch
+
+    def _kind(self, candidate: Candidate) -> str:
+        return "warm" if is_warm(candidate.architecture, self._stages) else "from scratch"
 
     def _network_key(self, candidate: Candidate) -> str:
         described = self._origin | {
@@ -286,6 +343,10 @@ def network_of(candidate: Candidate) -> Candidate:
 def bits_of(candidate: Candidate) -> BitChoice:
     """Return the part of a candidate that quantization needs."""
     return BitChoice(candidate.weight_bits, candidate.activation_bits, candidate.bit_allocation, candidate.group_bits)
+
+
+def _told(on_epoch: OnEpoch | None, kind: str, epochs: int) -> Callable[[int, float], None] | None:
+    return None if on_epoch is None else lambda epoch, metric: on_epoch(kind, epochs, epoch, metric)
 
 
 def network_digest(network: nn.Module) -> str:

@@ -114,6 +114,20 @@ class StageCache:
                 self.trim()
             yield Entry(self._entries / key, made)
 
+    @contextmanager
+    def found(self, key: str) -> Iterator[Entry | None]:
+        """Hold the entry of a key where it is there; None where it is missing or damaged.
+
+        Args:
+            key: As for :meth:`entry`.
+
+        Raises:
+            OSError: Where the folder cannot be written.
+        """
+        self._prepare()
+        with ExitStack() as held:
+            yield Entry(self._entries / key, made=False) if self._take(key, held) else None
+
     def trim(self, limit_bytes: int | None = None) -> None:
         """Let the least recently used entries go until the limit holds, and sweep up what killed makers left.
 

@@ -18,6 +18,8 @@ from ..evaluators.measurement import Evaluator, Measurement
 from ..evaluators.size import SizeEvaluator
 from ..evaluators.targets import TARGETS, Target
 from ..evaluators.timing import TimingSettings
+from ..search.gates import Draft, Gates
+from ..search.passage import Passage
 from ..search.record import Outcome, TrialRecord
 from ..spaces.artifact import Artifact, StageRecord, file_digest
 from ..spaces.build import Builder
@@ -111,20 +113,45 @@ class Bench:
         """Take up what was measured in earlier runs, so that no file is measured twice."""
         self._outcomes |= {record.outcome.digest: record.outcome for record in records if record.outcome}
 
-    def evaluate(self, candidate: Candidate) -> Outcome:
+    def evaluate(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
         """Make and measure a candidate; see :class:`karui.search.record.Evaluate`."""
-        artifact = self._builder.build(candidate)
-        if (twin := self._outcomes.get(artifact.digest)) is not None:
-            return replace(twin, stages=artifact.stages)
-        stages = list(artifact.stages)
+        passage = Passage(gates)
+        stages = [] if gates is None else self._pass_draft(candidate, gates, passage)
+        artifact = self._builder.build(candidate, passage.on_epoch)
+        stages += artifact.stages
+        found = self._outcomes.get(artifact.digest)
+        if found is None:
+            found = self._measure(artifact, stages)
+        return replace(found, stages=tuple(stages), curves=passage.curves, let_through=passage.let_through)
+
+    def _measure(self, artifact: Artifact, stages: list[StageRecord]) -> Outcome:
         measurements: dict[str, Measurement] = {}
         for evaluator in (self.size, self.latency, self.accuracy):
             begin = time.perf_counter()
             measurements |= {item.name: item for item in evaluator.measure(artifact)}
             stages.append(StageRecord(evaluator.name, time.perf_counter() - begin, cached=False))
-        outcome = Outcome(measurements, artifact.digest, tuple(stages))
+        outcome = Outcome(measurements, artifact.digest)
         self._outcomes[artifact.digest] = outcome
         return outcome
+
+    def _pass_draft(self, candidate: Candidate, gates: Gates, passage: Passage) -> list[StageRecord]:
+        """Measure what can be measured before training, where there is any, and meet the gates with it."""
+        begin = time.perf_counter()
+        with self._builder.draft(candidate) as draft:
+            if draft is None:
+                return []
+            (size,) = self.size.measure(draft)
+            passage.size(size.value)
+            if gates.wants_latency(size.value) and (latency := self._latency_of(draft)) is not None:
+                passage.draft(Draft(size.value, latency.value, latency.spread))
+        return [StageRecord("draft", time.perf_counter() - begin, cached=False)]
+
+    def _latency_of(self, draft: Artifact) -> Measurement | None:
+        """Return a draft's latency; None where it cannot be timed: the candidate's own file will say why."""
+        try:
+            return next(item for item in self.latency.measure(draft) if item.name == "latency_ms")
+        except CandidateFailure:
+            return None
 
     def find_artifact(self, record: TrialRecord) -> Artifact:
         """Return the file of a trial; made again where it was deleted."""

@@ -85,6 +85,9 @@ def search(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Trained networks.", show_default="karui-cache beside --out")
     ] = None,
+    no_gates: Annotated[
+        bool, typer.Option("--no-gates", help="Evaluate every candidate to its end, however hopeless.")
+    ] = False,
 ) -> None:
     """Search a study and measure its front again; the same command goes on where it was stopped.
 
@@ -96,7 +99,14 @@ def search(
     console = Console()
     given = {"trials": trials, "hours": hours, "seed": seed, "data": data, "cache": cache}
     with ProgressView(console) as view:
-        result = run_study(study, out=out, storage=storage, watcher=view, **given)  # type: ignore[arg-type]
+        result = run_study(
+            study,
+            out=out,
+            storage=storage,
+            watcher=view,
+            gates=not no_gates,
+            **given,  # type: ignore[arg-type]
+        )
     _show_result(console, result)
     if not len(result.front):
         raise typer.Exit(1)
@@ -225,7 +235,11 @@ def _print_error(error: KaruiError) -> None:
 
 
 def _show_result(console: Console, result: StudyResult) -> None:
+    from ..search.gatekeeper import describe_reports
+
     console.print(f"{result.ending}; {len(result.trials)} trials", highlight=False)
+    if told := describe_reports(result.gates):
+        console.print(told, highlight=False, soft_wrap=True)
     if not len(result.front):
         from .run import describe_values
 

@@ -78,7 +78,7 @@ class ProgressView:
         """Count a trial that has ended."""
         self._count(record)
         self._running = ""
-        if record.state in ("evaluated", "failed"):
+        if record.state in ("evaluated", "failed", "stopped"):
             self._say(self._line(record))
 
     @property
@@ -99,7 +99,8 @@ class ProgressView:
         total = self._spec.trials if self._spec else 0
         head = f"[{self._done}/{total}] trial {record.number} {record.candidate.describe() if record.candidate else ''}"
         if record.outcome is None:
-            return f"{head}: failed at {record.stage}: {record.reason}"
+            at = f"stopped at the gate {record.stage}" if record.state == "stopped" else f"failed at {record.stage}"
+            return f"{head}: {at}: {record.reason}"
         size, latency, accuracy = record.values(OBJECTIVE_NAMES)
         speed = self._baseline["latency_ms"] / latency
         mark = "" if record.feasible else ", breaks a bound"
@@ -120,7 +121,7 @@ class ProgressView:
         table.add_row(
             "trials",
             f"{self._done} of {spec.trials} done, {1 if self._running else 0} running, "
-            f"{pruned} pruned, {self._counts['failed']} failed",
+            f"{pruned} pruned, {self._counts['stopped']} stopped by gates, {self._counts['failed']} failed",
         )
         table.add_row("best", self._best())
         table.add_row("hypervolume", f"{self._volume:.4f}")

@@ -12,13 +12,14 @@ import optuna
 
 from ..errors import KaruiError
 from ..evaluators.measurement import Measurement
+from ..search.gatekeeper import Gatekeeper, GateReport, report_gates
 from ..search.loop import Budget, SearchLoop
 from ..search.record import TrialRecord, read_records
 from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
 from .certify import certify, front_table, write_descriptions
 from .folder import RunFolder, explain_cache_errors, explain_os_errors
-from .spec import StudySpec, change_spec, check_space, load_spec
+from .spec import GatesSpec, StudySpec, change_spec, check_space, load_spec
 from .store import check_meaning, explain_storage_errors, note_baseline, open_study, read_baseline, training_seed
 from .tables import OBJECTIVE_NAMES, front_records, trials_table, write_csv
 from .task_loading import load_task
@@ -42,6 +43,7 @@ class StudyResult:
         baseline: The baseline's measurements by name.
         ending: Why the search ended, in one sentence.
         nearest: Where no trial kept every bound: the evaluated trials that broke them least, best first.
+        gates: How many candidates each gate stopped, and how often it was wrong.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class StudyResult:
     baseline: dict[str, Measurement]
     ending: str
     nearest: tuple[TrialRecord, ...] = ()
+    gates: tuple[GateReport, ...] = ()
 
 
 def resolve_spec(
@@ -60,6 +63,7 @@ def resolve_spec(
     seed: int | None = None,
     data: str | Path | None = None,
     cache: str | Path | None = None,
+    gates: bool = True,
 ) -> StudySpec:
     """Read the study and put in what the caller gives instead of what the file says.
 
@@ -69,6 +73,8 @@ def resolve_spec(
     spec = study if isinstance(study, StudySpec) else load_spec(study)
     given = {"trials": trials, "hours": hours, "seed": seed}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not gates:
+        changes["gates"] = GatesSpec(stop_at=())
     if data is not None:
         changes["task_options"] = {**spec.task_options, "data_dir": str(data)}
     if cache is not None:
@@ -87,6 +93,7 @@ def run_study(
     seed: int | None = None,
     data: str | Path | None = None,
     cache: str | Path | None = None,
+    gates: bool = True,
     watcher: Watcher | None = None,
 ) -> StudyResult:
     """Search a study, or go on with it, and re-measure its front.
@@ -101,13 +108,14 @@ def run_study(
         seed: Seed, instead of what the study says.
         data: Folder of the data, handed to the task's function as ``data_dir``.
         cache: Folder of trained networks that studies share, instead of what the study says.
+        gates: Whether candidates are stopped as the study says; False to evaluate every one to its end.
         watcher: Is told how it goes.
 
     Raises:
         KaruiError: On anything the user can put right; what was found before is kept.
         KeyboardInterrupt: When interrupted; the trials so far are kept and ``trials.csv`` is written.
     """
-    spec = resolve_spec(study, trials=trials, hours=hours, seed=seed, data=data, cache=cache)
+    spec = resolve_spec(study, trials=trials, hours=hours, seed=seed, data=data, cache=cache, gates=gates)
     check_space(spec, spec.name)
     watcher = watcher or Silence()
     folder = RunFolder(Path(out) if out is not None else Path("runs") / spec.name)
@@ -190,16 +198,20 @@ class Session:
         from ..spaces.equivalence import Equivalence
 
         baseline = {name: bench.baseline[name].value for name in OBJECTIVE_NAMES}
+        objectives, gates = self.spec.bounds.objectives(), self.spec.gates
         loop = SearchLoop(
             study=self.study,
             space=self.spec.space,
-            objectives=self.spec.bounds.objectives(),
+            objectives=objectives,
             baseline=baseline,
             evaluate=bench.evaluate,
             sampler=self.spec.sampler,
             seed=self.spec.seed,
             followers=self.spec.followers,
             canonical=Equivalence(bench.task, self.spec.space, self.spec.recovery.channel_multiple),
+            gatekeeper=Gatekeeper(objectives, baseline, gates.stop_at, gates.audit, self.spec.seed)
+            if gates.stop_at
+            else None,
         )
         known = read_records(self.study)
         bench.remember(known)
@@ -226,7 +238,8 @@ class Session:
         self._plot(table, trials, bench)
         ending = "; ".join([ending, *lost])
         nearest = () if points else nearest_records(records, self.spec, bench.baseline)
-        return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest)
+        gates = report_gates(records, self.spec.bounds.objectives())
+        return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest, gates)
 
     def _plot(self, front: pd.DataFrame, trials: pd.DataFrame, bench: Bench) -> None:
         from .plots import front_numbers, save_front

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..errors import StudyFileError
+from ..search.gates import GateCheck
 from ..search.objectives import OBJECTIVES, Objective, parse_bound, with_bounds
 from ..search.sampler import SamplerName
 from ..spaces.build_settings import BuildSettings
@@ -80,6 +81,20 @@ class CacheSpec(_Section):
     gigabytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
 
 
+class GatesSpec(_Section):
+    """What stops a candidate before it is dear.
+
+    Args:
+        stop_at: ``draft``: before training, where the size and latency of its untrained file break a bound or are
+            dominated whatever its accuracy; ``rungs``: while it trains, where the trainings before it say that it
+            will come to too little. Nothing in the list: no gates.
+        audit: Share of what would be stopped that goes on all the same, to measure how often gates are wrong.
+    """
+
+    stop_at: tuple[GateCheck, ...] = ("draft", "rungs")
+    audit: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
 class StudySpec(_Section):
     """A study: the task, the axes, the bounds and how long to search.
 
@@ -98,6 +113,7 @@ class StudySpec(_Section):
         latency: How latency is measured.
         bounds: Bounds on size, latency and accuracy.
         cache: Where trained networks are kept.
+        gates: What stops a candidate before it is dear.
         folder: Where the study file lies; set when it is read.
     """
 
@@ -120,6 +136,7 @@ class StudySpec(_Section):
     latency: LatencySpec = LatencySpec()
     bounds: BoundsSpec = BoundsSpec()
     cache: CacheSpec = CacheSpec()
+    gates: GatesSpec = GatesSpec()
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
     @property
@@ -140,7 +157,7 @@ class StudySpec(_Section):
         return self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(("name", "trials", "hours", "seed", "sampler", "followers", "cache"), True),
+                **dict.fromkeys(("name", "trials", "hours", "seed", "sampler", "followers", "cache", "gates"), True),
                 "task_options": {"data_dir"},
             },
         )

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 OBJECTIVE_NAMES = tuple(objective.name for objective in OBJECTIVES)
 
 _FIRST_COLUMNS = ["trial", "state", "stage", "reason", "kind", "candidate", "key", "feasible", "on_front", "seconds"]
-_STAGES = ("architecture", "recovery", "export", "quantization", "packing", "exit", "size", "latency", "accuracy")
+_STAGES = (
+    "draft",
+    "architecture",
+    "recovery",
+    "export",
+    "quantization",
+    "packing",
+    "exit",
+    "size",
+    "latency",
+    "accuracy",
+)
 
 
 def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -11,7 +11,7 @@ import pytest
 from karui.evaluators.measurement import Measurement
 from karui.search.loop import SearchLoop
 from karui.search.objectives import OBJECTIVES, Objective
-from karui.search.record import Evaluate, Outcome, TrialRecord
+from karui.search.record import Outcome, TrialRecord
 from karui.spaces.candidate import Candidate
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
@@ -62,7 +62,7 @@ def make_loop(tmp_path: Path, small_space: SearchSpace) -> MakeLoop:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def make(
-        evaluate: Evaluate = known_outcome,
+        evaluate: Callable[..., Outcome] = known_outcome,
         *,
         space: SearchSpace = small_space,
         sampler: str = "random",

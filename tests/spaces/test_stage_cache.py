@@ -66,6 +66,21 @@ def test_what_was_made_is_found_again_also_by_others(tmp_path: Path) -> None:
     assert (tmp_path / "of/mine/CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
 
 
+def test_what_is_there_is_found_and_held_and_nothing_is_made(tmp_path: Path) -> None:
+    cache = StageCache(tmp_path)
+    with cache.found("network-a") as entry:
+        assert entry is None
+    assert use(cache, "network-a")
+    with cache.found("network-a") as entry:
+        assert entry is not None
+        assert not entry.made
+        cache.trim(0)
+        assert (entry.folder / "weights").read_bytes() == content("network-a", "weights")
+    cache.trim(0)
+    with cache.found("network-a") as entry:
+        assert entry is None
+
+
 class _Twin:
     """The same by brute force: the size of every entry, the least recently used first."""
 

@@ -94,7 +94,7 @@ def test_a_broken_study_file_is_told(karui_command: Command, tmp_path: Path) -> 
     (tmp_path / "mine.toml").write_text("task = 't.py:f'\n[bits]\nweights = [9]\n")
     finished = karui_command("search", "mine.toml")
     assert finished.code == 2
-    assert explained(finished.err, "mine.toml: bits.weights[0]", "2 to 8 bits, or 32 for float32", "got:      9")
+    assert explained(finished.err, "mine.toml: bits.weights[0]", "2 to 8 bits, 16 for float16, or 32 for float32", "got:      9")
     assert not (tmp_path / "runs").exists()
 
 

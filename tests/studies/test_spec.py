@@ -89,6 +89,12 @@ def test_a_file_is_read_and_defaults_fill_the_rest(tmp_path: Path) -> None:
             HEAD + "[exits]\n[latency]\nbatch_size = 8\n",
             ("one input at a time", "latency.batch_size", "expected: 1, where", "got: 8", "or the section [exits]"),
         ),
+        (HEAD + BITS + "[gates]\nstop_at = ['drafts']\n", ("gates.stop_at[0]", "'draft' or 'rungs'", "'drafts'")),
+        (HEAD + BITS + "[gates]\nstop_at = 'draft'\n", ("gates.stop_at", "a list", "'draft'")),
+        (HEAD + BITS + "[gates]\nstop_at = true\n", ("gates.stop_at", "true or false")),
+        (HEAD + BITS + "[gates]\naudit = 1.5\n", ("gates.audit", "less than or equal to 1", "1.5")),
+        (HEAD + BITS + "[gates]\naudit = nan\n", ("gates.audit", "nan")),
+        (HEAD + BITS + "[gates]\nrungs = 2\n", ("gates.rungs", "one of stop_at, audit")),
         (HEAD, ("no axis", "[bits], [sparsity], [students], [cells], [stages], [exits]")),
         (BITS, ("names no task", "my_task.py:make_task")),
         ("task = 3\n" + BITS, ("task", "string", "3")),
@@ -188,3 +194,16 @@ def test_what_is_given_beside_the_file_counts(tmp_path: Path) -> None:
     assert (spec.trials, spec.hours, spec.seed, spec.task_options) == (3, 2.0, 5, {"data_dir": str(tmp_path)})
     assert spec.folder == load_spec("digits").folder
     assert resolve_spec("digits") == load_spec("digits")
+
+
+def test_gates_are_no_part_of_what_results_mean_and_can_be_turned_off(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(HEAD + BITS + "[gates]\nstop_at = ['rungs']\naudit = 0.25\n", encoding="utf-8")
+    spec = load_spec(path)
+    assert (spec.gates.stop_at, spec.gates.audit) == (("rungs",), 0.25)
+    off = resolve_spec(path, gates=False)
+    assert off.gates.stop_at == ()
+    assert resolve_spec(path) == spec
+    assert off.meaning() == spec.meaning()
+    assert "gates" not in spec.meaning()
+    assert load_spec("digits").gates.stop_at == ("draft", "rungs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -88,3 +89,13 @@ def test_without_trials_there_is_still_a_header() -> None:
 def test_a_trial_that_was_not_measured_has_no_values() -> None:
     with pytest.raises(ValueError, match="trial 7 is failed and has no measurements"):
         FAILED.values(["size_bytes"])
+
+
+def test_a_stopped_trial_and_one_that_was_let_through_say_which_gate_and_why() -> None:
+    stopped = TrialRecord(0, "stopped", "front", "dominated by trial 2", {}, Candidate(), None, False, 0.5)
+    through = replace(make_record(1, 10.0, 1.0, 0.9), stage="size", reason="let through as a test of this gate: large")
+    table = trials_table([stopped, through])
+    assert table["state"].to_list() == ["stopped", "evaluated"]
+    assert table["stage"].to_list() == ["front", "size"]
+    assert table["reason"].to_list() == [stopped.reason, through.reason]
+    assert table["on_front"].to_list() == [False, True]

@@ -1,0 +1,201 @@
+"""Gates: what stops a candidate before it is dear; plain data, so that they travel to wherever it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from .curves import PEERS, LearningCurve, PastTraining, optimistic_end
+
+GateCheck = Literal["draft", "rungs"]
+"""When a candidate is looked at: before its training, by a draft of its file; and while it trains."""
+
+GATES = ("size", "latency", "front", "rung")
+"""The gates in their order: a bound on size, a bound on latency, the front before training, and a rung of training."""
+
+SIZE_SLACK = 0.10
+"""By what share a file may turn out smaller than its draft. Of 34 candidates of all kinds on the bundled digits, none
+was more than 5 % smaller: those of 2 bits with half of the weights zero, where packing turns on how many more are
+rounded to zero. Most were within 1 %."""
+
+LATENCY_SLACK = 0.10
+"""By what share it may turn out faster, beyond the interval of the draft's latency. Of the same 34, none was more than
+6 % faster, as two timings of one file may differ on a busy machine; half were within 1.6 %."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What was measured of a candidate's draft.
+
+    Args:
+        size_bytes: Of its file.
+        latency_ms: Of its file.
+        latency_spread_ms: Half the width of the 95 % interval.
+    """
+
+    size_bytes: float
+    latency_ms: float
+    latency_spread_ms: float
+
+    @property
+    def least_bytes(self) -> float:
+        """The smallest that the candidate's own file may be."""
+        return least_bytes(self.size_bytes)
+
+    @property
+    def least_ms(self) -> float:
+        """The fastest that the candidate's own file may be."""
+        return max(0.0, self.latency_ms - self.latency_spread_ms) * (1.0 - LATENCY_SLACK)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A point of the front that others may be dominated by.
+
+    Args:
+        trial: Its number.
+        size_bytes: Of its file.
+        latency_ms: Of its file.
+        accuracy: Of its file.
+    """
+
+    trial: int
+    size_bytes: float
+    latency_ms: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A gate's verdict against a candidate.
+
+    Args:
+        gate: One of :data:`GATES`.
+        reason: One sentence with the numbers.
+        excess: By what share a bound is broken, or the candidate is beaten at least; positive.
+    """
+
+    gate: str
+    reason: str
+    excess: float
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What one candidate has to pass, given what is known when it begins.
+
+    Args:
+        front: Feasible points that no other one dominates.
+        hoped_accuracy: What an untrained candidate is supposed to reach: the baseline's accuracy, or the best that any
+            candidate had.
+        baseline_ms: The baseline's latency, for ratios in reasons.
+        accuracy_noise: How far a measured accuracy may lie from the true one; added to every projection.
+        most_bytes: Bound on size.
+        most_ms: Bound on latency.
+        least_accuracy: Bound on accuracy.
+        past: Trainings that went to their end.
+        checks: When the candidate is looked at.
+        tested: Gates that let this candidate through even where they say stop, to see what would have become of it.
+    """
+
+    front: tuple[Rival, ...]
+    hoped_accuracy: float
+    baseline_ms: float
+    accuracy_noise: float = 0.0
+    most_bytes: float = math.inf
+    most_ms: float = math.inf
+    least_accuracy: float = -math.inf
+    past: tuple[PastTraining, ...] = ()
+    checks: tuple[GateCheck, ...] = ("draft", "rungs")
+    tested: frozenset[str] = frozenset()
+
+    def check_size(self, size_bytes: float) -> Stop | None:
+        """Return why a draft of this size is stopped, before its latency is known; None where it passes."""
+        smallest = least_bytes(size_bytes)
+        if "draft" not in self.checks or smallest <= self.most_bytes:
+            return None
+        reason = f"a draft of {_kilobytes(size_bytes)}, where at most {_kilobytes(self.most_bytes)} are allowed"
+        return Stop("size", reason, _share(smallest, self.most_bytes))
+
+    def wants_latency(self, size_bytes: float) -> bool:
+        """Say whether it makes a difference how fast a draft of this size is; measuring that takes a second or so."""
+        if not math.isinf(self.most_ms):
+            return True
+        # A rung may come to expect anything; before training it is clear what to hope for.
+        at_rungs = "rungs" in self.checks and len(self.past) >= PEERS
+        accuracy = -math.inf if at_rungs else self.hoped_accuracy
+        smallest = least_bytes(size_bytes)
+        return any(rival.size_bytes < smallest and rival.accuracy >= accuracy for rival in self.front)
+
+    def check_draft(self, draft: Draft) -> Stop | None:
+        """Return why a candidate is stopped before its training, or None where it passes.
+
+        What counts against it lies beyond the slack between drafts and files, and beyond the interval of its latency.
+        """
+        if "draft" not in self.checks:
+            return None
+        if (stop := self.check_size(draft.size_bytes)) is not None:
+            return stop
+        if draft.least_ms > self.most_ms:
+            allowed = f"at most {self._ratio(self.most_ms)} is allowed"
+            reason = f"a draft of {self._ratio(draft.latency_ms)} the baseline's latency, where {allowed}"
+            return Stop("latency", reason, _share(draft.least_ms, self.most_ms))
+        beaten = self._beaten("front", draft, self.hoped_accuracy)
+        if beaten is None:
+            return None
+        known = f"even at an accuracy of {self.hoped_accuracy:.4f}"
+        return Stop("front", f"{beaten.reason} {known}", beaten.excess)
+
+    def check_rung(self, draft: Draft | None, curve: LearningCurve) -> Stop | None:
+        """Return why a candidate is stopped at this point of its training, or None where it goes on.
+
+        Args:
+            draft: What it was before training; where there was none, only the bound on accuracy can stop it.
+            curve: Its training so far.
+        """
+        projected = optimistic_end(curve, self.past) if "rungs" in self.checks else None
+        if projected is None:
+            return None
+        projected += self.accuracy_noise
+        epoch = len(curve.metrics)
+        told = f"epoch {epoch} of {curve.epochs}, {curve.standing(epoch):.4f}, at most {projected:.4f} in the end"
+        if projected < self.least_accuracy:
+            missing = (self.least_accuracy - projected) / (abs(self.least_accuracy) or 1.0)
+            return Stop("rung", f"{told}, where at least {self.least_accuracy:.4f} is needed", missing)
+        beaten = None if draft is None else self._beaten("rung", draft, projected)
+        return None if beaten is None else Stop("rung", f"{told}; {beaten.reason}", beaten.excess)
+
+    def _beaten(self, gate: str, draft: Draft, accuracy: float) -> Stop | None:
+        """Return how a candidate of that accuracy would be dominated, or None where it would not."""
+        best: Stop | None = None
+        for rival in self.front:
+            # The nearer of the two is by what it is beaten at least.
+            excess = min(_share(draft.least_bytes, rival.size_bytes), _share(draft.least_ms, rival.latency_ms))
+            if rival.accuracy >= accuracy and excess > (best.excess if best else 0.0):
+                best = Stop(gate, f"{self._describe(draft)}: dominated by {self._describe_rival(rival)}", excess)
+        return best
+
+    def _describe(self, draft: Draft) -> str:
+        return f"a draft of {_kilobytes(draft.size_bytes)} and {self._ratio(draft.latency_ms)} latency"
+
+    def _describe_rival(self, rival: Rival) -> str:
+        ratio = self._ratio(rival.latency_ms)
+        return f"trial {rival.trial} ({_kilobytes(rival.size_bytes)}, {ratio}, {rival.accuracy:.4f})"
+
+    def _ratio(self, latency_ms: float) -> str:
+        return f"{latency_ms / self.baseline_ms:.3f}x"
+
+
+def least_bytes(draft_bytes: float) -> float:
+    """Return the smallest that a file may be whose draft has that size."""
+    return draft_bytes * (1.0 - SIZE_SLACK)
+
+
+def _share(value: float, limit: float) -> float:
+    """Return by what share a value lies above a limit."""
+    return value / limit - 1.0 if limit > 0.0 else math.inf
+
+
+def _kilobytes(size_bytes: float) -> str:
+    return f"{size_bytes / 1e3:.1f} KB"

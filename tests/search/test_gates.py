@@ -1,0 +1,241 @@
+"""The gates by hand, and what may never happen: that one stops a candidate which could still be on the front."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from karui.errors import CandidateStopped
+from karui.search.curves import PEERS, LearningCurve, PastTraining
+from karui.search.gates import LATENCY_SLACK, SIZE_SLACK, Draft, Gates, Rival
+from karui.search.passage import Passage
+
+RIVAL = Rival(12, 54_300.0, 0.31, 0.95)
+GATES = Gates(front=(RIVAL,), hoped_accuracy=0.95, baseline_ms=1.0)
+LARGE = Draft(81_200.0, 0.41, 0.01)
+
+SIZES = st.floats(1e2, 1e6)
+TIMES = st.floats(1e-2, 1e2)
+SHARES = st.floats(0.0, 1.0)
+RIVALS = st.lists(st.builds(Rival, st.integers(0, 99), SIZES, TIMES, SHARES), max_size=6).map(tuple)
+DRAFTS = st.builds(Draft, SIZES, TIMES, st.floats(0.0, 1.0))
+
+
+@st.composite
+def beaten_drafts(draw: st.DrawFn) -> tuple[tuple[Rival, ...], Draft, float]:
+    """Rivals, a draft that a gate stops because of one of them, and what is hoped for."""
+    rivals, draft, hoped = draw(RIVALS), draw(DRAFTS), draw(SHARES)
+    size = draft.least_bytes * draw(st.floats(0.01, 0.99))
+    time = draft.least_ms * draw(st.floats(0.01, 0.99))
+    assume(draft.least_ms > 0)
+    rival = Rival(100, size, time, draw(st.floats(hoped, 1.0)))
+    return (*rivals, rival), draft, hoped
+
+
+def test_a_draft_that_is_beaten_at_the_hoped_accuracy_is_stopped_in_words() -> None:
+    stop = GATES.check_draft(LARGE)
+    assert stop is not None
+    assert stop.gate == "front"
+    assert stop.reason == (
+        "a draft of 81.2 KB and 0.410x latency: dominated by trial 12 (54.3 KB, 0.310x, 0.9500) "
+        "even at an accuracy of 0.9500"
+    )
+    by_size, by_time = 81_200 * (1 - SIZE_SLACK) / 54_300 - 1, 0.40 * (1 - LATENCY_SLACK) / 0.31 - 1
+    assert stop.excess == pytest.approx(min(by_size, by_time))
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        Draft(54_300.0 / (1 - SIZE_SLACK), 0.41, 0.01),  # it may become as small
+        Draft(81_200.0, 0.31 / (1 - LATENCY_SLACK), 0.0),  # or as fast
+        Draft(81_200.0, 0.41, 0.41 - 0.31),  # its latency is not known well enough
+    ],
+)
+def test_what_may_still_be_as_small_or_as_fast_passes(draft: Draft) -> None:
+    assert GATES.check_draft(draft) is None
+
+
+def test_a_rival_less_accurate_than_what_is_hoped_for_stops_nothing() -> None:
+    assert replace(GATES, hoped_accuracy=0.951).check_draft(LARGE) is None
+
+
+def test_bounds_stop_beyond_their_slack() -> None:
+    small = replace(GATES, most_bytes=70_000.0)
+    stop = small.check_size(81_200.0)
+    assert stop == small.check_draft(LARGE)
+    assert stop is not None
+    assert stop.gate == "size"
+    assert stop.excess == pytest.approx(81_200 * (1 - SIZE_SLACK) / 70_000 - 1)
+    assert stop.reason == "a draft of 81.2 KB, where at most 70.0 KB are allowed"
+    assert replace(GATES, most_bytes=81_200 * (1 - SIZE_SLACK)).check_size(81_200.0) is None
+    fast = replace(GATES, most_ms=0.2).check_draft(LARGE)
+    assert fast is not None
+    assert (fast.gate, fast.reason) == (
+        "latency",
+        "a draft of 0.410x the baseline's latency, where at most 0.200x is allowed",
+    )
+
+
+def test_checks_that_are_not_asked_for_stop_nothing() -> None:
+    strict = replace(GATES, most_bytes=1.0, most_ms=0.001, least_accuracy=2.0, past=plain_past(0.5, 0.6))
+    assert replace(strict, checks=("rungs",)).check_draft(LARGE) is None
+    assert replace(strict, checks=("draft",)).check_rung(LARGE, LearningCurve("warm", 2, (0.5,))) is None
+    assert strict.check_draft(LARGE)
+    assert strict.check_rung(LARGE, LearningCurve("warm", 2, (0.5,)))
+
+
+@given(world=beaten_drafts(), size=SHARES, time=SHARES, worse=SHARES)
+def test_nothing_is_stopped_that_could_still_be_on_the_front(
+    world: tuple[tuple[Rival, ...], Draft, float], size: float, time: float, worse: float
+) -> None:
+    rivals, draft, hoped = world
+    for some in (rivals, rivals[:-1]):
+        if Gates(some, hoped, 1.0).check_draft(draft) is None:
+            assert some != rivals
+            continue
+        # Any file within the slack, at any accuracy up to the hoped one, is dominated by one of the rivals.
+        size_bytes = draft.size_bytes * (1 - SIZE_SLACK) * (1 + size)
+        latency_ms = max(0.0, draft.latency_ms - draft.latency_spread_ms) * (1 - LATENCY_SLACK) * (1 + time)
+        assert any(
+            rival.size_bytes < size_bytes and rival.latency_ms < latency_ms and rival.accuracy >= hoped * worse
+            for rival in some
+        )
+
+
+@given(world=beaten_drafts(), others=RIVALS)
+def test_more_rivals_less_hope_and_tighter_bounds_stop_no_fewer(
+    world: tuple[tuple[Rival, ...], Draft, float], others: tuple[Rival, ...]
+) -> None:
+    rivals, draft, hoped = world
+    gates = Gates(rivals, hoped, 1.0, most_bytes=5e5, most_ms=50.0)
+    for stricter in (
+        replace(gates, front=rivals + others),
+        replace(gates, hoped_accuracy=hoped / 2),
+        replace(gates, most_bytes=1e5),
+        replace(gates, most_ms=5.0),
+    ):
+        assert stricter.check_draft(draft) is not None
+
+
+@given(rivals=RIVALS, draft=DRAFTS, hoped=SHARES, size=SHARES, time=SHARES, wider=st.floats(0.0, 10.0))
+def test_what_is_smaller_faster_or_less_surely_slow_passes_where_another_passes(
+    rivals: tuple[Rival, ...], draft: Draft, hoped: float, size: float, time: float, wider: float
+) -> None:
+    gates = Gates(rivals, hoped, 1.0, most_bytes=5e5, most_ms=50.0)
+    if gates.check_draft(draft) is not None:
+        # The least that it takes to pass: smaller than all, and within the bounds.
+        draft = replace(draft, size_bytes=50.0, latency_ms=min(draft.latency_ms, 50.0))
+    assert gates.check_draft(draft) is None
+    better = Draft(draft.size_bytes * size, draft.latency_ms * time, draft.latency_spread_ms + wider)
+    assert gates.check_draft(better) is None
+
+
+@given(rivals=RIVALS, draft=DRAFTS, hoped=SHARES, taught=st.booleans(), metric=SHARES)
+def test_latency_is_left_out_only_where_no_latency_would_stop_it(
+    rivals: tuple[Rival, ...], draft: Draft, hoped: float, taught: bool, metric: float
+) -> None:
+    gates = Gates(rivals, hoped, 1.0, past=plain_past(0.1, 0.2) if taught else ())
+    slow = replace(draft, latency_ms=1e9, latency_spread_ms=0.0)
+    stops = (gates.check_draft(slow), gates.check_rung(slow, LearningCurve("warm", 2, (metric,))))
+    if not gates.wants_latency(draft.size_bytes):
+        assert stops == (None, None)
+    elif not taught:
+        assert stops[0] is not None, "what is slow enough is stopped"
+    assert replace(gates, most_ms=1.0).wants_latency(draft.size_bytes)
+
+
+def plain_past(first: float, end: float) -> tuple[PastTraining, ...]:
+    return (PastTraining(LearningCurve("warm", 2, (first, end)), end),) * PEERS
+
+
+def test_a_rung_stops_what_would_be_dominated_at_its_projected_accuracy() -> None:
+    gates = replace(GATES, hoped_accuracy=0.99, past=plain_past(0.8, 0.9), accuracy_noise=0.02)
+    assert gates.check_draft(LARGE) is None, "at 0.99 nothing dominates it"
+    stop = gates.check_rung(LARGE, LearningCurve("warm", 2, (0.82,)))
+    assert stop is not None
+    assert (stop.gate, stop.reason) == (
+        "rung",
+        "epoch 1 of 2, 0.8200, at most 0.9400 in the end; a draft of 81.2 KB and 0.410x latency: "
+        "dominated by trial 12 (54.3 KB, 0.310x, 0.9500)",
+    )
+    # One point better, and it might come to 0.951.
+    assert gates.check_rung(LARGE, LearningCurve("warm", 2, (0.831,))) is None
+    assert gates.check_rung(None, LearningCurve("warm", 2, (0.82,))) is None, "without a draft nothing is known"
+
+
+def test_a_rung_stops_what_will_break_the_bound_on_accuracy() -> None:
+    gates = replace(GATES, front=(), past=plain_past(0.5, 0.6), least_accuracy=0.9)
+    stop = gates.check_rung(None, LearningCurve("warm", 2, (0.5,)))
+    assert stop is not None
+    assert stop.reason == "epoch 1 of 2, 0.5000, at most 0.6000 in the end, where at least 0.9000 is needed"
+    assert stop.excess == pytest.approx(1 / 3)
+    assert replace(gates, least_accuracy=0.6).check_rung(None, LearningCurve("warm", 2, (0.5,))) is None
+    # A metric may be a negative error, and a bound on it negative too.
+    errors = replace(gates, past=plain_past(-9.0, -5.0), least_accuracy=-4.0)
+    stop = errors.check_rung(None, LearningCurve("warm", 2, (-9.0,)))
+    assert stop is not None
+    assert stop.excess == pytest.approx(0.25)
+
+
+def test_gates_travel_to_another_process_and_so_does_the_stop() -> None:
+    gates = replace(GATES, past=plain_past(0.5, 0.6), tested=frozenset({"size"}))
+    assert pickle.loads(pickle.dumps(gates)) == gates
+    stopped = pickle.loads(pickle.dumps(CandidateStopped("front", "too   large", 0.25)))
+    assert (stopped.gate, stopped.reason, stopped.excess, str(stopped)) == (
+        "front",
+        "too large",
+        0.25,
+        "front: too large",
+    )
+
+
+# --- a candidate's way through its gates ------------------------------------------------------------------------------
+
+
+def test_a_candidate_ends_at_the_first_gate_that_says_stop() -> None:
+    with pytest.raises(CandidateStopped, match=r"^size: a draft of 81.2 KB"):
+        Passage(replace(GATES, most_bytes=10.0)).size(81_200.0)
+    passage = Passage(GATES)
+    passage.size(81_200.0)
+    with pytest.raises(CandidateStopped, match="dominated by trial 12"):
+        passage.draft(LARGE)
+
+
+def test_a_tested_candidate_goes_on_whatever_comes_and_remembers_the_first_verdict() -> None:
+    gates = replace(GATES, past=plain_past(0.5, 0.6), least_accuracy=0.9, tested=frozenset({"front"}))
+    passage = Passage(gates)
+    passage.draft(LARGE)
+    passage.on_epoch("warm", 2, 1, 0.5)
+    passage.on_epoch("warm", 2, 2, 0.6)
+    assert passage.let_through == gates.check_draft(LARGE)
+    assert passage.curves == (LearningCurve("warm", 2, (0.5, 0.6)),)
+    with pytest.raises(CandidateStopped, match=r"where at least 0\.9000 is needed"):
+        Passage(gates).on_epoch("warm", 2, 1, 0.5)
+
+
+def test_only_rungs_are_looked_at() -> None:
+    past = (PastTraining(LearningCurve("warm", 6, (0.1,) * 6), 0.1),) * PEERS
+    gates = replace(GATES, past=past, least_accuracy=0.5, tested=frozenset())
+    looked = []
+    for epoch in range(1, 7):
+        try:
+            Passage(gates).on_epoch("warm", 6, epoch, 0.1)
+        except CandidateStopped:
+            looked.append(epoch)
+    assert looked == [1, 2, 4]
+
+
+def test_without_gates_curves_are_taken_down_and_nothing_else_happens() -> None:
+    passage = Passage(None)
+    passage.size(math.inf)
+    passage.draft(LARGE)
+    passage.on_epoch("from scratch", 2, 1, 0.1)
+    passage.on_epoch("aware", 1, 1, 0.3)
+    assert passage.curves == (LearningCurve("from scratch", 2, (0.1,)), LearningCurve("aware", 1, (0.3,)))
+    assert passage.let_through is None
