@@ -135,14 +135,14 @@ class SearchLoop:
         candidate = self.canonical(self.space.suggest(trial))
         write_candidate(trial, candidate)
         try:
-            self._settle(trial, candidate, listener)
+            ended = self._settle(trial, candidate, listener)
         except BaseException:
             # Whatever stops the search (Ctrl-C, a full disk, a bug), the candidate in flight is not lost.
             # A storage that fails here too leaves the trial running, and the next search finds it stale.
             with suppress(optuna.exceptions.StorageInternalError):
                 self._interrupt(trial)
             raise
-        record = read_record(self._frozen(trial.number))
+        record = read_record(ended)
         listener.ended(record)
         return record
 
@@ -174,32 +174,34 @@ class SearchLoop:
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
 
-    def _settle(self, trial: Trial, candidate: Candidate, listener: Listener) -> None:
+    def _settle(self, trial: Trial, candidate: Candidate, listener: Listener) -> FrozenTrial:
+        """End the trial, and return it as it stands in the storage."""
         if (problem := problem_of(candidate)) is not None:
-            self._stop(trial, "impossible", "architecture", problem)
-            return
-        twin = self._known.get(candidate.key)
+            return self._stop(trial, "impossible", "architecture", problem)
+        key = candidate.key
+        twin = self._known.get(key)
         if twin is not None:
-            self._stop(trial, "duplicate", "", f"means the same as trial {twin}")
-            if trial.user_attrs.get(FOLLOWER):
+            ended = self._stop(trial, "duplicate", "", f"means the same as trial {twin}")
+            if ended.user_attrs.get(FOLLOWER):
                 self._queue_sibling(trial)
-            return
+            return ended
         listener.begun(trial.number, candidate)
         try:
             outcome = self.evaluate(candidate)
         except CandidateFailure as failure:
             write_end(trial, "failed", failure.stage, failure.reason)
-            self.study.tell(trial, state=TrialState.FAIL)
+            ended = self.study.tell(trial, state=TrialState.FAIL)
         else:
-            self._keep(trial, outcome)
+            ended = self._keep(trial, outcome)
             self._queue_followers(trial, outcome)
-        self._known[candidate.key] = trial.number
+        self._known[key] = trial.number
+        return ended
 
-    def _stop(self, trial: Trial, status: str, stage: str, reason: str) -> None:
+    def _stop(self, trial: Trial, status: str, stage: str, reason: str) -> FrozenTrial:
         write_end(trial, status, stage, reason)
-        self.study.tell(trial, state=TrialState.PRUNED)
+        return self.study.tell(trial, state=TrialState.PRUNED)
 
-    def _keep(self, trial: Trial, outcome: Outcome) -> None:
+    def _keep(self, trial: Trial, outcome: Outcome) -> FrozenTrial:
         write_outcome(trial, outcome)
         values = [outcome.measurements[objective.name].value for objective in self.objectives]
         for objective, value in zip(self.objectives, values, strict=True):
@@ -207,7 +209,7 @@ class SearchLoop:
             violation = objective.violation(value, baseline)
             if violation is not None:
                 trial.set_constraint(objective.bound_text(baseline), violation)
-        self.study.tell(trial, values)
+        return self.study.tell(trial, values)
 
     def _interrupt(self, trial: Trial) -> None:
         frozen = self._frozen(trial.number)
