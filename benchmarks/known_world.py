@@ -241,6 +241,11 @@ def every_candidate() -> list[Candidate]:
     return [candidate for candidate in found if problem_of(candidate) is None]
 
 
+def hypervolume_of(points: NDArray[np.float64]) -> float:
+    """Return the hypervolume of points of shape (n, 3) against the baseline."""
+    return hypervolume(points, tuple(BASELINE.values()))
+
+
 def share_of(points: NDArray[np.float64], whole: float) -> float:
-    """Return the true hypervolume of points of shape (n, 3) as a share of that of the whole front."""
-    return hypervolume(points, tuple(BASELINE.values())) / whole
+    """Return the hypervolume of points of shape (n, 3) as a share of that of the whole front."""
+    return hypervolume_of(points) / whole
