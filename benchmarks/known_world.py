@@ -1,17 +1,17 @@
 """A made-up world for the benchmarks of the search: every candidate's size, latency and accuracy in closed form.
 
-The space is that of the bundled study ``fashion`` (bits, their allocation, channels, zeros, students, cells), with cells
-of three nodes instead of four, so that it can be enumerated. The model of a candidate is as plain as it can be while it
-keeps what was measured on real files:
+The space is that of the bundled study ``fashion`` (bits, their allocation, channels, zeros, students, cells), with
+cells of three nodes instead of four, so that it can be enumerated. The model of a candidate is as plain as it can be
+while it keeps what was measured on real files:
 
-- size: every layer's weights at their bits, or a mask and the weights that are not zero where that is less; a little for
-  each layer, and more for one that is unpacked;
+- size: every layer's weights at their bits, or a mask and the weights that are not zero where that is less; a little
+  for each layer, and more for one that is unpacked;
 - latency: every layer's multiplications at a rate that falls with few channels, and a little for each layer; 8-bit
   activations gain up to 3.5x, nothing below about ten channels, and less than nothing below that; neither bits of the
   weights nor zeros gain anything;
 - accuracy: the baseline's 93 %, less what the architecture, the channels, the zeros and the bits cost. They interact:
-  few bits cost more where many weights are zero, where few weights are left, and where convolutions are depthwise. Each
-  trained network is a little better or worse than its kind (0.15 points), as training makes it.
+  few bits cost more where many weights are zero, where few weights are left, and where convolutions are depthwise.
+  Each trained network is a little better or worse than its kind (0.15 points), as training makes it.
 
 Noise as it was measured: latency 2 % (a normal factor), accuracy binomial over 5,000 validation images. A candidate
 measured again under the same seed gives the same numbers, as a cached outcome does.
@@ -23,7 +23,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class Layers:
     channels: float
 
 
-@lru_cache(maxsize=None)
+@cache
 def layers_of(network: Candidate) -> tuple[Layers, ...]:
     """Return the layers of a candidate's network."""
     architecture = network.architecture
@@ -180,7 +180,7 @@ def _architecture_loss(candidate: Candidate, weights: float) -> float:
     return 0.05 * candidate.removed_channels**2
 
 
-@lru_cache(maxsize=None)
+@cache
 def _luck(network: Candidate) -> float:
     return float(_randomness(f"network {network.key}").standard_normal()) if network != Candidate() else 0.0
 

@@ -27,8 +27,8 @@ _DIRECTIONS = tuple(objective.direction for objective in OBJECTIVES)
 class _LoggedConnection(sqlite3.Connection):
     """A connection that writes ahead to a log, so that an entry need not wait for the disk.
 
-    A killed search loses nothing by that; a power failure may cost the last entries, never the file. Where a file system
-    cannot share the log, SQLite stays with its own way. Source: https://sqlite.org/wal.html.
+    A killed search loses nothing by that; a power failure may cost the last entries, never the file. Where a file
+    system cannot share the log, SQLite stays with its own way. Source: https://sqlite.org/wal.html.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
