@@ -72,12 +72,12 @@ def conditions(**more: Any) -> str:
     told = [f"{name.replace('_', ' ')} {value}" for name, value in more.items()]
     return (
         f"Conditions: {', '.join(versions)}; {processor()}, one thread in measuring, batch 1, the reference in "
-        f"alternation with each file; {'; '.join([*told, _today()])}. "
+        f"alternation with each file; {'; '.join([*told, today()])}. "
         "The machine was shared."
     )
 
 
-def _today() -> str:
+def today() -> str:
     return datetime.date.today().isoformat()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -156,3 +159,38 @@ def test_the_baseline_is_read_back_as_it_was_noted(tmp_path: Path) -> None:
     assert read_baseline(study) is None
     note_baseline(study, "ab", ACCURACY)
     assert read_baseline(open_study(url(tmp_path), "mine", create=False)) == ("ab", ACCURACY)
+
+
+# --- how entries reach the disk ---------------------------------------------------------------------------------------
+
+
+def _pragma(study: optuna.Study, name: str) -> Any:
+    with study._storage._backend.engine.connect() as connection:  # type: ignore[attr-defined]
+        return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+
+def test_a_search_writes_ahead_to_a_log(tmp_path: Path) -> None:
+    study = open_study(url(tmp_path), "mine", create=True)
+    assert (_pragma(study, "journal_mode"), _pragma(study, "synchronous")) == ("wal", 1)
+
+
+WRITE_AND_DIE = """
+import os, signal, sys
+from karui.studies.store import open_study
+study = open_study(sys.argv[1], "mine", create=True)
+for number in range(20):
+    trial = study.ask()
+    trial.set_user_attr("mark", number)
+    study.tell(trial, [1.0, 2.0, float(number)])
+study.ask().set_user_attr("mark", "in flight")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_told_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, url(tmp_path)], capture_output=True, check=False)
+    assert ended.returncode == -9, ended.stderr
+    for create in (False, True):
+        trials = open_study(url(tmp_path), "mine", create=create).get_trials()
+        assert [trial.user_attrs["mark"] for trial in trials] == [*range(20), "in flight"]
+        assert [trial.values[2] for trial in trials[:-1]] == [float(number) for number in range(20)]
