@@ -1,0 +1,272 @@
+"""Worker processes: whatever one candidate does to its process, the search goes on.
+
+A worker is a fresh Python interpreter (never a fork: torch's and onnxruntime's threads do not survive one), started
+when it is first needed. Not by multiprocessing, which would run the user's own script a second time in every worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import CandidateFailure, KaruiError
+from ..spaces.candidate import Candidate
+from .crew import Answer, Event, Reached
+from .outcome import Result, WorkerLost
+from .worker_process import DEFAULT_STAGE, DONE, FAILED, READY, STAGE, STOP, UNEXPECTED, Factory, receive, send
+
+STARTS = 3
+"""How often in a row workers may die while they start before the search gives up."""
+
+_SECONDS_TO_END = 10.0
+
+
+class Workers:
+    """A crew of worker processes.
+
+    A worker that dies, or takes longer for a candidate than it may, costs that candidate only
+    (:class:`~karui.search.outcome.WorkerLost`); another one takes its place when it is needed.
+
+    Args:
+        size: How many processes.
+        factory: Makes, within each process, what evaluates candidates; it is pickled.
+        candidate_seconds: Longest time for one candidate, and for the start of a worker.
+        output: File to which workers append what they print; where this process prints, where left out.
+
+    Raises:
+        KaruiError: Where the factory cannot be pickled.
+    """
+
+    def __init__(self, size: int, factory: Factory, *, candidate_seconds: float, output: Path | None = None) -> None:
+        self._size = size
+        self._factory = _pickled(factory)
+        self._seconds = candidate_seconds
+        self._output = output
+        self._inbox: queue.Queue[tuple[_Worker, Any]] = queue.Queue()
+        self._workers: list[_Worker] = []
+        self._failed_starts = 0
+        self._error: KaruiError | None = None
+
+    @property
+    def size(self) -> int:
+        """How many processes there may be."""
+        return self._size
+
+    def submit(self, ticket: int, candidate: Candidate) -> None:
+        """Begin a candidate in a worker that has nothing to do, or in a new one."""
+        idle = next((worker for worker in self._workers if worker.ticket is None), None)
+        worker = idle or self._start()
+        worker.begin(ticket, candidate, self._seconds)
+
+    def wait(self, seconds: float) -> Sequence[Event]:
+        """Return what has happened as soon as anything has, or nothing after so many seconds.
+
+        Raises:
+            KaruiError: Where a candidate or a starting worker raises it, or workers keep dying while they start.
+        """
+        end = time.monotonic() + seconds
+        events: list[Event] = []
+        while not events:
+            if self._error is not None:
+                raise self._error
+            events += self._stop_overdue()
+            now = time.monotonic()
+            if events or now >= end:
+                break
+            first = min([end, *(worker.deadline for worker in self._workers if worker.ticket is not None)])
+            with contextlib.suppress(queue.Empty):
+                events += self._take(*self._inbox.get(timeout=max(0.0, first - now)))
+        while not self._inbox.empty():
+            events += self._take(*self._inbox.get())
+        return events
+
+    def close(self) -> None:
+        """End all workers at once."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers.clear()
+
+    def _start(self) -> _Worker:
+        worker = _Worker(self._factory, self._inbox, self._output)
+        self._workers.append(worker)
+        return worker
+
+    def _stop_overdue(self) -> list[Event]:
+        events: list[Event] = []
+        now = time.monotonic()
+        for worker in [worker for worker in self._workers if worker.ticket is not None and now >= worker.deadline]:
+            minutes = f"{self._seconds / 60:g} minutes"
+            worker.kill()
+            self._workers.remove(worker)
+            if not worker.ready:
+                self._error = KaruiError(
+                    "a worker process has not begun in time", expected=f"a task that loads within {minutes}"
+                )
+                continue
+            events.append(worker.lost(f"not done within {minutes}, so its worker process was stopped"))
+        return events
+
+    def _take(self, worker: _Worker, message: Any) -> list[Event]:
+        if worker not in self._workers:
+            return []  # it was stopped; what it said before no longer counts
+        if message is None:
+            return self._bury(worker)
+        kind, *content = message
+        if kind == READY:
+            worker.ready, self._failed_starts = True, 0
+            worker.deadline = time.monotonic() + self._seconds
+            return []
+        if kind == STOP:
+            self._error = self._error or content[0]
+            worker.ticket = None
+            return []
+        if kind == STAGE:
+            worker.stage = content[0]
+            return [Reached(worker.ticket, worker.stage)] if worker.ticket is not None else []
+        return [worker.answer(_RESULTS[kind](*content))]
+
+    def _bury(self, worker: _Worker) -> list[Event]:
+        """See to a worker that has died by itself."""
+        self._workers.remove(worker)
+        how = worker.kill()
+        if worker.ticket is None:
+            return []
+        if worker.ready:
+            return [worker.lost(f"its worker process {how}")]
+        self._failed_starts += 1
+        if self._failed_starts < STARTS:
+            self._start().begin(worker.ticket, worker.candidate, self._seconds)
+        else:
+            self._error = KaruiError(
+                f"worker processes die while they start, {STARTS} in a row",
+                where=None if self._output is None else str(self._output),
+                got=f"the last one {how}",
+                remedy="load the task by itself in Python to see why, or give workers = 0 to run without processes",
+            )
+        return []
+
+
+_RESULTS: dict[str, Callable[..., Result]] = {
+    DONE: lambda outcome: outcome,
+    FAILED: CandidateFailure,
+    UNEXPECTED: lambda error: error,
+}
+
+
+class _Worker:
+    """One process as the search sees it."""
+
+    def __init__(self, factory: bytes, inbox: queue.Queue[tuple[_Worker, Any]], output: Path | None) -> None:
+        self.ready = False
+        self.ticket: int | None = None
+        self.candidate: Candidate | None = None
+        self.stage = DEFAULT_STAGE
+        self.deadline = 0.0
+        self._process = _launch(output)
+        threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
+        self._send(factory)
+
+    def begin(self, ticket: int, candidate: Candidate | None, seconds: float) -> None:
+        self.ticket, self.candidate, self.stage = ticket, candidate, DEFAULT_STAGE
+        self.deadline = time.monotonic() + seconds
+        self._send(candidate)
+
+    def answer(self, result: Result) -> Answer:
+        ticket, self.ticket = self.ticket, None
+        return Answer(-1 if ticket is None else ticket, result)
+
+    def lost(self, reason: str) -> Answer:
+        return self.answer(WorkerLost(self.stage, reason))
+
+    def kill(self) -> str:
+        """End the process and those it has started; return how it ended, in words that follow "the process"."""
+        _kill(self._process)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel; it ends when that lets go of it
+            self._process.wait(_SECONDS_TO_END)
+        code = -signal.SIGKILL if self._process.returncode is None else self._process.returncode
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        return _describe_exit(code)
+
+    def _send(self, thing: Any) -> None:
+        # A process that has died meanwhile is told of by the end of its own stream.
+        with contextlib.suppress(OSError):
+            send(_stream(self._process.stdin), thing)
+
+    def _listen(self, inbox: queue.Queue[tuple[_Worker, Any]]) -> None:
+        stream = _stream(self._process.stdout)
+        with contextlib.suppress(Exception):  # its end, or anything that makes no sense: it is of no more use
+            while True:
+                inbox.put((self, receive(stream)))
+        # How it ended is known only a moment after its stream has.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_SECONDS_TO_END)
+        inbox.put((self, None))
+
+
+def _launch(output: Path | None) -> subprocess.Popen[bytes]:
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.worker_process import main; main({os.getpid()})"
+    # As the command line does for itself: torch's threads must not spin while they wait for each other.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1", **os.environ}
+    with contextlib.ExitStack() as stack:
+        errors = None if output is None else stack.enter_context(output.open("ab"))
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            # A group of its own: what it starts can be ended with it.
+            process_group=0 if os.name == "posix" else None,
+        )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.poll() is None:
+        process.kill()
+
+
+def _describe_exit(code: int) -> str:
+    if code >= 0:
+        return f"ended by itself with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    reasons = {
+        "SIGKILL": "was killed by SIGKILL, perhaps because memory ran out",
+        "SIGSEGV": "ended by SIGSEGV, a segmentation fault in native code",
+        "SIGABRT": "ended by SIGABRT, native code gave up",
+    }
+    return reasons.get(name, f"ended by {name}")
+
+
+def _stream(stream: Any) -> BinaryIO:
+    return stream  # type: ignore[no-any-return]
+
+
+def _pickled(factory: Factory) -> bytes:
+    try:
+        return pickle.dumps(factory)
+    except Exception as error:  # whatever an object's own way of being pickled raises
+        raise KaruiError(
+            "what the worker processes are to run cannot be handed to them",
+            expected="functions and classes that lie in a module, and data that can be pickled",
+            got=" ".join(f"{type(error).__name__}: {error}".split()),
+            remedy="name the task in the study as file.py:function, or run without processes (workers=0)",
+        ) from error
