@@ -117,7 +117,7 @@ class Owners:
 
     def is_own(self, trial: FrozenTrial) -> bool:
         """Say whether this search has begun the trial."""
-        return trial.user_attrs.get("owner", {}).get("search") == self._search
+        return bool(trial.user_attrs.get("owner", {}).get("search") == self._search)
 
     def is_gone(self, trial: FrozenTrial) -> bool:
         """Say whether nobody works on a running trial any more."""

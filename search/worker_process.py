@@ -86,8 +86,13 @@ def _take_streams() -> tuple[BinaryIO, BinaryIO]:
     if hasattr(os, "register_at_fork"):
         # A forked child that outlives this process must not make it seem alive.
         numbers = (incoming.fileno(), outgoing.fileno())
-        os.register_at_fork(after_in_child=lambda: [os.close(number) for number in numbers])
+        os.register_at_fork(after_in_child=lambda: _close(numbers))
     return incoming, outgoing
+
+
+def _close(numbers: tuple[int, ...]) -> None:
+    for number in numbers:
+        os.close(number)
 
 
 def _die_with(parent: int) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .build_settings import BuildSettings
 from .candidate import Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.network import build_cell_network
+from .one_maker import one_maker
 from .sparsity.channels import remove_channels
 from .stages.axis import StagesAxis
 from .stages.choice import StageNetwork
@@ -25,6 +26,7 @@ from .students.shallower import shallower
 from .students.warm_start import warm_start
 from .task import Task, iterate
 from .training_settings import TrainingSettings
+from .training_steps import do_nothing
 
 GRADIENT_BATCHES = 8
 """Batches of training data by whose gradients channels are ranked."""
@@ -40,6 +42,7 @@ class Architect:
         stages: The axis whose networks share one supernet; None where there is none.
         supernet_key: Tells this axis' supernet from those of other studies; also the seed of its training.
         seed: Seed of which samples give gradients.
+        between_steps: Called between two steps of a supernet's training, and while another process trains it.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Architect:
         stages: StagesAxis | None,
         supernet_key: str,
         seed: int,
+        between_steps: Callable[[], None] = do_nothing,
     ) -> None:
+        self._between_steps = between_steps
         self._task = task
         self._settings = settings
         self._folder = folder
@@ -93,20 +98,29 @@ class Architect:
         """Return the axis' trained supernet, trained once and kept."""
         if self._supernet is None:
             path = self._folder / f"supernet-{self._supernet_key}.safetensors"
-            if path.exists():
-                self._supernet = load_supernet(path, axis, self._task.input_shape, self._outputs())
-            else:
-                settings = training_settings(
-                    self._settings,
-                    epochs=self._settings.epochs_supernet,
-                    seed=int(self._supernet_key[:8], 16),
-                    learning_rate=self._settings.learning_rate_supernet,
-                )
-                self._supernet = train_supernet(
-                    axis, self._task, settings, outputs=self._outputs(), teacher=self._task.model
-                )
-                save_supernet(self._supernet, path)
+            with one_maker(path, self._between_steps):
+                if path.exists():
+                    self._supernet = load_supernet(path, axis, self._task.input_shape, self._outputs())
+                else:
+                    self._supernet = self._train_supernet(axis)
+                    save_supernet(self._supernet, path)
         return self._supernet
+
+    def _train_supernet(self, axis: StagesAxis) -> Supernet:
+        settings = training_settings(
+            self._settings,
+            epochs=self._settings.epochs_supernet,
+            seed=int(self._supernet_key[:8], 16),
+            learning_rate=self._settings.learning_rate_supernet,
+        )
+        return train_supernet(
+            axis,
+            self._task,
+            settings,
+            outputs=self._outputs(),
+            teacher=self._task.model,
+            between_steps=self._between_steps,
+        )
 
     def _outputs(self) -> int:
         with torch.no_grad():

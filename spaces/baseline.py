@@ -15,6 +15,7 @@ from .build_settings import BuildSettings
 from .export import PARITY_SAMPLES, export_onnx
 from .recovery import TrainingSettings, train
 from .task import Task
+from .training_steps import do_nothing
 
 
 def prepare_baseline(
@@ -24,6 +25,7 @@ def prepare_baseline(
     *,
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
+    between_steps: Callable[[], None] = do_nothing,
 ) -> Artifact:
     """Train the task's model where it asks for it (once: the weights are kept), and write its float32 file.
 
@@ -33,6 +35,7 @@ def prepare_baseline(
         folder: Where ``baseline.onnx`` and the trained weights (``baseline-<digest>.safetensors``) are kept.
         seed: Seed of the training.
         on_epoch: Told of each epoch's number and validation metric.
+        between_steps: Called after each step of the training; it may wait.
 
     Raises:
         TaskError: Where the model cannot be trained or exported.
@@ -43,7 +46,7 @@ def prepare_baseline(
         described = _described(task, settings, seed)
         kept = folder / f"baseline-{described[:12]}.safetensors"
         if not _load_kept(task, kept, described):
-            _train(task, settings, seed, on_epoch)
+            _train(task, settings, seed, on_epoch, between_steps)
             _save(task, kept, described)
     task.model.cpu().eval()
     path = folder / "baseline.onnx"
@@ -60,7 +63,13 @@ def prepare_baseline(
     return Artifact(path, file_digest(path))
 
 
-def _train(task: Task, settings: BuildSettings, seed: int, on_epoch: Callable[[int, float], None] | None) -> None:
+def _train(
+    task: Task,
+    settings: BuildSettings,
+    seed: int,
+    on_epoch: Callable[[int, float], None] | None,
+    between_steps: Callable[[], None],
+) -> None:
     training = TrainingSettings(
         epochs=task.baseline_epochs,
         batch_size=settings.batch_size,
@@ -69,7 +78,7 @@ def _train(task: Task, settings: BuildSettings, seed: int, on_epoch: Callable[[i
         seed=seed,
     )
     try:
-        train(task.model, task, training, on_epoch=on_epoch)
+        train(task.model, task, training, on_epoch=on_epoch, between_steps=between_steps)
     except KaruiError:
         raise
     except Exception as error:  # model, loss and metric are the user's code and may raise anything

@@ -11,7 +11,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from .aware.training import AwareResult, bits_by_module, learned_grids, train_aw
 from .build_settings import BuildSettings
 from .candidate import FLOAT_BITS, Candidate
 from .export import PARITY_SAMPLES, export_onnx
+from .one_maker import one_maker
 from .packing import pack
 from .quantization.allocation import spread_bits
 from .quantization.bit_choice import BitChoice
@@ -39,6 +40,7 @@ from .recovery import train
 from .stages.axis import StagesAxis
 from .stages.choice import StageNetwork
 from .task import Task
+from .training_steps import do_nothing
 
 BUILD_VERSION = 2
 """Raised when a change of the code changes the networks that the same settings give."""
@@ -57,6 +59,9 @@ class Builder:
         seed: Seed of all training.
         quantization: How weights and activations are rounded.
         stages: The axis whose networks share a supernet, where the study has it.
+        between_steps: Called between two steps of any training, and while another process makes what is wanted here;
+            it may wait.
+        on_stage: Told of each stage that begins.
     """
 
     def __init__(
@@ -67,7 +72,11 @@ class Builder:
         seed: int = 0,
         quantization: QuantizationSettings | None = None,
         stages: StagesAxis | None = None,
+        between_steps: Callable[[], None] = do_nothing,
+        on_stage: Callable[[str], None] | None = None,
     ) -> None:
+        self._between_steps = between_steps
+        self._on_stage = on_stage
         self._task = task
         self._settings = settings
         self._quantization = quantization or QuantizationSettings()
@@ -80,8 +89,9 @@ class Builder:
         for kept in (self._networks, self._files):
             kept.mkdir(parents=True, exist_ok=True)
         self._architect = Architect(
-            task, settings, self._networks, stages=stages, supernet_key=self._supernet_key(), seed=seed
-        )
+            task, settings, self._networks, stages=stages, supernet_key=self._supernet_key(), seed=seed,
+            between_steps=between_steps,
+        )  # fmt: skip
 
     def file_of(self, candidate: Candidate) -> Path:
         """Return where the candidate's file lies once it is made."""
@@ -102,7 +112,7 @@ class Builder:
         destination = self.file_of(candidate)
         with tempfile.TemporaryDirectory(dir=self._files) as scratch:
             rounded = self._round(candidate, network, learned, Path(scratch) / "rounded.onnx", stages)
-            with _stage("packing", stages):
+            with self._stage("packing", stages):
                 pack(rounded, destination)
         return Artifact(destination, file_digest(destination), tuple(stages))
 
@@ -115,7 +125,7 @@ class Builder:
             zeroing = Zeroing(candidate.zeroed_weights, candidate.zero_pattern)
         inputs, settings = self._calibration.numpy(), self._quantization
         if candidate.weight_bits != FLOAT_BITS:
-            with _stage("quantization", stages):
+            with self._stage("quantization", stages):
                 table = network.with_suffix(".sensitivity.json")
                 choice = bits_of(candidate)
                 quantize(
@@ -124,7 +134,7 @@ class Builder:
                 )  # fmt: skip
             return path
         if zeroing is not None:
-            with _stage("zeroing", stages):
+            with self._stage("zeroing", stages):
                 zero_weights(network, path, zeroing, calibration=inputs, settings=settings)
             return path
         return network
@@ -132,13 +142,18 @@ class Builder:
     def _network_file(self, candidate: Candidate, stages: list[StageRecord]) -> Path:
         """Return the float32 file of the candidate's trained network, making it where it is not kept yet."""
         kept = self._networks / f"{self._network_key(candidate)}.onnx"
-        if kept.exists():
-            stages.append(StageRecord("network", 0.0, cached=True))
-            return kept
-        with _stage("architecture", stages):
+        if not kept.exists():
+            with one_maker(kept, self._between_steps):
+                if not kept.exists():
+                    return self._make_network(candidate, kept, stages)
+        stages.append(StageRecord("network", 0.0, cached=True))
+        return kept
+
+    def _make_network(self, candidate: Candidate, kept: Path, stages: list[StageRecord]) -> Path:
+        with self._stage("architecture", stages):
             network = self._start(candidate)
         if epochs := self._epochs(candidate):
-            with _stage("recovery", stages):
+            with self._stage("recovery", stages):
                 train(
                     network,
                     self._task,
@@ -146,8 +161,9 @@ class Builder:
                     teacher=self._task.model,
                     zeroed_weights=network_of(candidate).zeroed_weights,
                     zero_pattern=candidate.zero_pattern,
+                    between_steps=self._between_steps,
                 )
-        with _stage("export", stages):
+        with self._stage("export", stages):
             save_model(network, str(kept.with_suffix(".safetensors")))
             export_onnx(network, self._calibration[:PARITY_SAMPLES], kept)
         return kept
@@ -159,7 +175,9 @@ class Builder:
         if kept.exists() and grids.exists():
             stages.append(StageRecord("aware training", 0.0, cached=True))
             return kept, LearnedGrids.load(grids)
-        with _stage("aware training", stages):
+        with one_maker(kept, self._between_steps), self._stage("aware training", stages):
+            if kept.exists() and grids.exists():
+                return kept, LearnedGrids.load(grids)
             result = self._train_aware(candidate)
             export_onnx(result.network, self._calibration[:PARITY_SAMPLES], kept)
             learned = learned_grids(result, kept)
@@ -185,7 +203,15 @@ class Builder:
             activation_bits=choice.activation_bits,
             calibration=inputs,
             quantization=settings,
+            between_steps=self._between_steps,
         )
+
+    @contextmanager
+    def _stage(self, name: str, stages: list[StageRecord]) -> Iterator[None]:
+        if self._on_stage is not None:
+            self._on_stage(name)
+        with _stage(name, stages):
+            yield
 
     def _start(self, candidate: Candidate) -> nn.Module:
         with torch.random.fork_rng():

@@ -81,16 +81,21 @@ def search(
     storage: Storage = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the sampler and of training.")] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the task's data.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Candidates at a time, each in a process.", show_default="1")
+    ] = None,
 ) -> None:
     """Search a study and measure its front again; the same command goes on where it was stopped.
 
-    Writes trials.csv, front.csv, front.png and the front's ONNX files to the results folder.
+    Given a second time while the first is still running, it joins in.
+
+    Writes trials.csv, log.jsonl, front.csv, front.png and the front's ONNX files to the results folder.
     """
     from .progress import ProgressView
     from .run import run_study
 
     console = Console()
-    given = {"trials": trials, "hours": hours, "seed": seed, "data": data}
+    given = {"trials": trials, "hours": hours, "seed": seed, "data": data, "workers": workers}
     with ProgressView(console) as view:
         result = run_study(study, out=out, storage=storage, watcher=view, **given)  # type: ignore[arg-type]
     _show_result(console, result)

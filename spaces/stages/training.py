@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from random import Random
 
 import torch
@@ -14,7 +15,7 @@ from ..distillation import Batches, distillation_loss
 from ..prediction import pick_device
 from ..recovery import TrainingSettings
 from ..task import Task
-from ..training_steps import LARGEST_GRADIENT_NORM, one_cycle, private_randomness, training_loss
+from ..training_steps import LARGEST_GRADIENT_NORM, do_nothing, one_cycle, private_randomness, training_loss
 from .axis import StagesAxis
 from .choice import StageNetwork
 from .supernet import Supernet
@@ -24,7 +25,13 @@ RANDOM_NETWORKS = 2
 
 
 def train_supernet(
-    axis: StagesAxis, task: Task, settings: TrainingSettings, *, outputs: int, teacher: nn.Module | None = None
+    axis: StagesAxis,
+    task: Task,
+    settings: TrainingSettings,
+    *,
+    outputs: int,
+    teacher: nn.Module | None = None,
+    between_steps: Callable[[], None] = do_nothing,
 ) -> Supernet:
     """Return a trained supernet, on the CPU and in evaluation mode; its normalization is still to be re-estimated.
 
@@ -42,6 +49,7 @@ def train_supernet(
             and hints is not read.
         outputs: Length of the output vector.
         teacher: The network that the largest learns from; left as it is.
+        between_steps: Called after each step; it may wait.
 
     Raises:
         CandidateFailure: Where the loss is not a finite number.
@@ -50,7 +58,7 @@ def train_supernet(
     with private_randomness(settings.seed, device), torch.enable_grad():
         supernet = Supernet(axis, task.input_shape, outputs).to(device).train()
         batches = Batches(task, settings.batch_size, teacher, seed=settings.seed, device=device)
-        sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches))
+        sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches), between_steps)
         for epoch in range(1, settings.epochs + 1):
             # one look per epoch: a look per step would make an accelerator wait, and what is not finite stays so
             loss = float(torch.stack([sandwich.step(*batch) for batch in batches]).sum())
@@ -63,9 +71,12 @@ def train_supernet(
 class _Sandwich:
     """The optimizer's steps, counted over the whole training."""
 
-    def __init__(self, supernet: Supernet, task: Task, settings: TrainingSettings, total: int) -> None:
+    def __init__(
+        self, supernet: Supernet, task: Task, settings: TrainingSettings, total: int, between_steps: Callable[[], None]
+    ) -> None:
         self._supernet, self._task, self._settings = supernet, task, settings
         self._total, self._done = total, 0
+        self._between_steps = between_steps
         self._draw = Draw(Random(settings.seed))
         self._optimizer = torch.optim.AdamW(
             supernet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -87,6 +98,7 @@ class _Sandwich:
         nn.utils.clip_grad_norm_(self._supernet.parameters(), LARGEST_GRADIENT_NORM)
         self._optimizer.step()
         self._done += 1
+        self._between_steps()
         return torch.stack(losses).sum()
 
     def _run(self, choice: StageNetwork, inputs: Tensor) -> Tensor:

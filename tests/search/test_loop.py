@@ -214,7 +214,8 @@ study = optuna.create_study(storage={storage!r}, study_name="made-up", load_if_e
                             directions=[objective.direction for objective in OBJECTIVES])
 space = SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0, 0.5)),
                     bits=BitsAxis(weights=(4, 8, 32), activations=(8, 32)))
-SearchLoop(study, space, OBJECTIVES, BASELINE, InProcess(evaluate), sampler="random", seed=3).run(Budget(trials=100), Log())
+SearchLoop(study, space, OBJECTIVES, BASELINE, InProcess(evaluate), sampler="random", seed=3).run(
+    Budget(trials=100), Log())
 """
 
 

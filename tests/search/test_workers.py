@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def make_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     made: list[Workers] = []
 
     def make(size: int = 1, seconds: float = 60.0, **options: object) -> Workers:
-        from oddities import Factory
+        Factory = import_module("oddities").Factory  # noqa: N806
 
         diary = str(tmp_path / "diary")
         workers = Workers(

@@ -1,0 +1,102 @@
+"""The bench of a study set up from its file: in the search's own process and in each of its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..evaluators.measurement import Measurement
+from ..search.outcome import Evaluate, Outcome
+from .folder import RunFolder, explain_os_errors
+from .spec import StudySpec
+from .task_loading import load_task
+
+if TYPE_CHECKING:
+    from ..spaces.build import Builder
+    from ..spaces.candidate import Candidate
+    from ..spaces.task import Task
+    from .bench import Bench
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Makes, within a worker process, what makes and measures candidates; see
+    :data:`karui.search.worker_process.Factory`.
+
+    Args:
+        spec: The study.
+        folder: Its results folder.
+        seed: Seed of all training.
+        baseline: The baseline's measurements, by name.
+        threads: Threads of torch.
+        task: The task itself, where the study does not name it.
+    """
+
+    spec: StudySpec
+    folder: RunFolder
+    seed: int
+    baseline: dict[str, Measurement]
+    threads: int
+    task: Task | None = None
+
+    def __call__(self, announce: Callable[[str], None]) -> Evaluate:
+        """Load the task and set the bench up.
+
+        Raises:
+            KaruiError: Where the task cannot be loaded any more.
+        """
+        import torch
+
+        from ..evaluators.machine_lock import MachineLock
+        from ..spaces.baseline import prepare_baseline
+        from .bench import Bench
+
+        torch.set_num_threads(self.threads)
+        with explain_os_errors(self.folder.path):
+            task = prepare_task(self.spec, self.task)
+            with self.folder.alone("baseline", lambda: None):
+                artifact = prepare_baseline(task, self.spec.recovery, self.folder.path, seed=self.seed)
+            bench = Bench(task, artifact, self.spec, MachineLock(), announce)
+            begin_bench(bench, self.spec, self.folder, self.seed, self.baseline)
+
+        def evaluate(candidate: Candidate) -> Outcome:
+            with explain_os_errors(self.folder.path):  # a full disk is no fault of the candidate
+                return bench.evaluate(candidate)
+
+        return evaluate
+
+
+def prepare_task(spec: StudySpec, task: Task | None) -> Task:
+    """Return the task, or load the one that the study names, with its data and functions guarded.
+
+    Raises:
+        TaskError: Where it cannot be loaded.
+    """
+    from .guard import guarded
+
+    if task is None:
+        task = load_task(spec.task, spec.folder, spec.task_options)
+    task = guarded(task)
+    task.model.cpu()  # wherever the user left it: training moves it, everything else runs here
+    return task
+
+
+def begin_bench(bench: Bench, spec: StudySpec, folder: RunFolder, seed: int, baseline: dict[str, Measurement]) -> None:
+    """Give the bench what it needs to make and measure candidates."""
+    bench.begin(baseline, _builder(bench, spec, folder, seed), folder.outcomes)
+
+
+def _builder(bench: Bench, spec: StudySpec, folder: RunFolder, seed: int) -> Builder:
+    from ..spaces.build import Builder
+
+    return Builder(
+        bench.task,
+        spec.recovery,
+        folder.build,
+        seed,
+        spec.quantization,
+        spec.stages,
+        between_steps=bench.lock.let_pass,
+        on_stage=lambda stage: bench.announce(stage),
+    )
