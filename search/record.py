@@ -79,10 +79,10 @@ def read_outcome(trial: FrozenTrial) -> Outcome | None:
 
 
 def write_end(trial: Trial, status: str, stage: str = "", reason: str = "") -> None:
-    """Note how a trial that was not evaluated ended."""
-    trial.set_user_attr("status", status)
+    """Note how a trial that was not evaluated ended; the status last, so that where it is noted all is."""
     trial.set_user_attr("stage", stage)
     trial.set_user_attr("reason", reason)
+    trial.set_user_attr("status", status)
 
 
 def attempts_of(trial: FrozenTrial) -> int:

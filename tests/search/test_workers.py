@@ -255,6 +255,67 @@ def test_workers_and_what_they_started_die_with_a_killed_search(make_workers: Ma
     wait_until_gone(*found)
 
 
+KILLED = """
+import random, sys, threading, os, signal
+sys.path[:0] = [{folder!r}, {conftest!r}]
+import optuna
+from conftest import BASELINE, Log
+from oddities import Factory
+from karui.search.loop import Budget, SearchLoop
+from karui.search.objectives import OBJECTIVES
+from karui.search.workers import Workers
+from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.space import SearchSpace
+from karui.spaces.sparsity.axis import SparsityAxis
+
+study = optuna.load_study(storage={storage!r}, study_name="made-up")
+space = SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0, 0.5)),
+                    bits=BitsAxis(weights=(4, 8, 32), activations=(8, 32)))
+workers = Workers(2, Factory(dict.fromkeys((4, 7, 8, 32), "sleep"), {diary!r}), candidate_seconds=60.0)
+chance = random.Random({seed})
+
+class Doomed(Log):
+    left = chance.randrange(1, 12)
+    def note(self):
+        self.left -= 1
+        if not self.left:
+            # At some moment after something was told, whatever the search does then.
+            threading.Timer(chance.random() * 0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    def begun(self, *told): self.note()
+    def reached(self, *told): self.note()
+    def ended(self, *told): self.note()
+
+SearchLoop(study, space, OBJECTIVES, BASELINE, workers, sampler="random", seed=3).run(Budget(trials=1000), Doomed())
+"""
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_at_any_moment_loses_nothing(
+    make_workers: MakeWorkers, make_loop: MakeLoop, tmp_path: Path
+) -> None:
+    crew = make_workers(2)
+    loop = make_loop(crew=crew)
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    kills = 0
+    for seed in range(8):
+        code = KILLED.format(
+            folder=str(tmp_path), conftest=str(Path(__file__).parent), storage=storage,
+            diary=str(tmp_path / "diary"), seed=seed,
+        )  # fmt: skip
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
+        kills += ended.returncode != 0
+        wait_until_gone(*{int(line.split()[0]) for line in (tmp_path / "diary").read_text().splitlines()})
+    assert kills >= 3
+    loop.run(Budget(trials=1000), Log())
+    records = read_records(loop.study)
+    ended_keys = [record.key for record in records if record.state in ("evaluated", "failed")]
+    assert len(ended_keys) == len(set(ended_keys)) == 20
+    assert {record.state for record in records} <= {"evaluated", "failed", "duplicate", "interrupted"}
+    # Begun again is only what was in flight: two candidates a kill.
+    assert len((tmp_path / "diary").read_text().splitlines()) <= 20 + 2 * kills
+
+
 # --- in the loop ------------------------------------------------------------------------------------------------------
 
 
