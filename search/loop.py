@@ -12,7 +12,6 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from ..errors import KaruiError
 from ..spaces.candidate import Candidate
 from ..spaces.space import SearchSpace, problem_of
 from .asking import Asking
@@ -24,11 +23,9 @@ from .outcome import Outcome, Result, UnexpectedError, WorkerLost
 from .owners import Owners
 from .record import write_begin, write_candidate, write_end, write_outcome
 from .sampler import SamplerName, make_sampler
-from .stale import queue_again, recover_stale
+from .stale import interrupt, recover_stale
+from .surprises import Surprises
 from .turns import Alone, Turns
-
-UNEXPECTED_IN_A_ROW = 3
-"""If so many candidates, the first ones of a run, all end in errors that nobody expected, the fault is not theirs."""
 
 _REPEATS_BEFORE_PICKING = 4
 _LOOKS_EVERY_SECONDS = 30.0
@@ -81,7 +78,7 @@ class SearchLoop:
     clock: Callable[[], float] = time.monotonic
     _trials: dict[int, Trial] = field(default_factory=dict, init=False)
     _repeats: int = field(default=0, init=False)
-    _unexpected: int | None = field(default=0, init=False)
+    _surprises: Surprises = field(default_factory=Surprises, init=False)
     _recovered_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -200,7 +197,7 @@ class SearchLoop:
             except optuna.exceptions.UpdateFinishedTrialError:
                 listener.happened("trial was taken over by another search", trial=trial.number)
             self._finish(trial, listener)
-        self._check_unexpected(answer.result)
+        self._surprises.note(answer.result)
 
     def _tell(self, trial: Trial, result: Result, listener: Listener) -> None:
         if isinstance(result, Outcome):
@@ -241,29 +238,10 @@ class SearchLoop:
             else:
                 listener.seen(record)
 
-    def _check_unexpected(self, result: Result) -> None:
-        if not isinstance(result, UnexpectedError):
-            self._unexpected = None
-        elif self._unexpected is not None:
-            self._unexpected += 1
-            if self._unexpected >= UNEXPECTED_IN_A_ROW:
-                raise KaruiError(
-                    f"the first {UNEXPECTED_IN_A_ROW} candidates of this run all ended in an error that is not theirs",
-                    where=f"stage {result.stage}",
-                    got=result.reason,
-                    remedy="log.jsonl in the results folder has the whole traceback",
-                )
-
     def _interrupt_all(self) -> None:
         for trial in list(self._trials.values()):
             # A storage that fails here too leaves the trial running, and the next search finds it stale.
             with suppress(optuna.exceptions.StorageInternalError), self.turns():
-                self._interrupt(trial)
+                interrupt(self.study, trial)
             self._ledger.end(trial.number)
         self._trials.clear()
-
-    def _interrupt(self, trial: Trial) -> None:
-        frozen = self.study.get_trials(deepcopy=False)[trial.number]
-        if frozen.state == TrialState.RUNNING:
-            write_end(trial, "interrupted", "", "the search was stopped")
-            queue_again(self.study, frozen, killed=False)

@@ -13,7 +13,9 @@ SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
 
 def _tpe(seed: int) -> optuna.samplers.BaseSampler:
     # group=True splits the conditional space into the parts that were seen together, each sampled jointly.
-    return optuna.samplers.TPESampler(multivariate=True, group=True, n_startup_trials=12, seed=seed)
+    # constant_liar counts candidates in flight, this search's and others', as bad ones, so that what is asked for
+    # meanwhile lies elsewhere; with one at a time it changes nothing.
+    return optuna.samplers.TPESampler(multivariate=True, group=True, n_startup_trials=12, constant_liar=True, seed=seed)
 
 
 SAMPLERS: dict[SamplerName, Callable[[int], optuna.samplers.BaseSampler]] = {

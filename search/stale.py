@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .owners import Owners
-from .record import ATTEMPTS, attempts_of, read_outcome
+from .record import ATTEMPTS, attempts_of, read_outcome, write_end
 
 _STOPPED = ("duplicate", "impossible")
 
@@ -37,6 +37,14 @@ def recover_stale(study: optuna.Study, owners: Owners, objectives: Sequence[str]
         else:
             queue_again(study, trial, killed=True)
     return stale
+
+
+def interrupt(study: optuna.Study, trial: Trial) -> None:
+    """Queue again what this search has in flight when it is stopped, where it is still in flight."""
+    frozen = study.get_trials(deepcopy=False)[trial.number]
+    if frozen.state == TrialState.RUNNING:
+        write_end(trial, "interrupted", "", "the search was stopped")
+        queue_again(study, frozen, killed=False)
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial, *, killed: bool) -> None:

@@ -7,28 +7,22 @@ when it is first needed. Not by multiprocessing, which would run the user's own 
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import CandidateFailure, KaruiError
 from ..spaces.candidate import Candidate
-from .crew import Answer, Event, Reached
-from .outcome import Result, WorkerLost
-from .worker_process import DEFAULT_STAGE, DONE, FAILED, READY, STAGE, STOP, UNEXPECTED, Factory, receive, send
+from .crew import Event, Reached
+from .outcome import Result
+from .worker import Worker
+from .worker_process import DONE, FAILED, READY, STAGE, STOP, UNEXPECTED, Factory
 
 STARTS = 3
 """How often in a row workers may die while they start before the search gives up."""
-
-_SECONDS_TO_END = 10.0
 
 
 class Workers:
@@ -52,8 +46,8 @@ class Workers:
         self._factory = _pickled(factory)
         self._seconds = candidate_seconds
         self._output = output
-        self._inbox: queue.Queue[tuple[_Worker, Any]] = queue.Queue()
-        self._workers: list[_Worker] = []
+        self._inbox: queue.Queue[tuple[Worker, Any]] = queue.Queue()
+        self._workers: list[Worker] = []
         self._failed_starts = 0
         self._error: KaruiError | None = None
 
@@ -96,8 +90,8 @@ class Workers:
             worker.kill()
         self._workers.clear()
 
-    def _start(self) -> _Worker:
-        worker = _Worker(self._factory, self._inbox, self._output)
+    def _start(self) -> Worker:
+        worker = Worker(self._factory, self._inbox, self._output)
         self._workers.append(worker)
         return worker
 
@@ -116,7 +110,7 @@ class Workers:
             events.append(worker.lost(f"not done within {minutes}, so its worker process was stopped"))
         return events
 
-    def _take(self, worker: _Worker, message: Any) -> list[Event]:
+    def _take(self, worker: Worker, message: Any) -> list[Event]:
         if worker not in self._workers:
             return []  # it was stopped; what it said before no longer counts
         if message is None:
@@ -135,7 +129,7 @@ class Workers:
             return [Reached(worker.ticket, worker.stage)] if worker.ticket is not None else []
         return [worker.answer(_RESULTS[kind](*content))]
 
-    def _bury(self, worker: _Worker) -> list[Event]:
+    def _bury(self, worker: Worker) -> list[Event]:
         """See to a worker that has died by itself."""
         self._workers.remove(worker)
         how = worker.kill()
@@ -161,103 +155,6 @@ _RESULTS: dict[str, Callable[..., Result]] = {
     FAILED: CandidateFailure,
     UNEXPECTED: lambda error: error,
 }
-
-
-class _Worker:
-    """One process as the search sees it."""
-
-    def __init__(self, factory: bytes, inbox: queue.Queue[tuple[_Worker, Any]], output: Path | None) -> None:
-        self.ready = False
-        self.ticket: int | None = None
-        self.candidate: Candidate | None = None
-        self.stage = DEFAULT_STAGE
-        self.deadline = 0.0
-        self._process = _launch(output)
-        threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
-        self._send(factory)
-
-    def begin(self, ticket: int, candidate: Candidate | None, seconds: float) -> None:
-        self.ticket, self.candidate, self.stage = ticket, candidate, DEFAULT_STAGE
-        self.deadline = time.monotonic() + seconds
-        self._send(candidate)
-
-    def answer(self, result: Result) -> Answer:
-        ticket, self.ticket = self.ticket, None
-        return Answer(-1 if ticket is None else ticket, result)
-
-    def lost(self, reason: str) -> Answer:
-        return self.answer(WorkerLost(self.stage, reason))
-
-    def kill(self) -> str:
-        """End the process and those it has started; return how it ended, in words that follow "the process"."""
-        _kill(self._process)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel; it ends when that lets go of it
-            self._process.wait(_SECONDS_TO_END)
-        code = -signal.SIGKILL if self._process.returncode is None else self._process.returncode
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        return _describe_exit(code)
-
-    def _send(self, thing: Any) -> None:
-        # A process that has died meanwhile is told of by the end of its own stream.
-        with contextlib.suppress(OSError):
-            send(_stream(self._process.stdin), thing)
-
-    def _listen(self, inbox: queue.Queue[tuple[_Worker, Any]]) -> None:
-        stream = _stream(self._process.stdout)
-        with contextlib.suppress(Exception):  # its end, or anything that makes no sense: it is of no more use
-            while True:
-                inbox.put((self, receive(stream)))
-        # How it ended is known only a moment after its stream has.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_SECONDS_TO_END)
-        inbox.put((self, None))
-
-
-def _launch(output: Path | None) -> subprocess.Popen[bytes]:
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.worker_process import main; main({os.getpid()})"
-    # As the command line does for itself: torch's threads must not spin while they wait for each other.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1", **os.environ}
-    with contextlib.ExitStack() as stack:
-        errors = None if output is None else stack.enter_context(output.open("ab"))
-        return subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            # A group of its own: what it starts can be ended with it.
-            process_group=0 if os.name == "posix" else None,
-        )
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if os.name == "posix":
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    if process.poll() is None:
-        process.kill()
-
-
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"ended by itself with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    reasons = {
-        "SIGKILL": "was killed by SIGKILL, perhaps because memory ran out",
-        "SIGSEGV": "ended by SIGSEGV, a segmentation fault in native code",
-        "SIGABRT": "ended by SIGABRT, native code gave up",
-    }
-    return reasons.get(name, f"ended by {name}")
-
-
-def _stream(stream: Any) -> BinaryIO:
-    return stream  # type: ignore[no-any-return]
 
 
 def _pickled(factory: Factory) -> bytes:

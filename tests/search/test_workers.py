@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -331,6 +332,18 @@ def test_as_many_workers_as_one_likes_give_the_same(make_workers: MakeWorkers, m
     }
     assert set(found) <= set(expected)
     assert len(log.begun_keys) == len(set(log.begun_keys)) == 20
+
+
+def test_one_worker_asks_for_what_the_search_itself_would(
+    make_workers: MakeWorkers, make_loop: MakeLoop, tmp_path: Path
+) -> None:
+    asked: list[list[str]] = []
+    for crew in (None, make_workers(1)):
+        log = Log()
+        make_loop(crew=crew, sampler="tpe").run(Budget(trials=14), log)
+        asked.append(log.begun_keys)
+        optuna.delete_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="made-up")
+    assert asked[0] == asked[1]
 
 
 def test_several_are_in_flight_and_the_budget_is_kept(

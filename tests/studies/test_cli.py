@@ -29,7 +29,10 @@ def explained(err: str, *words: str) -> bool:
     ("arguments", "words"),
     [
         ([], ["search", "front", "pick", "init", "--version", "Pareto front"]),
-        (["search"], ["STUDY", "--trials", "--hours", "--out", "--storage", "--seed", "--data", "runs/<study>"]),
+        (
+            ["search"],
+            ["STUDY", "--trials", "--hours", "--out", "--storage", "--seed", "--data", "--workers", "runs/<study>"],
+        ),
         (["front"], ["STUDY", "--out", "--format", "table|csv|json"]),
         (["pick"], ["--max-size", "60KB", "--max-latency", "0.4ms", "0.3x", "--min-accuracy", "0.97", "--export"]),
         (["pick"], ["--prefer", "size|latency|accuracy|knee", "Exit code 1"]),
@@ -75,6 +78,7 @@ def test_the_command_runs_as_its_own_process(tmp_path: Path) -> None:
         (["search", "digits", "--trials", "many"], "integer"),
         (["search", "digits", "--hours", "-1"], "--hours"),
         (["search", "digits", "--seed", "-1"], "--seed"),
+        (["search", "digits", "--workers", "-1"], "--workers"),
         (["search", "digits", "--nonsense"], "--nonsense"),
         (["front", "digits", "--format", "xml"], "xml"),
         (["pick", "digits", "--prefer", "speed"], "speed"),
