@@ -33,9 +33,8 @@ class KeptOutcomes:
 
     def keep(self, outcome: Outcome) -> None:
         """Keep what was measured, whole or not at all."""
-        path = self._path(outcome.digest)
-        if not path.exists():
-            write_atomically(path, json.dumps(outcome.to_dict()).encode())
+        if self.get(outcome.digest) is None:  # what was measured first stays
+            write_atomically(self._path(outcome.digest), json.dumps(outcome.to_dict()).encode())
 
     def _path(self, digest: str) -> Path:
         return self._folder / f"{digest}.json"

@@ -41,6 +41,12 @@ if role == "measure":
             time.sleep(0.003)
             note("measured", begin)
         time.sleep(0.005)
+elif role == "steady":
+    with lock.working():
+        print("works", flush=True)
+        while not (Path(folder) / "stop").exists():
+            time.sleep(0.002)
+            lock.let_pass()
 else:
     stop = Path(folder) / "stop"
     while not stop.exists():
@@ -109,6 +115,18 @@ def test_nobody_works_while_somebody_measures(tmp_path: Path, start: StartProces
     for index, (_, begin, end) in enumerate(measured):
         others = [span for span in spans if span[0] == "worked"] + measured[:index] + measured[index + 1 :]
         assert not [span for span in others if span[1] < end and begin < span[2]]
+
+
+def test_whoever_trains_for_hours_lets_measuring_pass(tmp_path: Path, start: StartProcess) -> None:
+    trains, measures = start("steady"), start("measure")
+    go(trains)
+    assert trains.stdout is not None
+    assert trains.stdout.readline() == "works\n"
+    go(measures)
+    assert measures.wait(timeout=60) == 0
+    assert trains.poll() is None
+    (tmp_path / "stop").touch()
+    assert trains.wait(timeout=60) == 0
 
 
 HOLDER = """
