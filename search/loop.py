@@ -192,6 +192,8 @@ class SearchLoop:
         """Tell what came of a candidate."""
         trial = self._trials[answer.ticket]
         with self.turns():
+            if not self.turns.exclusive:
+                self._take_in(listener)
             try:
                 self._tell(trial, answer.result, listener)
             except optuna.exceptions.UpdateFinishedTrialError:
@@ -200,6 +202,10 @@ class SearchLoop:
         self._surprises.note(answer.result)
 
     def _tell(self, trial: Trial, result: Result, listener: Listener) -> None:
+        twin = self._ledger.known.get(self._ledger.own[trial.number])
+        if twin is not None:  # only where searches take no turns
+            self._stop(trial, "duplicate", "", f"trial {twin} of another search came to its end first")
+            return
         if isinstance(result, Outcome):
             self._keep(trial, result)
             self._asking.queue_followers(trial, result)

@@ -333,6 +333,24 @@ def test_a_trial_that_was_taken_over_does_not_stop_the_search(study: optuna.Stud
     assert not study.get_trials(states=(TrialState.RUNNING,))
 
 
+def test_where_there_are_no_turns_the_first_to_end_is_kept(study: optuna.Study) -> None:
+    elsewhere = Owners(study, exclusive=False)
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        if len(study.trials) == 1:  # a search elsewhere begins the same at the very moment, and is faster
+            trial = begin(study, candidate, elsewhere)
+            write_outcome(trial, outcome_of(candidate))
+            study.tell(trial, [1.0, 1.0, 1.0])
+        return outcome_of(candidate)
+
+    assert loop_on(study, Unordered(), evaluate).run(Budget(3), Silence(), []) == "all trials are done"
+    records = [record for record in read_records(study) if record.state in ("evaluated", "duplicate")]
+    first = [record for record in records if record.key == records[0].key][:2]
+    assert [(record.number, record.state) for record in first] == [(0, "duplicate"), (1, "evaluated")]
+    evaluated = [record.key for record in records if record.state == "evaluated"]
+    assert len(evaluated) == len(set(evaluated)) == 3
+
+
 def test_turns_are_by_a_file_beside_sqlites(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     one, other = turns_of(f"sqlite:///{path}"), turns_of(f"sqlite+pysqlite:///{path}")
