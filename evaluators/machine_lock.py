@@ -41,7 +41,10 @@ class MachineLock:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Work on a candidate, beside others that work, but never beside one that measures."""
+        """Work on a candidate, beside others that work, but never beside one that measures; work within work is one."""
+        if self._works:
+            yield
+            return
         self._enter()
         try:
             yield

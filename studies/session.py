@@ -80,7 +80,7 @@ class Session:
         finally:
             self._write_trials()
         waits = "waiting while another search measures the front again"
-        with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited:
+        with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited, bench.lock.working():
             return self._finish(bench, ending, waited)
 
     def _conditions(self) -> dict[str, Any]:
@@ -103,10 +103,12 @@ class Session:
         from .bench import Bench
 
         self.watcher.phase("loading the task")
-        task = prepare_task(self.spec, task)
-        check_reach(self.spec.space, task)
+        lock = MachineLock()
+        with lock.working():
+            task = prepare_task(self.spec, task)
+            check_reach(self.spec.space, task)
         self.watcher.phase("preparing the baseline")
-        seed, lock = training_seed(self.study, self.spec.seed), MachineLock()
+        seed = training_seed(self.study, self.spec.seed)
         artifact = self._baseline(task, seed, lock)
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
@@ -152,6 +154,8 @@ class Session:
         from ..spaces.equivalence import Equivalence
 
         baseline = {name: bench.baseline[name].value for name in OBJECTIVE_NAMES}
+        with bench.lock.working():
+            canonical = Equivalence(bench.task, self.spec.space, self.spec.recovery.channel_multiple)
         loop = SearchLoop(
             study=self.study,
             space=self.spec.space,
@@ -161,7 +165,7 @@ class Session:
             sampler=self.spec.sampler,
             seed=self.spec.seed,
             followers=self.spec.followers,
-            canonical=Equivalence(bench.task, self.spec.space, self.spec.recovery.channel_multiple),
+            canonical=canonical,
             turns=turns_of(self.storage),
         )
         known = read_records(self.study)

@@ -13,6 +13,7 @@ from .spec import StudySpec
 from .task_loading import load_task
 
 if TYPE_CHECKING:
+    from ..evaluators.machine_lock import MachineLock
     from ..spaces.build import Builder
     from ..spaces.candidate import Candidate
     from ..spaces.task import Task
@@ -46,25 +47,34 @@ class Workbench:
         Raises:
             KaruiError: Where the task cannot be loaded any more.
         """
-        import torch
-
         from ..evaluators.machine_lock import MachineLock
-        from ..spaces.baseline import prepare_baseline
-        from .bench import Bench
 
-        torch.set_num_threads(self.threads)
         with explain_os_errors(self.folder.path):
-            task = prepare_task(self.spec, self.task)
-            with self.folder.alone("baseline", lambda: None):
-                artifact = prepare_baseline(task, self.spec.recovery, self.folder.path, seed=self.seed)
-            bench = Bench(task, artifact, self.spec, MachineLock(), announce)
-            begin_bench(bench, self.spec, self.folder, self.seed, self.baseline)
+            lock = MachineLock()
+            # Loading torch and the task is work as well. Never waits for the folder while it works: who holds the
+            # folder may be waiting to measure.
+            with lock.working():
+                import torch
+
+                torch.set_num_threads(self.threads)
+                task = prepare_task(self.spec, self.task)
+            with self.folder.alone("baseline", lambda: None), lock.working():
+                bench = self._bench(task, lock, announce)
 
         def evaluate(candidate: Candidate) -> Outcome:
             with explain_os_errors(self.folder.path):  # a full disk is no fault of the candidate
                 return bench.evaluate(candidate)
 
         return evaluate
+
+    def _bench(self, task: Task, lock: MachineLock, announce: Callable[[str], None]) -> Bench:
+        from ..spaces.baseline import prepare_baseline
+        from .bench import Bench
+
+        artifact = prepare_baseline(task, self.spec.recovery, self.folder.path, seed=self.seed)
+        bench = Bench(task, artifact, self.spec, lock, announce)
+        begin_bench(bench, self.spec, self.folder, self.seed, self.baseline)
+        return bench
 
 
 def prepare_task(spec: StudySpec, task: Task | None) -> Task:

@@ -186,6 +186,9 @@ def test_measuring_within_work_leaves_it_for_the_while(tmp_path: Path, opener: t
         assert not is_free()
         mine.let_pass()
         assert not is_free()
+        with mine.working():
+            assert not is_free()
+        assert not is_free()
         with mine.measuring():
             assert not is_free()
         assert not is_free(), "work goes on, and is not to be measured beside"
