@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from karui.evaluators.measurement import Measurement
 from karui.search.front import hypervolume
+from karui.search.gates import Gates
 from karui.search.objectives import OBJECTIVES, Objective, with_bounds
 from karui.search.record import Outcome
 from karui.spaces.artifact import StageRecord
@@ -176,7 +177,8 @@ def _architecture_loss(candidate: Candidate, weights: float) -> float:
         blind = not any(operation.endswith("conv3x3") or operation == "separable3x3"
                         for *_, operation in architecture.genotype.edges)  # fmt: skip
         few = (2e4 / max(weights, 1e3)) ** 0.5
-        return 0.012 + 0.02 * math.exp(-gain) + 0.018 * few / architecture.cells_per_stage**0.3 + 0.08 * blind
+        repeated = architecture.cells_per_stage**0.3
+        return float(0.012 + 0.02 * math.exp(-gain) + 0.018 * few / repeated + 0.08 * blind)
     return 0.05 * candidate.removed_channels**2
 
 
@@ -213,7 +215,7 @@ class World:
     """How many networks had been trained after each."""
     _networks: set[Candidate] = field(default_factory=lambda: {Candidate()})
 
-    def __call__(self, candidate: Candidate) -> Outcome:
+    def __call__(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
         """Return the noisy outcome of a candidate; its network is trained where it is new."""
         values = true_values(candidate)
         network = network_of(candidate)

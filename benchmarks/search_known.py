@@ -37,13 +37,13 @@ from known_world import (  # type: ignore[import-not-found]
 )
 from measuring import RESULTS, processor, today  # type: ignore[import-not-found]
 
+from karui.search.crew import InProcess
 from karui.search.front import pareto_mask
 from karui.search.loop import Budget, SearchLoop
-from karui.search.record import TrialRecord
 from karui.search.sampler import SAMPLERS, SamplerName
 from karui.search.tpe import OneSplitTPESampler
 from karui.spaces.build import network_of
-from karui.spaces.candidate import Candidate
+from karui.studies.watcher import Silence
 
 SEEDS = range(10)
 GOAL_SHARE, GOAL_SPACE = 0.95, 0.02
@@ -95,16 +95,6 @@ VARIANTS = (
 )
 
 
-class Silence:
-    """A listener that does nothing."""
-
-    def begun(self, number: int, candidate: Candidate) -> None:
-        """Do nothing."""
-
-    def ended(self, record: TrialRecord) -> None:
-        """Do nothing."""
-
-
 def run(index: int, seed: int, whole: float) -> list[dict[str, Any]]:
     """Search once; return the share after every few evaluations and where the goal is reached."""
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -113,7 +103,14 @@ def run(index: int, seed: int, whole: float) -> list[dict[str, Any]]:
     SAMPLERS[variant.sampler] = variant.other or OWN[variant.sampler]
     study = optuna.create_study(directions=[objective.direction for objective in OBJECTIVES])
     loop = SearchLoop(
-        study, SPACE, BOUNDED, BASELINE, world, sampler=variant.sampler, seed=seed, followers=variant.followers
+        study,
+        SPACE,
+        BOUNDED,
+        BASELINE,
+        InProcess(world),
+        sampler=variant.sampler,
+        seed=seed,
+        followers=variant.followers,
     )
     loop.run(Budget(variant.evaluations), Silence(), SPACE.landmarks())
     points = np.array(world.found)

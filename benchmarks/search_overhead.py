@@ -36,11 +36,15 @@ from optuna.distributions import distribution_to_json
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
+from karui.search.crew import InProcess
+from karui.search.gates import Gates
+from karui.search.listener import Listener
 from karui.search.loop import Budget, SearchLoop
 from karui.search.record import Outcome, TrialRecord
 from karui.search.sampler import SamplerName, make_sampler
 from karui.spaces.candidate import Candidate
 from karui.studies.store import open_study
+from karui.studies.watcher import Silence
 
 SIZES = (100, 1_000, 10_000)
 STORAGES = ("memory", "journal", "sqlite")
@@ -66,7 +70,7 @@ class TimedWorld:
         self._world = World(seed=0)
         self.seconds = np.zeros(2)
 
-    def __call__(self, candidate: Candidate) -> Outcome:
+    def __call__(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
         """Return the outcome of a candidate."""
         begin = now()
         outcome: Outcome = self._world(candidate)
@@ -74,22 +78,12 @@ class TimedWorld:
         return outcome
 
 
-class Silence:
-    """A listener that does nothing."""
-
-    def begun(self, number: int, candidate: Candidate) -> None:
-        """Do nothing."""
-
-    def ended(self, record: TrialRecord) -> None:
-        """Do nothing."""
-
-
 class WindowIsOverError(Exception):
     """Ends the loop where a window has taken long enough."""
 
 
 @dataclass
-class Alternation:
+class Alternation(Silence):
     """A listener that times the loop, and runs a trial of bare Optuna after each of its trials."""
 
     bare: optuna.Study
@@ -127,24 +121,25 @@ class Alternation:
 
 
 class TimedLoop(SearchLoop):
-    """The loop, with its window begun at its first trial."""
+    """The loop, with its window begun when it has taken in what was there."""
 
-    def step(self, listener: Any) -> TrialRecord:
-        """Run one trial."""
-        if isinstance(listener, Alternation) and listener.begun_at is None:
+    def _search(self, budget: Budget, listener: Listener) -> str:
+        if isinstance(listener, Alternation):
             listener.start()
-        return super().step(listener)
+        return super()._search(budget, listener)
 
 
 def make_loop(study: optuna.Study, world: TimedWorld, sampler: SamplerName) -> SearchLoop:
     """Return karui's loop over the study."""
-    return TimedLoop(study, SPACE, BOUNDED, BASELINE, world, sampler=sampler, seed=1)
+    return TimedLoop(study, SPACE, BOUNDED, BASELINE, InProcess(world), sampler=sampler, seed=1)
 
 
 def filled_trials(count: int) -> list[FrozenTrial]:
     """Return trials as karui's loop leaves them."""
     study = optuna.create_study(directions=DIRECTIONS)
-    SearchLoop(study, SPACE, BOUNDED, BASELINE, World(seed=0), sampler="random").run(Budget(count), Silence())
+    SearchLoop(study, SPACE, BOUNDED, BASELINE, InProcess(World(seed=0)), sampler="random").run(
+        Budget(count), Silence()
+    )
     return study.get_trials(deepcopy=False)[:count]
 
 
@@ -164,7 +159,7 @@ def fill(storage: str, path: Path, trials: Sequence[FrozenTrial]) -> None:
 def _insert(database: sqlite3.Connection, trials: Sequence[FrozenTrial]) -> None:
     """Write trials as Optuna's schema has them, at once: one by one takes minutes."""
     for trial_id, trial in enumerate(trials, 1):
-        row = (trial_id, trial.number, 1, trial.state.name, str(trial.datetime_start), str(trial.datetime_complete))
+        row: tuple[Any, ...] = (trial_id, trial.number, 1, trial.state.name, str(trial.datetime_start), str(trial.datetime_complete))
         database.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?)", row)
         for name, distribution in trial.distributions.items():
             inner = distribution.to_internal_repr(trial.params[name])
@@ -268,7 +263,7 @@ def report(table: pd.DataFrame, seconds: float) -> str:
             "-" if np.isnan(each["resume_s"]) else f"{each['resume_s']:.3g} ({each['resume_cpu_s']:.3g})"
             for each in (karui, bare)
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += [
         "",
         f"Conditions: optuna {version('optuna')}, sqlalchemy {version('sqlalchemy')}; {processor()}; at most "

@@ -1,49 +1,40 @@
-"""The search loop: ask, suggest, make and measure, tell; resumable at every step."""
+"""The search loop: ask, suggest, have candidates made and measured, tell; resumable at every step."""
 
 from __future__ import annotations
 
-import random
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from itertools import chain, islice
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
-from ..errors import CandidateFailure, CandidateStopped
-from ..spaces.candidate import FLOAT_BITS, Candidate
+from ..errors import CandidateStopped
+from ..spaces.candidate import Candidate
 from ..spaces.space import SearchSpace, problem_of
+from .asking import Asking
+from .crew import Answer, Crew, Reached
 from .gatekeeper import Gatekeeper
+from .ledger import Ledger
+from .listener import Listener
 from .objectives import Objective
-from .record import (
-    ATTEMPTS,
-    Evaluate,
-    Outcome,
-    TrialRecord,
-    attempts_of,
-    owner_is_gone,
-    owner_mark,
-    read_record,
-    read_records,
-    write_candidate,
-    write_end,
-    write_outcome,
-)
+from .outcome import Outcome, Result, UnexpectedError, WorkerLost
+from .owners import Owners
+from .record import TrialRecord, write_begin, write_candidate, write_end, write_outcome
 from .sampler import SamplerName, make_sampler
-
-FOLLOWER = "follower"
-"""The attribute of a trial that was queued because its network had just been trained."""
+from .stale import interrupt, recover_stale
+from .surprises import Surprises
+from .turns import Alone, Turns
 
 STOPPED_PER_TRIAL = 10
 """How many stopped candidates a search bears for each trial of its budget before it ends: each costs a little."""
 
 _REPEATS_BEFORE_PICKING = 4
-_DRAWS = 200
-_ENUMERABLE = 100_000
+_LOOKS_EVERY_SECONDS = 30.0
+_RECOVERS_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -51,23 +42,13 @@ class Budget:
     """When a search ends.
 
     Args:
-        trials: Candidates that are evaluated or fail; duplicates, impossible ones, and those that a gate stops do not
-            count.
+        trials: Candidates that are evaluated or fail, in all searches of the study together; duplicates, impossible
+            ones, and those that a gate stops do not count.
         seconds: Wall-clock time of this run; None for no limit. No candidate is begun after it.
     """
 
     trials: int
     seconds: float | None = None
-
-
-class Listener(Protocol):
-    """Is told how the search goes, to show it."""
-
-    def begun(self, number: int, candidate: Candidate) -> None:
-        """A candidate is about to be made."""
-
-    def ended(self, record: TrialRecord) -> None:
-        """A trial has ended, in whatever state."""
 
 
 @dataclass
@@ -79,14 +60,15 @@ class SearchLoop:
         space: What may be chosen.
         objectives: Names, directions, bounds, in the order of the study's directions.
         baseline: The baseline's value of each objective, for relative bounds.
-        evaluate: Makes and measures one candidate.
+        crew: Makes and measures candidates, as many at a time as it has members.
         sampler: Name of the sampler.
         seed: Seed of the sampler; a resumed search goes on with other random numbers than it began with.
-        followers: How many trials that differ in nothing but bits and exits are queued after each newly trained
-            network, since they cost next to nothing; the sampler chooses their bits and exits.
+        followers: How many trials that differ in nothing but bits are queued after each newly trained network, since
+            they cost next to nothing; the sampler chooses their bits.
         canonical: Maps a candidate to the one that stands for all that mean the same file.
         gatekeeper: Makes the gates that candidates have to pass; None for no gates, and then candidates that a gate
             once stopped may be tried again.
+        turns: How searches that share the study take turns.
         clock: Seconds that only grow.
     """
 
@@ -94,18 +76,25 @@ class SearchLoop:
     space: SearchSpace
     objectives: Sequence[Objective]
     baseline: Mapping[str, float]
-    evaluate: Evaluate
+    crew: Crew
     sampler: SamplerName = "tpe"
     seed: int = 0
     followers: int = 0
     canonical: Callable[[Candidate], Candidate] = Candidate.canonical
     gatekeeper: Gatekeeper | None = None
+    turns: Turns = field(default_factory=Alone)
     clock: Callable[[], float] = time.monotonic
-    _known: dict[str, int] = field(default_factory=dict, init=False)
-    _networks: set[str] = field(default_factory=set, init=False)
+    _trials: dict[int, Trial] = field(default_factory=dict, init=False)
+    _repeats: int = field(default=0, init=False)
+    _surprises: Surprises = field(default_factory=Surprises, init=False)
+    _recovered_at: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._owners = Owners(self.study, self.turns.exclusive)
+        self._ledger = Ledger(self.study, self._owners, stopped_are_known=self.gatekeeper is not None)
 
     def run(self, budget: Budget, listener: Listener, first: Sequence[Mapping[str, Any]] = ()) -> str:
-        """Search, and return in one sentence why it ended.
+        """Search, and return in one sentence why it ended; the crew is closed.
 
         Args:
             budget: When to end.
@@ -113,181 +102,176 @@ class SearchLoop:
             first: Parameters of trials to begin with, where the study is new.
 
         Raises:
-            KeyboardInterrupt: When interrupted; the candidate in flight is queued again first.
+            KaruiError: Where it makes no sense to go on; the candidates in flight are queued again first.
+            KeyboardInterrupt: When interrupted; likewise.
         """
-        self.recover_stale()
-        records = read_records(self.study)
-        self._remember(records)
-        self.study.sampler = make_sampler(self.sampler, self.seed + len(records))
-        if not records:
-            for parameters in first:
-                self.study.enqueue_trial(dict(parameters), skip_if_exists=True)
-        spent = sum(_counts(record) for record in records)
-        stopped = sum(self._was_stopped(record) for record in records)
+        with self._owners:
+            try:
+                self._begin(listener, first)
+                return self._search(budget, listener)
+            except BaseException:
+                # Whatever stops the search (Ctrl-C, a full disk, a bug), the candidates in flight are not lost.
+                self.crew.close()
+                self._interrupt_all()
+                raise
+            finally:
+                self.crew.close()
+
+    def recover_stale(self, listener: Listener | None = None) -> int:
+        """Take up what a killed search left running; return how many trials were found stale."""
+        self._recovered_at = time.monotonic()
+        stale = recover_stale(self.study, self._owners, [objective.name for objective in self.objectives])
+        if listener is not None:
+            for trial in stale:
+                listener.happened("stale trial", trial=trial.number, owner=trial.user_attrs.get("owner"))
+        return len(stale)
+
+    def _begin(self, listener: Listener, first: Sequence[Mapping[str, Any]]) -> None:
+        self._asking = Asking(self.study, self.space, self._ledger, self.canonical, self.seed, self.followers)
+        with self.turns():
+            self.recover_stale(listener)
+            for record in self._ledger.take_in():
+                self._learn(record)
+            trials = len(self.study.get_trials(deepcopy=False))
+            self.study.sampler = make_sampler(self.sampler, self.seed + trials)
+            if not trials:
+                self._asking.queue_first(first)
+
+    def _search(self, budget: Budget, listener: Listener) -> str:
         end = None if budget.seconds is None else self.clock() + budget.seconds
-        repeats = 0
-        while spent < budget.trials:
+        while True:
+            ending = self._fill(budget.trials, end, listener)
+            if not self._trials:
+                return ending or "all trials are done"
+            answered = False
+            while not answered:
+                for event in self.crew.wait(_LOOKS_EVERY_SECONDS):
+                    if isinstance(event, Reached):
+                        listener.reached(event.ticket, event.stage)
+                    else:
+                        self._settle(event, listener)
+                        answered = True
+                if time.monotonic() - self._recovered_at >= _RECOVERS_EVERY_SECONDS:
+                    with self.turns():
+                        self.recover_stale(listener)
+
+    def _fill(self, trials: int, end: float | None, listener: Listener) -> str | None:
+        """Begin candidates until the crew is busy; else return in a sentence why no more are begun."""
+        while len(self._trials) < self.crew.size:
+            if self._ledger.promised >= trials:
+                return "all trials are done"
+            if self.gatekeeper is not None and self._ledger.stopped >= STOPPED_PER_TRIAL * trials:
+                stopped = f"the gates stopped {self._ledger.stopped} candidates"
+                return f"{stopped}, {STOPPED_PER_TRIAL} for each trial asked for"
             if end is not None and self.clock() >= end:
                 return "the time is up"
-            if stopped >= STOPPED_PER_TRIAL * budget.trials:
-                return f"the gates stopped {stopped} candidates, {STOPPED_PER_TRIAL} for each trial asked for"
-            if repeats >= _REPEATS_BEFORE_PICKING and not self._queue_unknown():
-                return "every candidate of the space has been tried"
-            record = self.step(listener)
-            spent += _counts(record)
-            stopped += self._was_stopped(record)
-            repeats = 0 if _counts(record) or self._was_stopped(record) else repeats + 1
-        return "all trials are done"
+            with self.turns():
+                self._take_in(listener)
+                if self._ledger.promised >= trials:
+                    return "all trials are done"
+                if self._repeats >= _REPEATS_BEFORE_PICKING and not self._asking.queue_unknown():
+                    return "every candidate of the space has been tried"
+                self._ask(listener)
+        return None
 
-    def step(self, listener: Listener) -> TrialRecord:
-        """Run one trial and return its record."""
+    def _ask(self, listener: Listener) -> None:
+        """Ask for one trial, and begin its candidate unless there is no use in it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self.study.ask()
-        trial.set_user_attr("owner", owner_mark())
+        self._trials[trial.number] = trial
+        trial.set_user_attr("owner", self._owners.mark)
         candidate = self.canonical(self.space.suggest(trial))
         write_candidate(trial, candidate)
-        try:
-            self._settle(trial, candidate, listener)
-        except BaseException:
-            # Whatever stops the search (Ctrl-C, a full disk, a bug), the candidate in flight is not lost.
-            # A storage that fails here too leaves the trial running, and the next search finds it stale.
-            with suppress(optuna.exceptions.StorageInternalError):
-                self._interrupt(trial)
-            raise
-        record = read_record(self._frozen(trial.number))
-        if self.gatekeeper is not None:
-            self.gatekeeper.learn(record)
-        listener.ended(record)
-        return record
-
-    def recover_stale(self) -> int:
-        """Queue again what a killed search left running; return how many trials were found stale."""
-        stale = [
-            trial
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if owner_is_gone(trial.user_attrs.get("owner"))
-        ]
-        for trial in stale:
-            self._queue_again(trial, killed=True)
-        return len(stale)
-
-    def _queue_followers(self, trial: Trial, candidate: Candidate, outcome: Outcome) -> None:
-        stages = {stage.stage for stage in outcome.stages}
-        # What another study has trained is as good as trained here: the search goes the same way.
-        found = "network" in stages and self._network(trial.params) not in self._networks and _is_trained(candidate)
-        if not self.space.has_followers or not (found or "recovery" in stages):
-            return
-        for _ in range(self.followers):
-            self.study.enqueue_trial(self.space.follower_parameters(trial.params), user_attrs={FOLLOWER: True})
-
-    def _queue_sibling(self, trial: Trial) -> None:
-        """Where the sampler chose for a follower what is known already, choose something else at random."""
-        siblings = [
-            parameters for parameters, candidate in self.space.siblings(trial.params) if self._is_new(candidate)
-        ]
-        if siblings:
-            self.study.enqueue_trial(self._chance().choice(siblings))
-
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[number]
-
-    def _settle(self, trial: Trial, candidate: Candidate, listener: Listener) -> None:
+        if not self.turns.exclusive:
+            self._take_in(listener)  # somebody may have begun the same meanwhile
         if (problem := problem_of(candidate)) is not None:
             self._stop(trial, "impossible", "architecture", problem)
-            return
-        twin = self._known.get(candidate.key)
-        if twin is not None:
+        elif (twin := self._ledger.holder(candidate.key, trial.number)) is not None:
             self._stop(trial, "duplicate", "", f"means the same as trial {twin}")
-            if trial.user_attrs.get(FOLLOWER):
-                self._queue_sibling(trial)
-            return
-        listener.begun(trial.number, candidate)
-        try:
-            outcome = self._evaluate(candidate)
-        except CandidateStopped as stopped:
-            # TPE ranks a stopped trial above every evaluated one that breaks a bound, unless it breaks one itself.
-            trial.set_constraint(f"{stopped.gate} gate", stopped.excess)
-            self._stop(trial, "stopped", stopped.gate, stopped.reason)
-        except CandidateFailure as failure:
-            write_end(trial, "failed", failure.stage, failure.reason)
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._asking.queue_sibling(trial)
         else:
-            self._keep(trial, outcome)
-            self._queue_followers(trial, candidate, outcome)
-        self._known[candidate.key] = trial.number
-        self._networks.add(self._network(trial.params))
+            self._repeats = 0
+            write_begin(trial)
+            self._ledger.begin(trial.number, candidate.key)
+            listener.begun(trial.number, candidate)
+            gates = None if self.gatekeeper is None else self.gatekeeper.gates_for(candidate.key)
+            self.crew.submit(trial.number, candidate, gates)
+            return
+        self._repeats += 1
+        self._finish(trial, listener)
 
-    def _evaluate(self, candidate: Candidate) -> Outcome:
-        if self.gatekeeper is None:
-            return self.evaluate(candidate)
-        return self.evaluate(candidate, self.gatekeeper.gates_for(candidate.key))
+    def _settle(self, answer: Answer, listener: Listener) -> None:
+        """Tell what came of a candidate."""
+        trial = self._trials[answer.ticket]
+        with self.turns():
+            if not self.turns.exclusive:
+                self._take_in(listener)
+            try:
+                self._tell(trial, answer.result, listener)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                listener.happened("trial was taken over by another search", trial=trial.number)
+            self._finish(trial, listener)
+        self._surprises.note(answer.result)
 
-    def _stop(self, trial: Trial, status: str, stage: str, reason: str) -> None:
-        write_end(trial, status, stage, reason)
-        self.study.tell(trial, state=TrialState.PRUNED)
+    def _tell(self, trial: Trial, result: Result, listener: Listener) -> None:
+        twin = self._ledger.known.get(self._ledger.own[trial.number])
+        if twin is not None:  # only where searches take no turns
+            self._stop(trial, "duplicate", "", f"trial {twin} of another search came to its end first")
+            return
+        if isinstance(result, Outcome):
+            self._keep(trial, result)
+            self._asking.queue_followers(trial, result)
+            return
+        if isinstance(result, CandidateStopped):
+            # TPE ranks a stopped trial above every evaluated one that breaks a bound, unless it breaks one itself.
+            trial.set_constraint(f"{result.gate} gate", result.excess)
+            self._stop(trial, "stopped", result.gate, result.reason)
+            return
+        write_end(trial, "failed", result.stage, result.reason)
+        self.study.tell(trial, state=TrialState.FAIL)
+        if isinstance(result, UnexpectedError):
+            listener.happened("unexpected error", trial=trial.number, traceback=result.traceback)
+        elif isinstance(result, WorkerLost):
+            listener.happened("worker lost", trial=trial.number, stage=result.stage, reason=result.reason)
 
     def _keep(self, trial: Trial, outcome: Outcome) -> None:
-        write_outcome(trial, outcome)
         values = [outcome.measurements[objective.name].value for objective in self.objectives]
         for objective, value in zip(self.objectives, values, strict=True):
             baseline = self.baseline[objective.name]
             violation = objective.violation(value, baseline)
             if violation is not None:
                 trial.set_constraint(objective.bound_text(baseline), violation)
+        write_outcome(trial, outcome)
         self.study.tell(trial, values)
 
-    def _interrupt(self, trial: Trial) -> None:
-        frozen = self._frozen(trial.number)
-        if frozen.state == TrialState.RUNNING:
-            write_end(trial, "interrupted", "", "the search was stopped")
-            self._queue_again(frozen, killed=False)
+    def _stop(self, trial: Trial, status: str, stage: str, reason: str) -> None:
+        write_end(trial, status, stage, reason)
+        self.study.tell(trial, state=TrialState.PRUNED)
 
-    def _queue_again(self, trial: FrozenTrial, *, killed: bool) -> None:
-        """End a running trial and queue its parameters, unless the search has died on it too often."""
-        attempts = attempts_of(trial)
-        self.study.tell(trial.number, state=TrialState.FAIL)
-        if not (killed and attempts >= ATTEMPTS):
-            attributes = {"attempts": attempts + 1 if killed else attempts}
-            self.study.enqueue_trial(trial.params, user_attrs=attributes)
+    def _finish(self, trial: Trial, listener: Listener) -> None:
+        """Have nothing more to do with a trial that has ended."""
+        self._ledger.end(trial.number)
+        own = self._trials.pop(trial.number)
+        self._take_in(listener, own.number)
 
-    def _queue_unknown(self) -> bool:
-        """Queue a random candidate that was not tried yet; False where the space is known to hold none."""
-        chance = self._chance()
-        drawn = (self.space.random_point(chance) for _ in range(_DRAWS))
-        listed = islice(self.space.points(), _ENUMERABLE)
-        for parameters, candidate in chain(drawn, listed):
-            if self._is_new(candidate) and problem_of(candidate) is None:
-                self.study.enqueue_trial(parameters)
-                return True
-        return False
+    def _take_in(self, listener: Listener, own: int | None = None) -> None:
+        for record in self._ledger.take_in():
+            self._learn(record)
+            if record.number == own:
+                listener.ended(record)
+            else:
+                listener.seen(record)
 
-    def _is_new(self, candidate: Candidate) -> bool:
-        return self.canonical(candidate).key not in self._known
-
-    def _chance(self) -> random.Random:
-        return random.Random(f"{self.seed} {len(self._known)}")
-
-    def _remember(self, records: Sequence[TrialRecord]) -> None:
-        self._known = {record.key: record.number for record in records if _counts(record) or self._was_stopped(record)}
-        self._networks = {self._network(record.parameters) for record in records if _counts(record)}
+    def _learn(self, record: TrialRecord) -> None:
+        self._asking.note(record)
         if self.gatekeeper is not None:
-            self.gatekeeper.begin(records)
+            self.gatekeeper.learn(record)
 
-    def _was_stopped(self, record: TrialRecord) -> bool:
-        return self.gatekeeper is not None and record.state == "stopped"
-
-    def _network(self, parameters: Mapping[str, Any]) -> str:
-        return str(sorted(self.space.network_parameters(parameters).items()))
-
-
-def _is_trained(candidate: Candidate) -> bool:
-    """Say whether the candidate's network is trained before it is rounded: any but the baseline itself."""
-    gradual = candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0
-    rounded = replace(candidate, weight_bits=FLOAT_BITS, bit_training="post", zeroed_weights=gradual)
-    return rounded.canonical() != Candidate()
-
-
-def _counts(record: TrialRecord) -> bool:
-    """Say whether a trial counts towards the budget: its candidate was evaluated, or failed of itself."""
-    return record.state in ("evaluated", "failed")
+    def _interrupt_all(self) -> None:
+        for trial in list(self._trials.values()):
+            # A storage that fails here too leaves the trial running, and the next search finds it stale.
+            with suppress(optuna.exceptions.StorageInternalError), self.turns():
+                interrupt(self.study, trial)
+            self._ledger.end(trial.number)
+        self._trials.clear()

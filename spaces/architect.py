@@ -27,6 +27,7 @@ from .students.shallower import shallower
 from .students.warm_start import warm_start
 from .task import Task, iterate
 from .training_settings import TrainingSettings
+from .training_steps import do_nothing
 
 GRADIENT_BATCHES = 8
 """Batches of training data by whose gradients channels are ranked."""
@@ -45,6 +46,7 @@ class Architect:
         stages: The axis whose networks share one supernet; None where there is none.
         supernet_key: Key of this axis' supernet in the cache; also the seed of its training.
         seed: Seed of which samples give gradients.
+        between_steps: Called between two steps of a supernet's training, and while another process trains it.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Architect:
         stages: StagesAxis | None,
         supernet_key: str,
         seed: int,
+        between_steps: Callable[[], None] = do_nothing,
     ) -> None:
+        self._between_steps = between_steps
         self._task = task
         self._settings = settings
         self._cache = cache
@@ -97,7 +101,8 @@ class Architect:
     def _shared_weights(self, axis: StagesAxis) -> Supernet:
         """Return the axis' trained supernet, trained once and kept."""
         if self._supernet is None:
-            with self._cache.entry(self._supernet_key, partial(self._train_supernet, axis)) as entry:
+            make = partial(self._train_supernet, axis)
+            with self._cache.entry(self._supernet_key, make, while_waiting=self._between_steps) as entry:
                 path = entry.folder / SUPERNET
                 self._supernet = load_supernet(path, axis, self._task.input_shape, self._outputs())
         return self._supernet
@@ -109,7 +114,14 @@ class Architect:
             seed=seed_of(self._supernet_key),
             learning_rate=self._settings.learning_rate_supernet,
         )
-        supernet = train_supernet(axis, self._task, settings, outputs=self._outputs(), teacher=self._task.model)
+        supernet = train_supernet(
+            axis,
+            self._task,
+            settings,
+            outputs=self._outputs(),
+            teacher=self._task.model,
+            between_steps=self._between_steps,
+        )
         save_supernet(supernet, folder / SUPERNET)
 
     def _outputs(self) -> int:

@@ -18,6 +18,7 @@ from .recovery import TrainingSettings, train
 from .stage_cache import StageCache
 from .task import Task
 from .task_digest import task_digest
+from .training_steps import do_nothing
 from .weights_file import save_weights
 
 BASELINE = "baseline.safetensors"
@@ -34,6 +35,7 @@ def prepare_baseline(
     seed: int = 0,
     on_epoch: OnEpoch | None = None,
     cache: StageCache | None = None,
+    between_steps: Callable[[], None] = do_nothing,
 ) -> Artifact:
     """Train the task's model where it asks for it (once: the weights are kept), and write its float32 file.
 
@@ -44,6 +46,7 @@ def prepare_baseline(
         seed: Seed of the training.
         on_epoch: Told of each epoch's number and validation metric.
         cache: Where trained weights are shared with other studies of the same task.
+        between_steps: Called after each step of the training, and while another process trains it; it may wait.
 
     Raises:
         TaskError: Where the model cannot be trained or exported.
@@ -54,7 +57,7 @@ def prepare_baseline(
         described = _described(task, settings, seed)
         kept = folder / f"baseline-{described[:12]}.safetensors"
         if not _load_kept(task, kept, described):
-            _train_or_find(task, settings, seed, on_epoch, cache)
+            _train_or_find(task, settings, seed, on_epoch, cache, between_steps)
             save_weights(task.model, kept, described=described)
     task.model.cpu().eval()
     path = folder / "baseline.onnx"
@@ -72,23 +75,34 @@ def prepare_baseline(
 
 
 def _train_or_find(
-    task: Task, settings: BuildSettings, seed: int, on_epoch: OnEpoch | None, cache: StageCache | None
+    task: Task,
+    settings: BuildSettings,
+    seed: int,
+    on_epoch: OnEpoch | None,
+    cache: StageCache | None,
+    between_steps: Callable[[], None],
 ) -> None:
     """Leave the task's model trained, by another study where the cache holds it."""
 
     def make(folder: Path) -> None:
-        _train(task, settings, seed, on_epoch)
+        _train(task, settings, seed, on_epoch, between_steps)
         save_weights(task.model, folder / BASELINE)
 
     if cache is None:
-        _train(task, settings, seed, on_epoch)
+        _train(task, settings, seed, on_epoch, between_steps)
         return
-    with cache.entry(_shared_key(task, settings, seed), make) as entry:
+    with cache.entry(_shared_key(task, settings, seed), make, while_waiting=between_steps) as entry:
         if not entry.made:
             load_model(task.model, str(entry.folder / BASELINE))
 
 
-def _train(task: Task, settings: BuildSettings, seed: int, on_epoch: OnEpoch | None) -> None:
+def _train(
+    task: Task,
+    settings: BuildSettings,
+    seed: int,
+    on_epoch: OnEpoch | None,
+    between_steps: Callable[[], None],
+) -> None:
     training = TrainingSettings(
         epochs=task.baseline_epochs,
         batch_size=settings.batch_size,
@@ -97,7 +111,7 @@ def _train(task: Task, settings: BuildSettings, seed: int, on_epoch: OnEpoch | N
         seed=seed,
     )
     try:
-        train(task.model, task, training, on_epoch=on_epoch)
+        train(task.model, task, training, on_epoch=on_epoch, between_steps=between_steps)
     except KaruiError:
         raise
     except Exception as error:  # model, loss and metric are the user's code and may raise anything

@@ -51,6 +51,7 @@ from .task import Task
 from .task_digest import task_digest
 from .teacher import Teacher
 from .training_settings import TrainingSettings
+from .training_steps import do_nothing
 from .weights_file import save_weights
 
 BUILD_VERSION = 3
@@ -61,6 +62,8 @@ _LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_s
 
 NETWORK, WEIGHTS, GRIDS = "network.onnx", "network.safetensors", "network.npz"
 """The files of an entry of the cache."""
+
+WAITING = "waiting for a network that another process trains"
 
 
 OnEpoch = Callable[[str, int, int, float], None]
@@ -79,6 +82,9 @@ class Builder:
         quantization: How weights and activations are rounded.
         stages: The axis whose networks share a supernet, where the study has it.
         cache: Where trained networks are kept; in the folder where left out.
+        between_steps: Called between two steps of any training, and while another process makes what is wanted here;
+            it may wait.
+        on_stage: Told of each stage that begins.
     """
 
     def __init__(
@@ -90,7 +96,11 @@ class Builder:
         quantization: QuantizationSettings | None = None,
         stages: StagesAxis | None = None,
         cache: StageCache | None = None,
+        between_steps: Callable[[], None] = do_nothing,
+        on_stage: Callable[[str], None] | None = None,
     ) -> None:
+        self._between_steps = between_steps
+        self._on_stage = on_stage
         self._task = task
         self._teacher = Teacher(task.model)
         self._seed = seed
@@ -109,8 +119,9 @@ class Builder:
         self._calibration = task.calibration_batch(self._quantization.calibration_samples)
         self._exits = ExitStage(task)
         self._architect = Architect(
-            task, settings, self._cache, stages=stages, supernet_key=self._supernet_key(), seed=seed
-        )
+            task, settings, self._cache, stages=stages, supernet_key=self._supernet_key(), seed=seed,
+            between_steps=between_steps,
+        )  # fmt: skip
 
     def file_of(self, candidate: Candidate) -> Path:
         """Return where the candidate's file lies once it is made."""
@@ -136,10 +147,10 @@ class Builder:
                 network, learned = self._aware_file(candidate, network, stages, held, on_epoch)
             rounded = self._round(candidate, network, learned, Path(scratch) / "rounded.onnx", stages)
             if candidate.exit_depth:
-                with _stage(EXIT, stages):
+                with self._stage(EXIT, stages):
                     self._exits.make(rounded, destination, ExitChoice(candidate.exit_depth, candidate.exit_threshold))
             else:
-                with _stage("packing", stages):
+                with self._stage("packing", stages):
                     pack(rounded, destination)
         return Artifact(destination, file_digest(destination), tuple(stages))
 
@@ -193,7 +204,7 @@ class Builder:
             zeroing = Zeroing(candidate.zeroed_weights, candidate.zero_pattern)
         inputs, settings = self._calibration.numpy(), self._quantization
         if candidate.weight_bits not in (HALF_BITS, FLOAT_BITS):
-            with _stage("quantization", stages):
+            with self._stage("quantization", stages):
                 table = network.with_suffix(".sensitivity.json")
                 choice = bits_of(candidate)
                 quantize(
@@ -202,11 +213,11 @@ class Builder:
                 )  # fmt: skip
             return path
         if zeroing is not None:
-            with _stage("zeroing", stages):
+            with self._stage("zeroing", stages):
                 zero_weights(network, path, zeroing, calibration=inputs, settings=settings)
             network = path
         if candidate.weight_bits == HALF_BITS:
-            with _stage("quantization", stages):
+            with self._stage("quantization", stages):
                 store_in_half(network, path)
             network = path
         return network
@@ -217,10 +228,10 @@ class Builder:
         """Return the float32 file of the candidate's trained network, making it where it is not kept yet."""
 
         def make(folder: Path) -> None:
-            with _stage("architecture", stages):
+            with self._stage("architecture", stages):
                 network = self._start(candidate)
             if epochs := self._epochs(candidate):
-                with _stage("recovery", stages):
+                with self._stage("recovery", stages):
                     train(
                         network,
                         self._task,
@@ -228,9 +239,10 @@ class Builder:
                         teacher=self._teacher,
                         zeroed_weights=network_of(candidate).zeroed_weights,
                         zero_pattern=candidate.zero_pattern,
+                        between_steps=self._between_steps,
                         on_epoch=_told(on_epoch, self._kind(candidate), epochs),
                     )
-            with _stage("export", stages):
+            with self._stage("export", stages):
                 save_weights(network, folder / WEIGHTS)
                 export_onnx(network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
 
@@ -243,7 +255,7 @@ class Builder:
         """Return the float32 file of the network trained with rounded weights, and its grids."""
 
         def make(folder: Path) -> None:
-            with _stage("aware training", stages):
+            with self._stage("aware training", stages):
                 result = self._train_aware(candidate, network.parent / WEIGHTS, on_epoch)
                 export_onnx(result.network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
                 learned_grids(result, folder / NETWORK).save(folder / GRIDS)
@@ -256,10 +268,23 @@ class Builder:
     ) -> Entry:
         """Hold what a stage has made, and say where it was found, or waited for."""
         begin = time.perf_counter()
-        entry = held.enter_context(self._cache.entry(key, make))
+        entry = held.enter_context(self._cache.entry(key, make, while_waiting=self._waiting()))
         if not entry.made:
             stages.append(StageRecord(stage, time.perf_counter() - begin, cached=True))
         return entry
+
+    def _waiting(self) -> Callable[[], None]:
+        """Return what is called again and again while another process makes what is wanted here."""
+        told = False
+
+        def wait() -> None:
+            nonlocal told
+            if not told and self._on_stage is not None:
+                self._on_stage(WAITING)
+            told = True
+            self._between_steps()
+
+        return wait
 
     def _train_aware(self, candidate: Candidate, weights: Path, on_epoch: OnEpoch | None) -> AwareResult:
         network = self._start(candidate)
@@ -281,11 +306,19 @@ class Builder:
             calibration=inputs,
             quantization=settings,
             on_epoch=_told(on_epoch, "aware", self._settings.epochs_aware),
+            between_steps=self._between_steps,
         )
 
     def _training(self, candidate: Candidate, epochs: int) -> TrainingSettings:
         seed = self._seed_of(candidate)
         return training_settings(self._settings, epochs=epochs, seed=seed, data_seed=self._seed)
+
+    @contextmanager
+    def _stage(self, name: str, stages: list[StageRecord]) -> Iterator[None]:
+        if self._on_stage is not None:
+            self._on_stage(name)
+        with _stage(name, stages):
+            yield
 
     def _start(self, candidate: Candidate) -> nn.Module:
         with torch.random.fork_rng():

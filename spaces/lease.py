@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from filelock import FileLock, Timeout
 if sys.platform != "win32":
     import fcntl
 
+_LOOKS_EVERY_SECONDS = 0.2
+
 
 @contextmanager
-def lease(path: Path, *, shared: bool = False) -> Iterator[None]:
+def lease(path: Path, *, shared: bool = False, while_waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a lease, after waiting for it: many hold it shared at a time, or one exclusively.
 
     Where the system knows no shared locks (Windows), a shared lease is exclusive as well: then readers wait for each
@@ -24,11 +27,16 @@ def lease(path: Path, *, shared: bool = False) -> Iterator[None]:
     Args:
         path: The file that stands for what is leased; it is made where it is missing.
         shared: Whether others may hold it as well, shared.
+        while_waiting: Called again and again while somebody else holds it.
 
     Raises:
         OSError: Where the file cannot be made.
     """
-    held = _acquire(path, shared=shared, wait=True)
+    held = _acquire(path, shared=shared, wait=while_waiting is None)
+    while held is None and while_waiting is not None:
+        while_waiting()
+        time.sleep(_LOOKS_EVERY_SECONDS)
+        held = _acquire(path, shared=shared, wait=False)
     if held is None:
         raise RuntimeError(f"waiting for {path} ended without it")
     try:

@@ -22,7 +22,7 @@ from .sparsity.weights import WeightZeroing, zero_weights
 from .task import Task
 from .teacher import Teacher
 from .training_settings import TrainingSettings
-from .training_steps import Steps, private_randomness, trainable
+from .training_steps import Steps, do_nothing, private_randomness, trainable
 
 HINT_SAMPLES = 2
 """Samples by which the layers are found whose features are compared."""
@@ -56,6 +56,7 @@ def train(
     zeroed_weights: float = 0.0,
     zero_pattern: ZeroPattern = "free",
     on_epoch: Callable[[int, float], None] | None = None,
+    between_steps: Callable[[], None] = do_nothing,
 ) -> TrainingReport:
     """Train a network in place and keep its best weights by the task's metric on the validation data.
 
@@ -74,6 +75,7 @@ def train(
         zeroed_weights: Fraction of weights zeroed gradually, in [0, 1); at once where there are no epochs.
         zero_pattern: Where these zeros lie.
         on_epoch: Called after each epoch with its number, from 1, and its better metric; it may raise to stop.
+        between_steps: Called after each step; it may wait.
 
     Raises:
         CandidateFailure: Where the loss or the metric is not a finite number.
@@ -88,7 +90,7 @@ def train(
         with private_randomness(settings.seed, device), torch.enable_grad():
             zeroing = WeightZeroing(network.to(device), zeroed_weights, zero_pattern)
             learned_from = None if teacher is None else Teacher.of(teacher)
-            best = _fit(network, task, settings, learned_from, zeroing, on_epoch, device)
+            best = _fit(network, task, settings, learned_from, zeroing, on_epoch, between_steps, device)
     finally:
         network.cpu().eval()
     network.load_state_dict(best.state)
@@ -111,6 +113,7 @@ def _fit(
     teacher: Teacher | None,
     zeroing: WeightZeroing,
     on_epoch: Callable[[int, float], None] | None,
+    between_steps: Callable[[], None],
     device: torch.device,
 ) -> _Found:
     """Train on the device; return the best weights."""
@@ -124,7 +127,10 @@ def _fit(
     average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
     total = settings.epochs * len(batches)
     with trainable(network) as parameters, hooked as hints:
-        steps = Steps(network, parameters, task, settings, zeroing=zeroing, average=average, total=total)
+        steps = Steps(
+            network, parameters, task, settings,
+            zeroing=zeroing, average=average, total=total, between_steps=between_steps,
+        )  # fmt: skip
         for epoch in range(1, settings.epochs + 1):
             network.train()
             loss = steps.run(batches, hints)

@@ -86,7 +86,9 @@ class StageCache:
         self._checking = threading.Lock()
 
     @contextmanager
-    def entry(self, key: str, make: Callable[[Path], None]) -> Iterator[Entry]:
+    def entry(
+        self, key: str, make: Callable[[Path], None], *, while_waiting: Callable[[], None] | None = None
+    ) -> Iterator[Entry]:
         """Hold the entry of a key, made first where it is missing or damaged.
 
         Of all that ask for a missing entry at the same time one makes it; the others wait and find it.
@@ -95,6 +97,7 @@ class StageCache:
             key: Letters, digits and single dashes; says all that the files follow from.
             make: Writes the files, one or more, into the empty folder that it is given. It may ask for other entries,
                 never for this one. Where it raises, nothing is kept.
+            while_waiting: Called again and again while another one makes it.
 
         Raises:
             ValueError: Where the key has another form.
@@ -106,7 +109,7 @@ class StageCache:
         with ExitStack() as held:
             made = False
             if not self._take(key, held):
-                with lease(self._lock(key, "make")):
+                with lease(self._lock(key, "make"), while_waiting=while_waiting):
                     if not self._take(key, held):
                         self._make(key, make, held)
                         made = True

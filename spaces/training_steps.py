@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -23,6 +23,10 @@ ZEROING_STEPS = 30
 """How often gradual zeroing chooses its weights anew over one training, at most."""
 
 
+def do_nothing() -> None:
+    """Do nothing between two steps."""
+
+
 class Steps:
     """The optimizer's steps, counted over the whole training.
 
@@ -34,6 +38,7 @@ class Steps:
         zeroing: Zeroes weights as the training goes on.
         average: Follows the weights, where there is one.
         total: Steps in the whole training.
+        between_steps: Called after each step; it may wait.
     """
 
     def __init__(
@@ -46,7 +51,9 @@ class Steps:
         zeroing: WeightZeroing,
         average: WeightAverage | None,
         total: int,
+        between_steps: Callable[[], None] = do_nothing,
     ) -> None:
+        self._between_steps = between_steps
         self._network, self._parameters, self._task, self._settings = network, parameters, task, settings
         self._zeroing, self._average = zeroing, average
         self._total, self._done = total, 0
@@ -69,6 +76,7 @@ class Steps:
             self._optimizer.step()
             self._after_step()
             losses.append(loss.detach())
+            self._between_steps()
         # one look per epoch: a look per step would make an accelerator wait, and a loss that is not finite stays so
         return float(torch.stack(losses).sum())
 

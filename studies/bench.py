@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,10 +15,12 @@ from ..evaluators.accuracy import AccuracyEvaluator
 from ..evaluators.latency import LatencyEvaluator, measure_reference
 from ..evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from ..evaluators.loading import LoadEvaluator
+from ..evaluators.machine_lock import MachineLock
 from ..evaluators.measurement import Evaluator, Measurement
 from ..evaluators.size import SizeEvaluator
 from ..evaluators.targets import TARGETS, Target
 from ..evaluators.timing import TimingSettings
+from ..evaluators.undisturbed import Undisturbed
 from ..search.gates import Draft, Gates
 from ..search.passage import Passage
 from ..search.record import Outcome, TrialRecord
@@ -26,17 +29,42 @@ from ..spaces.build import Builder
 from ..spaces.candidate import Candidate
 from ..spaces.task import Pairs, Task, spread_batch
 from .certify import TEST_ACCURACY
+from .kept_outcomes import KeptOutcomes
 from .spec import StudySpec
+from .watcher import WAITING
+
+
+def tell_nobody(stage: str) -> None:
+    """Announce nothing."""
+
 
 TIMED_INPUTS = 300
 """Inputs of a split over which latency is measured where it depends on the input."""
 
 
 class Bench:
-    """The evaluators of a study and what they need: makes and measures candidates for the search."""
+    """The evaluators of a study and what they need: makes and measures candidates for the search.
 
-    def __init__(self, task: Task, artifact: Artifact, spec: StudySpec) -> None:
+    Args:
+        task: The task, its model trained.
+        artifact: The baseline's file.
+        spec: The study.
+        lock: Keeps work and measuring on this machine apart.
+        announce: Told of each stage that a candidate reaches, and where it waits.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        artifact: Artifact,
+        spec: StudySpec,
+        lock: MachineLock,
+        announce: Callable[[str], None] = tell_nobody,
+    ) -> None:
         self.task = task
+        self.lock = lock
+        self.announce = announce
+        self._spec = spec
         self.artifact = artifact
         self.baseline: dict[str, Measurement] = {}
         self.target: Target = TARGETS["local"](threads=spec.latency.threads, provider=spec.latency.provider)
@@ -52,11 +80,11 @@ class Bench:
         self.size: Evaluator = SizeEvaluator()
         self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation")
         self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY)
-        self.load: Evaluator = LoadEvaluator(self.target, artifact, self.timing)
+        self.load: Evaluator = self._undisturbed(LoadEvaluator(self.target, artifact, self.timing))
         self.latency: Evaluator
         self.test_latency: Evaluator
         self._builder: Builder
-        self._outcomes: dict[str, Outcome] = {}
+        self._outcomes: KeptOutcomes
 
     def measure_baseline(self) -> dict[str, Measurement]:
         """Measure the baseline: size, latency against itself, validation accuracy.
@@ -64,7 +92,8 @@ class Bench:
         Raises:
             TaskError: Where its accuracy has no meaning.
         """
-        latency = self._measure_reference()
+        with self.lock.measuring():
+            latency = self._measure_reference()
         accuracy = self._measure_accuracy(self.accuracy)
         return {item.name: item for item in (*self.size.measure(self.artifact), latency, *accuracy)}
 
@@ -88,8 +117,14 @@ class Bench:
                 remedy="check the metric, the data and the model",
             ) from failure
 
-    def begin(self, baseline: dict[str, Measurement], builder: Builder) -> None:
-        """Take up the baseline's measurements, against which every candidate is timed."""
+    def begin(self, baseline: dict[str, Measurement], builder: Builder, outcomes: Path) -> None:
+        """Take up the baseline's measurements, against which every candidate is timed.
+
+        Args:
+            baseline: By name.
+            builder: Makes files.
+            outcomes: Folder in which is kept what was measured of them.
+        """
         self.baseline = baseline
         self._builder = builder
         reference_ms = baseline["latency_ms"].value
@@ -98,23 +133,38 @@ class Bench:
             self.latency = self._over(self.inputs, "validation", reference_ms)
             self.test_latency = self._over(test_inputs, "test", reference_ms)
         else:
-            self.latency = LatencyEvaluator(self.target, self.artifact, self.inputs, self.timing, reference_ms)
+            latency = LatencyEvaluator(self.target, self.artifact, self.inputs, self.timing, reference_ms)
+            self.latency = self._undisturbed(latency)
             self.test_latency = self.latency
+        conditions = {"baseline": self.artifact.digest, "ms": reference_ms, "study": self._spec.meaning()}
+        self._outcomes = KeptOutcomes(outcomes, conditions)
 
     def _over(self, inputs: NDArray[Any], split_name: str, reference_ms: float) -> Evaluator:
-        return LatencyOverInputsEvaluator(self.target, self.artifact, inputs, split_name, self.timing, reference_ms)
+        evaluator = LatencyOverInputsEvaluator(
+            self.target, self.artifact, inputs, split_name, self.timing, reference_ms
+        )
+        return self._undisturbed(evaluator)
 
     def _measure_reference(self) -> Measurement:
         if self._over_inputs:
             return measure_reference_over_inputs(self.target, self.artifact, self.inputs, "validation", self.timing)
         return measure_reference(self.target, self.artifact, self.inputs, self.timing)
 
+    def _undisturbed(self, evaluator: Evaluator) -> Evaluator:
+        return Undisturbed(evaluator, self.lock, lambda: self.announce(WAITING))
+
     def remember(self, records: Sequence[TrialRecord]) -> None:
         """Take up what was measured in earlier runs, so that no file is measured twice."""
-        self._outcomes |= {record.outcome.digest: record.outcome for record in records if record.outcome}
+        for record in records:
+            if record.outcome:
+                self._outcomes.keep(record.outcome)
 
     def evaluate(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
-        """Make and measure a candidate; see :class:`karui.search.record.Evaluate`."""
+        """Make and measure a candidate; see :class:`karui.search.outcome.Evaluate`."""
+        with self.lock.working():
+            return self._evaluate(candidate, gates)
+
+    def _evaluate(self, candidate: Candidate, gates: Gates | None) -> Outcome:
         passage = Passage(gates)
         stages = [] if gates is None else self._pass_draft(candidate, gates, passage)
         artifact = self._builder.build(candidate, passage.on_epoch)
@@ -127,11 +177,12 @@ class Bench:
     def _measure(self, artifact: Artifact, stages: list[StageRecord]) -> Outcome:
         measurements: dict[str, Measurement] = {}
         for evaluator in (self.size, self.latency, self.accuracy):
+            self.announce(evaluator.name)
             begin = time.perf_counter()
             measurements |= {item.name: item for item in evaluator.measure(artifact)}
             stages.append(StageRecord(evaluator.name, time.perf_counter() - begin, cached=False))
         outcome = Outcome(measurements, artifact.digest)
-        self._outcomes[artifact.digest] = outcome
+        self._outcomes.keep(outcome)
         return outcome
 
     def _pass_draft(self, candidate: Candidate, gates: Gates, passage: Passage) -> list[StageRecord]:
@@ -158,7 +209,10 @@ class Bench:
         if record.candidate is None:
             raise ValueError(f"trial {record.number} has no candidate")
         path = self._builder.file_of(record.candidate)
-        return Artifact(path, file_digest(path)) if path.exists() else self._builder.build(record.candidate)
+        if path.exists():
+            return Artifact(path, file_digest(path))
+        with self.lock.working():
+            return self._builder.build(record.candidate)
 
 
 def _timed_inputs(split: Pairs) -> NDArray[Any]:

@@ -88,16 +88,21 @@ def search(
     no_gates: Annotated[
         bool, typer.Option("--no-gates", help="Evaluate every candidate to its end, however hopeless.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Candidates at a time, each in a process.", show_default="1")
+    ] = None,
 ) -> None:
     """Search a study and measure its front again; the same command goes on where it was stopped.
 
-    Writes trials.csv, front.csv, front.png and the front's ONNX files to the results folder.
+    Given a second time while the first is still running, it joins in.
+
+    Writes trials.csv, log.jsonl, front.csv, front.png and the front's ONNX files to the results folder.
     """
     from .progress import ProgressView
     from .run import run_study
 
     console = Console()
-    given = {"trials": trials, "hours": hours, "seed": seed, "data": data, "cache": cache}
+    given = {"trials": trials, "hours": hours, "seed": seed, "data": data, "cache": cache, "workers": workers}
     with ProgressView(console) as view:
         result = run_study(
             study,

@@ -1,10 +1,10 @@
-"""The results folder of a study: where things lie, that it can be written, and that one search writes it at a time."""
+"""The results folder of a study: where things lie, that it can be written, and what one search does at a time."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,26 @@ class RunFolder:
         beside = self.path.absolute().parent
         return (self.path.parent if os.access(beside, os.W_OK) else self.path) / CACHE_NAME
 
+    @property
+    def log(self) -> Path:
+        """What was tried, stopped, failed, and why, one JSON object a line."""
+        return self.path / "log.jsonl"
+
+    @property
+    def worker_output(self) -> Path:
+        """What tasks and native code print in worker processes."""
+        return self.path / "workers.log"
+
+    @property
+    def outcomes(self) -> Path:
+        """What was measured of each file, by its digest."""
+        return self.build / "outcomes"
+
+    @property
+    def certified(self) -> Path:
+        """Which front was measured again."""
+        return self.path / ".certified"
+
     def prepare(self) -> None:
         """Make the folder and try to write in it.
 
@@ -80,28 +100,27 @@ class RunFolder:
                 probe.write(b"karui" * 1000)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for one search; the system lets go of it when the process ends, however it ends.
+    def alone(self, what: str, waits: Callable[[], None]) -> Iterator[bool]:
+        """Do something that one search at a time does in this folder; yield whether another one did it just now.
 
-        Raises:
-            OutputError: Where another search holds it.
+        The system lets go of it when the process ends, however it ends.
+
+        Args:
+            what: One word for it.
+            waits: Called before the wait, where another search is at it.
         """
-        owner = self.path / "search.pid"
         with explain_os_errors(self.path):
-            held = FileLock(self.path / "search.lock", blocking=False)
+            held = FileLock(self.path / f".{what}.lock")
             try:
-                held.acquire()
-            except Timeout as error:
-                process = owner.read_text() if owner.exists() else "unknown"
-                raise OutputError(
-                    "another search is writing to this results folder",
-                    where=str(self.path),
-                    got=f"process {process} holds it",
-                    remedy="wait for it, stop it, or give another folder by --out",
-                ) from error
-            owner.write_text(str(os.getpid()))
+                held.acquire(blocking=False)
+                waited = False
+            except Timeout:
+                waited = True
+        if waited:
+            waits()
+            held.acquire()
         try:
-            yield
+            yield waited
         finally:
             held.release()
 

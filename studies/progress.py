@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,6 +19,7 @@ from ..search.record import TrialRecord
 from ..spaces.candidate import Candidate
 from .spec import StudySpec
 from .tables import OBJECTIVE_NAMES
+from .watcher import WAITING
 
 
 class ProgressView:
@@ -35,7 +37,7 @@ class ProgressView:
         self._counts: Counter[str] = Counter()
         self._volume = 0.0
         self._known = 0
-        self._running = ""
+        self._running: dict[int, tuple[str, str]] = {}
         self._began = time.monotonic()
         self._live = Live(console=console, refresh_per_second=4, transient=False, get_renderable=self._render)
 
@@ -53,7 +55,7 @@ class ProgressView:
 
     def phase(self, text: str) -> None:
         """Show what takes a while now."""
-        self._phase, self._running = text, ""
+        self._phase = text
         self._say(text)
 
     def note(self, text: str) -> None:
@@ -72,14 +74,30 @@ class ProgressView:
 
     def begun(self, number: int, candidate: Candidate) -> None:
         """Show the candidate in flight."""
-        self._running = f"trial {number}: {candidate.describe()}"
+        self._running[number] = (candidate.describe(), "")
+
+    def reached(self, number: int, stage: str) -> None:
+        """Show where a candidate in flight is."""
+        summary, _ = self._running.get(number, ("", ""))
+        self._running[number] = (summary, stage)
+        if stage == WAITING:
+            self._say(f"trial {number}: {stage}")
 
     def ended(self, record: TrialRecord) -> None:
         """Count a trial that has ended."""
         self._count(record)
-        self._running = ""
+        self._running.pop(record.number, None)
         if record.state in ("evaluated", "failed", "stopped"):
             self._say(self._line(record))
+
+    def seen(self, record: TrialRecord) -> None:
+        """Count a trial of another search."""
+        self._count(record)
+
+    def happened(self, event: str, **details: Any) -> None:
+        """Show what concerns the whole search; what concerns one candidate is told when that ends."""
+        if event == "stale trial":
+            self._say(f"trial {details['trial']} was left running by a search that is gone")
 
     @property
     def _done(self) -> int:
@@ -110,8 +128,9 @@ class ProgressView:
         parts: list[Text | Table] = [Text(self._phase, style="bold")]
         if self._spec is not None:
             parts.append(self._summary(self._spec))
-            if self._running:
-                parts.append(Text(self._running, style="dim", overflow="ellipsis", no_wrap=True))
+            for number, (summary, stage) in self._running.items():
+                line = f"trial {number}: {stage}{': ' if stage else ''}{summary}"
+                parts.append(Text(line, style="dim", overflow="ellipsis", no_wrap=True))
         return Group(*parts)
 
     def _summary(self, spec: StudySpec) -> Table:
@@ -120,7 +139,7 @@ class ProgressView:
         pruned = self._counts["duplicate"] + self._counts["impossible"]
         table.add_row(
             "trials",
-            f"{self._done} of {spec.trials} done, {1 if self._running else 0} running, "
+            f"{self._done} of {spec.trials} done, {len(self._running)} running, "
             f"{pruned} pruned, {self._counts['stopped']} stopped by gates, {self._counts['failed']} failed",
         )
         table.add_row("best", self._best())

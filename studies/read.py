@@ -92,21 +92,29 @@ def load_front(study: str | Path, out: str | Path | None = None, storage: str | 
 
 def read_front(results: Results) -> pd.DataFrame:
     """Return the front from where a study's results are; see :func:`load_front`."""
+    if results.folder.front_csv.exists():
+        return read_front_table(results.folder)
+    return _front_so_far(results)
+
+
+def read_front_table(folder: RunFolder) -> pd.DataFrame:
+    """Return the re-measured front of a results folder.
+
+    Raises:
+        OutputError: Where it cannot be read.
+    """
     import pandas as pd
 
-    folder = results.folder
-    if folder.front_csv.exists():
-        try:
-            # A digest of decimal digits only is not a number.
-            return pd.read_csv(folder.front_csv, dtype={"point": str, "key": str, "sha256": str})
-        except (ValueError, OSError) as error:
-            raise OutputError(
-                "the front cannot be read",
-                where=str(folder.front_csv),
-                got=str(error),
-                remedy="delete that file and run the search again; it only writes the front anew",
-            ) from error
-    return _front_so_far(results)
+    try:
+        # A digest of decimal digits only is not a number.
+        return pd.read_csv(folder.front_csv, dtype={"point": str, "key": str, "sha256": str})
+    except (ValueError, OSError) as error:
+        raise OutputError(
+            "the front cannot be read",
+            where=str(folder.front_csv),
+            got=str(error),
+            remedy="delete that file and run the search again; it only writes the front anew",
+        ) from error
 
 
 def read_baseline_values(results: Results) -> dict[str, float]:

@@ -24,6 +24,20 @@ from ..spaces.stages.axis import StagesAxis
 from ..spaces.students.axis import StudentsAxis
 from .spec_faults import batches_with_exits, explain, key_text, unknown_key
 
+_WITHOUT_MEANING = (
+    "name",
+    "trials",
+    "hours",
+    "seed",
+    "sampler",
+    "followers",
+    "workers",
+    "candidate_minutes",
+    "cache",
+    "gates",
+)
+"""Keys that decide how long, how fast and in which order is searched, but not what a result means."""
+
 _BUNDLED = Path(__file__).parent
 
 
@@ -106,6 +120,9 @@ class StudySpec(_Section):
         hours: Longest time of one run of the search; no limit where left out.
         seed: Seed of the sampler, and of all training where the study begins with it.
         sampler: ``tpe``, ``nsga2``, ``nsga3``, ``gp`` or ``random``.
+        workers: Processes that make and measure candidates; 0 to do it in the search's own process, where nothing
+            that a candidate does to its process is survived.
+        candidate_minutes: Longest time for one candidate, waiting included; it has failed after that.
         followers: Trials that share a newly trained network and differ in bits and exits only, queued right after it.
         bits, sparsity, students, cells, stages, exits: The axes; one that is left out is not searched.
         recovery: How accuracy is won back.
@@ -125,6 +142,8 @@ class StudySpec(_Section):
     seed: Annotated[int, Field(ge=0)] = 0
     sampler: SamplerName = "tpe"
     followers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[int, Field(ge=0)] = 1
+    candidate_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
     bits: BitsAxis | None = None
     sparsity: SparsityAxis | None = None
     students: StudentsAxis | None = None
@@ -157,7 +176,7 @@ class StudySpec(_Section):
         return self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(("name", "trials", "hours", "seed", "sampler", "followers", "cache", "gates"), True),
+                **dict.fromkeys(_WITHOUT_MEANING, True),
                 "task_options": {"data_dir"},
             },
         )

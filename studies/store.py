@@ -11,10 +11,13 @@ from typing import Any
 
 import optuna
 import sqlalchemy.exc
+from filelock import FileLock
+from sqlalchemy.engine import make_url
 
 from ..errors import OutputError, StudyFileError
 from ..evaluators.measurement import Measurement
 from ..search.objectives import OBJECTIVES
+from ..search.turns import Alone, Turns, Unordered
 
 _STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _OPENING_ERRORS = (*_STORAGE_ERRORS, ImportError, RuntimeError, ValueError)
@@ -89,6 +92,34 @@ def _check_directions(study: optuna.Study, storage: str) -> None:
             got=", ".join(found),
             remedy="give the study file another name, or name another --storage",
         )
+
+
+class FileTurns:
+    """Turns by a lock on a file, which the system lets go of when its process ends.
+
+    SQLite needs them for more than the order: two processes that ask it at the same time may get the same trial.
+
+    Args:
+        path: The file.
+    """
+
+    exclusive = True
+
+    def __init__(self, path: str) -> None:
+        self._lock = FileLock(path)
+
+    def __call__(self) -> FileLock:
+        """Wait for a turn, and hold it."""
+        return self._lock
+
+
+def turns_of(storage: str) -> Turns:
+    """Return how searches that share a storage take turns: by a file beside SQLite's, not at all on a server."""
+    url = make_url(storage)
+    if not url.drivername.startswith("sqlite"):
+        return Unordered()
+    in_memory = url.database in (None, "", ":memory:")
+    return Alone() if in_memory else FileTurns(f"{url.database}.turns")
 
 
 def study_name(storage: str, otherwise: str) -> str:

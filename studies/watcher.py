@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from ..search.loop import Listener
+from ..search.listener import Listener
 from ..search.record import TrialRecord
 from ..spaces.candidate import Candidate
 from .spec import StudySpec
+
+WAITING = "waiting to measure"
+"""The stage of a candidate whose worker waits until no other one on the machine is in the middle of something."""
 
 
 class Watcher(Listener, Protocol):
@@ -39,5 +42,14 @@ class Silence:
     def begun(self, number: int, candidate: Candidate) -> None:
         """Show nothing."""
 
+    def reached(self, number: int, stage: str) -> None:
+        """Show nothing."""
+
     def ended(self, record: TrialRecord) -> None:
+        """Show nothing."""
+
+    def seen(self, record: TrialRecord) -> None:
+        """Show nothing."""
+
+    def happened(self, event: str, **details: Any) -> None:
         """Show nothing."""

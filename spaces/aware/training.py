@@ -21,6 +21,7 @@ from ..recovery import TrainingReport, train
 from ..task import Task
 from ..teacher import Teacher
 from ..training_settings import TrainingSettings
+from ..training_steps import do_nothing
 from .folding import fold_batch_norm
 from .matching import STAGE, Exported, along, export_folded, read_layers, readers_of
 from .network import AwareNetwork
@@ -63,6 +64,7 @@ def train_aware(
     calibration: Tensor,
     quantization: QuantizationSettings | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
+    between_steps: Callable[[], None] = do_nothing,
 ) -> AwareResult:
     """Train a network on rounded weights, with learned steps, and keep the best by the task's metric of it.
 
@@ -82,6 +84,7 @@ def train_aware(
             (n, *input_shape).
         quantization: How weights are rounded before the training.
         on_epoch: As for :func:`~karui.spaces.recovery.train`.
+        between_steps: Likewise.
 
     Raises:
         CandidateFailure: Where the network cannot be exported, none of its layers can be rounded, or loss or metric
@@ -102,7 +105,7 @@ def train_aware(
     aware.round_weights(start)
     if activation_bits != FLOAT_BITS:
         aware.round_inputs(grouped_by_input({name: exported.tensors_read(name) for name in start}), calibration)
-    report = _train(aware, task, settings, teacher, on_epoch)
+    report = _train(aware, task, settings, teacher, on_epoch, between_steps)
     weights, activations = aware.bake()
     return AwareResult(folded.eval(), weights, activations, report)
 
@@ -169,9 +172,10 @@ def _train(
     settings: TrainingSettings,
     teacher: nn.Module | Teacher,
     on_epoch: Callable[[int, float], None] | None,
+    between_steps: Callable[[], None],
 ) -> TrainingReport:
     slower = replace(settings, learning_rate=settings.learning_rate * LEARNING_RATE_FACTOR)
     try:
-        return train(aware, task, slower, teacher=teacher, on_epoch=on_epoch)
+        return train(aware, task, slower, teacher=teacher, on_epoch=on_epoch, between_steps=between_steps)
     except CandidateFailure as failure:
         raise CandidateFailure(STAGE, failure.reason) from failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from random import Random
 
 import torch
@@ -15,7 +16,7 @@ from ..prediction import pick_device
 from ..recovery import TrainingSettings
 from ..task import Task
 from ..teacher import Teacher
-from ..training_steps import LARGEST_GRADIENT_NORM, one_cycle, private_randomness, training_loss
+from ..training_steps import LARGEST_GRADIENT_NORM, do_nothing, one_cycle, private_randomness, training_loss
 from .axis import StagesAxis
 from .choice import StageNetwork
 from .supernet import Supernet
@@ -31,6 +32,7 @@ def train_supernet(
     *,
     outputs: int,
     teacher: nn.Module | Teacher | None = None,
+    between_steps: Callable[[], None] = do_nothing,
 ) -> Supernet:
     """Return a trained supernet, on the CPU and in evaluation mode; its normalization is still to be re-estimated.
 
@@ -48,6 +50,7 @@ def train_supernet(
             and hints is not read.
         outputs: Length of the output vector.
         teacher: What the largest learns from; left as it is.
+        between_steps: Called after each step; it may wait.
 
     Raises:
         CandidateFailure: Where the loss is not a finite number.
@@ -57,7 +60,7 @@ def train_supernet(
         supernet = Supernet(axis, task.input_shape, outputs).to(device).train()
         learned_from = None if teacher is None else Teacher.of(teacher)
         batches = Batches(task, settings.batch_size, learned_from, seed=settings.order_seed, device=device)
-        sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches))
+        sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches), between_steps)
         for epoch in range(1, settings.epochs + 1):
             # one look per epoch: a look per step would make an accelerator wait, and what is not finite stays so
             loss = float(torch.stack([sandwich.step(*batch) for batch in batches]).sum())
@@ -70,9 +73,12 @@ def train_supernet(
 class _Sandwich:
     """The optimizer's steps, counted over the whole training."""
 
-    def __init__(self, supernet: Supernet, task: Task, settings: TrainingSettings, total: int) -> None:
+    def __init__(
+        self, supernet: Supernet, task: Task, settings: TrainingSettings, total: int, between_steps: Callable[[], None]
+    ) -> None:
         self._supernet, self._task, self._settings = supernet, task, settings
         self._total, self._done = total, 0
+        self._between_steps = between_steps
         self._draw = Draw(Random(settings.seed))
         self._optimizer = torch.optim.AdamW(
             supernet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -94,6 +100,7 @@ class _Sandwich:
         nn.utils.clip_grad_norm_(self._supernet.parameters(), LARGEST_GRADIENT_NORM)
         self._optimizer.step()
         self._done += 1
+        self._between_steps()
         return torch.stack(losses).sum()
 
     def _run(self, choice: StageNetwork, inputs: Tensor) -> Tensor:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
 from karui.evaluators.measurement import Measurement
+from karui.search.crew import Crew, InProcess
 from karui.search.loop import SearchLoop
 from karui.search.objectives import OBJECTIVES, Objective
-from karui.search.record import Outcome, TrialRecord
+from karui.search.outcome import Outcome
+from karui.search.record import TrialRecord
 from karui.spaces.candidate import Candidate
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
@@ -36,12 +39,24 @@ class Log:
     def __init__(self) -> None:
         self.begun_keys: list[str] = []
         self.records: list[TrialRecord] = []
+        self.others: list[TrialRecord] = []
+        self.stages: list[tuple[int, str]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
 
     def begun(self, number: int, candidate: Candidate) -> None:
         self.begun_keys.append(candidate.key)
 
+    def reached(self, number: int, stage: str) -> None:
+        self.stages.append((number, stage))
+
     def ended(self, record: TrialRecord) -> None:
         self.records.append(record)
+
+    def seen(self, record: TrialRecord) -> None:
+        self.others.append(record)
+
+    def happened(self, event: str, **details: Any) -> None:
+        self.events.append((event, details))
 
 
 @pytest.fixture
@@ -68,6 +83,7 @@ def make_loop(tmp_path: Path, small_space: SearchSpace) -> MakeLoop:
         sampler: str = "random",
         objectives: tuple[Objective, ...] = OBJECTIVES,
         clock: Callable[[], float] = lambda: 0.0,
+        crew: Crew | None = None,
     ) -> SearchLoop:
         study = optuna.create_study(
             storage=f"sqlite:///{tmp_path / 'study.db'}",
@@ -75,6 +91,7 @@ def make_loop(tmp_path: Path, small_space: SearchSpace) -> MakeLoop:
             directions=[objective.direction for objective in OBJECTIVES],
             load_if_exists=True,
         )
-        return SearchLoop(study, space, objectives, BASELINE, evaluate, sampler=sampler, seed=3, clock=clock)  # type: ignore[arg-type]
+        crew = crew or InProcess(evaluate)
+        return SearchLoop(study, space, objectives, BASELINE, crew, sampler=sampler, seed=3, clock=clock)  # type: ignore[arg-type]
 
     return make

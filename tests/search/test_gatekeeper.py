@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from karui.errors import CandidateFailure
 from karui.evaluators.measurement import Measurement
+from karui.search.crew import InProcess
 from karui.search.curves import LearningCurve, PastTraining
 from karui.search.gatekeeper import Gatekeeper, GateReport, describe_reports, report_gates
 from karui.search.gates import Draft, Gates, Rival, Stop
@@ -141,7 +142,7 @@ def loop_on(
 ) -> SearchLoop:
     """A search of the made-up world; without gates where the audit is None."""
     keeper = None if audit is None else Gatekeeper(objectives, BASELINE, audit=audit, seed=3)
-    return SearchLoop(study, space, objectives, BASELINE, gated, sampler="random", seed=3, gatekeeper=keeper)
+    return SearchLoop(study, space, objectives, BASELINE, InProcess(gated), sampler="random", seed=3, gatekeeper=keeper)
 
 
 def within(candidate: Candidate) -> bool:
@@ -235,7 +236,7 @@ def test_a_failure_before_any_gate_stays_a_failure(small_space: SearchSpace) -> 
         assert gates is not None
         raise CandidateFailure("architecture", "does not run")
 
-    loop = replace(loop_on(new_study(), small_space), evaluate=broken)
+    loop = replace(loop_on(new_study(), small_space), crew=InProcess(broken))
     loop.run(Budget(trials=2), log := Log())
     assert [one.state for one in log.records if one.state != "duplicate"] == ["failed", "failed"]
 

@@ -16,7 +16,9 @@ from karui.errors import CandidateFailure
 from karui.search.front import pareto_mask
 from karui.search.loop import Budget
 from karui.search.objectives import OBJECTIVES, with_bounds
-from karui.search.record import ATTEMPTS, Outcome, owner_is_gone, read_records
+from karui.search.outcome import Outcome
+from karui.search.owners import owner_is_gone
+from karui.search.record import ATTEMPTS, read_records
 from karui.search.sampler import SAMPLERS
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
@@ -242,12 +244,11 @@ import os, signal, sys
 import optuna
 sys.path.insert(0, {folder!r})
 from conftest import BASELINE, Log, known_outcome
+from karui.search.crew import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
 from karui.spaces.quantization.axis import BitsAxis
-from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.axis import SparsityAxis
 from karui.spaces.sparsity.axis import SparsityAxis
 
 def evaluate(candidate):
@@ -259,7 +260,8 @@ study = optuna.create_study(storage={storage!r}, study_name="made-up", load_if_e
                             directions=[objective.direction for objective in OBJECTIVES])
 space = SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0, 0.5)),
                     bits=BitsAxis(weights=(4, 8, 32), activations=(8, 32)))
-SearchLoop(study, space, OBJECTIVES, BASELINE, evaluate, sampler="random", seed=3).run(Budget(trials=100), Log())
+SearchLoop(study, space, OBJECTIVES, BASELINE, InProcess(evaluate), sampler="random", seed=3).run(
+    Budget(trials=100), Log())
 """
 
 
@@ -292,7 +294,7 @@ def test_a_killed_search_loses_only_the_candidate_in_flight(make_loop: MakeLoop,
 MARK = """
 import json, os, sys
 os.getpid = lambda: int(sys.argv[1])
-from karui.search.record import owner_mark
+from karui.search.owners import owner_mark
 print(json.dumps(owner_mark()))
 """
 

@@ -124,12 +124,23 @@ max_seconds = 0.05
 
 
 def write_study(
-    folder: Path, *, name: str = "tiny", function: str = "make_task", head: str = "", axes: str = AXES, code: str = ""
+    folder: Path,
+    *,
+    name: str = "tiny",
+    function: str = "make_task",
+    head: str = "",
+    axes: str = AXES,
+    code: str = "",
+    workers: int = 0,
 ) -> Path:
-    """Write a task file (with more code at its end) and a study file, and return the latter's path."""
+    """Write a task file (with more code at its end) and a study file, and return the latter's path.
+
+    Without worker processes, which take seconds to load torch, unless a test is about them.
+    """
     (folder / f"{name}_task.py").write_text(TASK + code, encoding="utf-8")
     study = folder / f"{name}.toml"
     first = f'task = "{name}_task.py:{function}"\ntrials = 12\nsampler = "random"\nseed = 3\nfollowers = 0\n'
+    first += f"workers = {workers}\n"
     study.write_text(first + head + axes, encoding="utf-8")
     return study
 

@@ -29,7 +29,10 @@ def explained(err: str, *words: str) -> bool:
     ("arguments", "words"),
     [
         ([], ["search", "front", "pick", "init", "cache", "--version", "Pareto front"]),
-        (["search"], ["STUDY", "--trials", "--hours", "--out", "--storage", "--seed", "--data", "runs/<study>"]),
+        (
+            ["search"],
+            ["STUDY", "--trials", "--hours", "--out", "--storage", "--seed", "--data", "--workers", "runs/<study>"],
+        ),
         (["front"], ["STUDY", "--out", "--format", "table|csv|json"]),
         (["pick"], ["--max-size", "60KB", "--max-latency", "0.4ms", "0.3x", "--min-accuracy", "0.97", "--export"]),
         (["pick"], ["--prefer", "size|latency|accuracy|knee", "Exit code 1"]),
@@ -77,6 +80,7 @@ def test_the_command_runs_as_its_own_process(tmp_path: Path) -> None:
         (["search", "digits", "--trials", "many"], "integer"),
         (["search", "digits", "--hours", "-1"], "--hours"),
         (["search", "digits", "--seed", "-1"], "--seed"),
+        (["search", "digits", "--workers", "-1"], "--workers"),
         (["search", "digits", "--nonsense"], "--nonsense"),
         (["front", "digits", "--format", "xml"], "xml"),
         (["pick", "digits", "--prefer", "speed"], "speed"),
@@ -94,7 +98,9 @@ def test_a_broken_study_file_is_told(karui_command: Command, tmp_path: Path) -> 
     (tmp_path / "mine.toml").write_text("task = 't.py:f'\n[bits]\nweights = [9]\n")
     finished = karui_command("search", "mine.toml")
     assert finished.code == 2
-    assert explained(finished.err, "mine.toml: bits.weights[0]", "2 to 8 bits, 16 for float16, or 32 for float32", "got:      9")
+    assert explained(
+        finished.err, "mine.toml: bits.weights[0]", "2 to 8 bits, 16 for float16, or 32 for float32", "got:      9"
+    )
     assert not (tmp_path / "runs").exists()
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from karui.spaces.packing import pack
 from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.quantize import quantize
 from karui.studies.bench import Bench
+from karui.studies.log import read_log
 from karui.studies.run import StudyResult
 from karui.studies.task_loading import load_task
 from karui.studies.watcher import Silence
@@ -60,7 +61,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("study")
-    study = write_study(folder, name="whole")
+    study = write_study(folder, name="whole", workers=1)
     result = karui.run_study(study, out=folder / "results", trials=TRIALS)
     task = load_task("whole_task.py:make_task", folder, {})
     splits = {}
@@ -470,15 +471,20 @@ def test_a_full_disk_keeps_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
 # --- stopped and killed -----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def searching(study: Path, folder: Path, until: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `karui search` as a user does, and yield once it has printed a line that begins with these words."""
+def begin_search(study: Path, folder: Path, *options: object) -> subprocess.Popen[str]:
+    """Begin `karui search` as a user does."""
     code = "from karui.studies.cli import main; main()"
-    command = [sys.executable, "-c", code, "search", str(study), "--out", str(folder), "--trials", "60"]
+    command = [sys.executable, "-c", code, "search", str(study), "--out", str(folder), *map(str, options)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
+    return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=study.parent
-    ) as process:
+    )
+
+
+@contextmanager
+def searching(study: Path, folder: Path, until: str, *options: object) -> Iterator[subprocess.Popen[str]]:
+    """Run `karui search`, and yield once it has printed a line that begins with these words."""
+    with begin_search(study, folder, "--trials", 60, *options) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(until):
@@ -491,7 +497,8 @@ def searching(study: Path, folder: Path, until: str) -> Iterator[subprocess.Pope
 
 
 def test_a_stopped_and_a_killed_search_go_on(tmp_path: Path) -> None:
-    study, folder = write_study(tmp_path, name="stopped", function="slow_task"), tmp_path / "results"
+    study = write_study(tmp_path, name="stopped", function="slow_task", workers=1)
+    folder = tmp_path / "results"
     with searching(study, folder, "[2/60]") as process:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -520,3 +527,98 @@ def test_a_stopped_and_a_killed_search_go_on(tmp_path: Path) -> None:
     assert (result.trials["state"] == "interrupted").sum() <= 2, "only what was in flight"
     assert (result.trials["state"] == "running").sum() == 0
     assert set(karui.load_front(study, folder)["trial"]) <= set(kept["trial"])
+
+
+# --- worker processes -------------------------------------------------------------------------------------------------
+
+CRASHING = """
+
+def crashing():
+    import os, signal
+
+    def metric(outputs, targets):
+        # Once, and only in a process that the search has started: it measures the baseline itself.
+        if os.path.exists(MARKER) and open(MARKER).read() == str(os.getppid()):
+            os.remove(MARKER)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return float((outputs.argmax(1) == targets).float().mean())
+
+    return task_with(metric=metric)
+"""
+
+
+def comparable(trials: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """What does not depend on when a candidate was measured, in an order of its own."""
+    kept = trials[trials["state"] == "evaluated"]
+    return sorted(zip(kept["key"], kept["size_bytes"], kept["accuracy"], kept["sha256"], strict=True))
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_none_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    axes = AXES[: AXES.index("[students]")] + AXES[AXES.index("[recovery]") :]
+    study = write_study(tmp_path, axes=axes)
+    alone = karui.run_study(study, out=tmp_path / "alone", trials=1000)
+    process = begin_search(study, tmp_path / "together", "--trials", 1000, "--workers", 2)
+    _, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
+    assert alone.ending == "every candidate of the space has been tried"
+    found = pd.read_csv(tmp_path / "together" / "trials.csv")
+    assert comparable(found) == comparable(alone.trials)
+    events = read_log(tmp_path / "together" / "log.jsonl")
+    assert [events[0]["event"], events[-1]["event"]] == ["search begun", "search ended"]
+    ended = [event for event in events if event["event"] == "trial ended" and event["state"] == "evaluated"]
+    assert sorted(event["key"] for event in ended) == sorted(key for key, *_ in comparable(found))
+    assert any(event.get("stage") == "waiting to measure" for event in events)
+
+
+@pytest.mark.slow
+def test_two_searches_in_one_folder_share_the_work(tmp_path: Path) -> None:
+    study, folder = write_study(tmp_path, workers=1), tmp_path / "results"
+    processes = [begin_search(study, folder, "--trials", 10) for _ in range(2)]
+    ended = [process.communicate(timeout=280) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    table = tried(pd.read_csv(folder / "trials.csv"))
+    assert len(table) == 10
+    assert table["key"].is_unique
+    events = read_log(folder / "log.jsonl")
+    begun = [event for event in events if event["event"] == "trial begun"]
+    assert len({event["key"] for event in begun}) == len(begun) == 10
+    assert len({event["pid"] for event in begun}) == 2, "both had their share"
+    epochs = [event for event in events if event.get("text", "").startswith("training the baseline")]
+    assert len(epochs) == 2, "the baseline is trained once"
+    front = pd.read_csv(folder / "front.csv")
+    for _, row in front.iterrows():
+        assert digest_of(folder / row["file"]) == row["sha256"]
+
+
+def test_a_killed_worker_costs_its_candidate_and_a_killed_search_nothing(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    study = write_study(
+        tmp_path, function="crashing", axes=FEW, code=CRASHING.replace("MARKER", repr(str(marker))), workers=1
+    )
+    folder = tmp_path / "results"
+    with begin_search(study, folder) as process:
+        marker.write_text(str(process.pid))
+        stdout, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert not marker.exists()
+    states = tried(pd.read_csv(folder / "trials.csv"))["state"].to_list()
+    assert sorted(states) == ["evaluated", "evaluated", "failed"]
+    events = read_log(folder / "log.jsonl")
+    (lost,) = [event for event in events if event["event"] == "worker lost"]
+    assert (lost["stage"], lost["reason"]) == (
+        "accuracy",
+        "its worker process was killed by SIGKILL, perhaps because memory ran out",
+    )
+    assert f"failed at accuracy: {lost['reason']}" in stdout
+
+
+def test_a_task_that_no_other_process_can_have_is_told(tmp_path: Path) -> None:
+    study = write_study(tmp_path, axes=FEW)
+    task = load_task("tiny_task.py:make_task", tmp_path, {})
+    task = replace(task, metric=lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean()))
+    with pytest.raises(KaruiError, match=r"cannot be handed to them(?s:.*)workers=0"):
+        karui.run_study(study, task=task, out=tmp_path / "results", workers=1)
+    result = karui.run_study(study, task=task, out=tmp_path / "results")
+    assert (result.trials["state"] == "evaluated").sum() == 3

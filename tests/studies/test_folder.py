@@ -1,4 +1,4 @@
-"""The results folder: one search at a time, whole files or none, and faults of the disk that say what to do."""
+"""The results folder: what one search does at a time, whole files or none, faults of the disk that say what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from karui.studies.folder import RunFolder
 
-with RunFolder(Path(sys.argv[1])).lock():
+with RunFolder(Path(sys.argv[1])).alone("front", lambda: None):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -41,28 +41,35 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_second_search_is_refused_and_told_who_holds_the_folder(
-    tmp_path: Path, holder: subprocess.Popen[str]
-) -> None:
-    with (
-        pytest.raises(OutputError, match=rf"another search(?s:.*)process {holder.pid} holds it(?s:.*)--out"),
-        RunFolder(tmp_path).lock(),
-    ):
-        pass
-    with RunFolder(tmp_path / "other").lock():
-        pass
+def test_a_second_search_waits_and_says_so(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    said: list[str] = []
+
+    def waits() -> None:
+        said.append("waits")
+        holder.communicate()  # and so the first one comes to its end
+
+    with RunFolder(tmp_path).alone("front", waits) as waited:
+        assert waited
+    assert said == ["waits"]
 
 
-def test_a_killed_search_lets_go_of_its_folder(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_what_one_search_does_keeps_no_other_from_something_else(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    for folder, what in ((tmp_path, "baseline"), (tmp_path / "other", "front")):
+        with RunFolder(folder).alone(what, pytest.fail) as waited:
+            assert not waited
+    assert holder.poll() is None
+
+
+def test_a_killed_search_lets_go(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     holder.kill()
     holder.wait()
-    with RunFolder(tmp_path).lock():
-        assert (tmp_path / "search.pid").read_text() == str(os.getpid())
+    with RunFolder(tmp_path).alone("front", pytest.fail) as waited:
+        assert not waited
 
 
 def test_the_lock_is_let_go_of_when_the_search_fails(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError, match="bug"), RunFolder(tmp_path).lock():
+        with pytest.raises(ZeroDivisionError, match="bug"), RunFolder(tmp_path).alone("front", pytest.fail):
             raise ZeroDivisionError("bug")
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from karui.errors import CandidateFailure, CandidateStopped
+from karui.evaluators.machine_lock import MachineLock
 from karui.evaluators.measurement import Measurement
 from karui.search.curves import PEERS, LearningCurve, PastTraining
 from karui.search.gatekeeper import Gatekeeper
@@ -75,8 +76,8 @@ def bench(tmp_path: Path) -> Bench:
     spec = resolve_spec(write_study(tmp_path, axes=AXES))
     task = load_task(spec.task, spec.folder, {})
     builder = Builder(task, BuildSettings(epochs=4, channel_multiple=1), tmp_path / "build")
-    bench = Bench(task, builder.build(Candidate()), spec)
-    bench.begin({"latency_ms": Measurement("latency_ms", 1.0, "ms")}, builder)
+    bench = Bench(task, builder.build(Candidate()), spec, MachineLock())
+    bench.begin({"latency_ms": Measurement("latency_ms", 1.0, "ms")}, builder, tmp_path / "outcomes")
     return bench
 
 

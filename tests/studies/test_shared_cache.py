@@ -10,10 +10,11 @@ import pytest
 import karui
 from karui.errors import OutputError
 from karui.studies.folder import RunFolder, explain_cache_errors
-from karui.studies.run import cache_of, resolve_spec
+from karui.studies.run import resolve_spec
 from karui.studies.spec import load_spec
 from karui.studies.store import open_study
 from karui.studies.watcher import Silence
+from karui.studies.workbench import cache_of
 
 from .conftest import Command, write_study
 

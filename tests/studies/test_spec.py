@@ -150,6 +150,8 @@ SPECS = st.fixed_dictionaries(
         "trials": st.integers(1, 10**6),
         "hours": st.floats(0.001, 1e6),
         "seed": st.integers(0, 2**31),
+        "workers": st.integers(0, 64),
+        "candidate_minutes": st.floats(0.001, 1e6),
         "sampler": st.sampled_from(["tpe", "nsga2", "nsga3", "gp", "random"]),
         "task_options": st.dictionaries(st.text(min_size=1, max_size=5), st.booleans() | st.integers(), max_size=2),
         "sparsity": st.fixed_dictionaries(
@@ -173,7 +175,7 @@ def test_a_study_survives_being_written_and_read(plain: dict[str, Any]) -> None:
 @settings(deadline=None, max_examples=50)
 @given(first=SPECS, second=SPECS)
 def test_meaning_forgets_only_how_long_and_in_which_order(first: dict[str, Any], second: dict[str, Any]) -> None:
-    forgotten = ("name", "trials", "hours", "seed", "sampler")
+    forgotten = ("name", "trials", "hours", "seed", "sampler", "workers", "candidate_minutes")
     one = parse_spec(first, Path("mine.toml"))
     told = {key: value for key, value in first.items() if key not in forgotten}
     other = {key: value for key, value in second.items() if key in forgotten}

@@ -1,0 +1,170 @@
+"""One machine, several workers: while one of them measures, none of the others trains.
+
+A readers-writer lock in files of the user's temporary folder, shared by all searches of a user on a machine. The
+system lets go of it when a process ends, however it ends. Whoever wants to measure closes a turnstile first, through
+which everybody else has to pass between two steps of training, so that measuring never starves (Courtois, Heymans &
+Parnas, CACM 1971, their second problem; the turnstile after Downey, The Little Book of Semaphores, section 4.2.5).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+ROOM, TURNSTILE = "working.lock", "measuring.lock"
+
+
+class MachineLock:
+    """Keeps work and measuring apart among all processes that use the same folder; not for threads of one process.
+
+    Args:
+        folder: Where the files lie; one of the user's in the system's temporary folder where left out.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        folder = folder or shared_folder()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._room = open_lock(folder / ROOM)
+        self._turnstile = open_lock(folder / TURNSTILE)
+        self._works = False
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Work on a candidate, beside others that work, but never beside one that measures; work within work is one."""
+        if self._works:
+            yield
+            return
+        self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def let_pass(self) -> None:
+        """Between two steps of work: let whoever wants to measure do so, and go on afterwards.
+
+        Where nobody does it takes a few microseconds.
+        """
+        if not self._works:
+            return
+        if self._turnstile.take(shared=True, wait=False):
+            self._turnstile.let_go()
+            return
+        self._leave()
+        self._enter()
+
+    @contextmanager
+    def measuring(self, waits: Callable[[], None] | None = None) -> Iterator[None]:
+        """Measure, alone on this machine; within :meth:`working` that is left for the while.
+
+        Args:
+            waits: Called before the first wait, where there is one.
+        """
+        worked = self._works
+        self._leave()
+        try:
+            with _held(self._turnstile, waits) as waited, _held(self._room, None if waited else waits):
+                yield
+        finally:
+            if worked:
+                self._enter()
+
+    def _enter(self) -> None:
+        self._works = True  # before it holds, so that whatever interrupts the wait is followed by letting go
+        with _held(self._turnstile, None, shared=True):
+            self._room.take(shared=True, wait=True)
+
+    def _leave(self) -> None:
+        if self._works:
+            self._works = False
+            self._room.let_go()
+
+
+class Lock(Protocol):
+    """A lock on a file that the system lets go of when its process ends."""
+
+    def take(self, *, shared: bool, wait: bool) -> bool:
+        """Take it, shared or for oneself alone; say whether that worked out."""
+
+    def let_go(self) -> None:
+        """Let go of it."""
+
+
+@contextmanager
+def _held(lock: Lock, waits: Callable[[], None] | None, *, shared: bool = False) -> Iterator[bool]:
+    """Hold a lock; yield whether that took waiting."""
+    waited = not lock.take(shared=shared, wait=False)
+    if waited:
+        if waits is not None:
+            waits()
+        lock.take(shared=shared, wait=True)
+    try:
+        yield waited
+    finally:
+        lock.let_go()
+
+
+class _Flock:
+    """A lock by flock(2)."""
+
+    def __init__(self, path: Path) -> None:
+        # Kept open as long as this object; forked children share it, and take it no further.
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    def take(self, *, shared: bool, wait: bool) -> bool:
+        how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._file, how)
+        except BlockingIOError:
+            return False
+        return True
+
+    def let_go(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+class ExclusiveOnly:
+    """The same where the system knows no shared locks: everybody holds it alone, so that workers take turns.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path)
+
+    def take(self, *, shared: bool, wait: bool) -> bool:  # noqa: ARG002
+        """Take it; say whether that worked out."""
+        try:
+            self._lock.acquire(blocking=wait)
+        except Timeout:
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """Let go of it."""
+        self._lock.release()
+
+
+open_lock: Callable[[Path], Lock] = ExclusiveOnly if fcntl is None else _Flock
+"""Opens a lock on a file in the best way that this system knows."""
+
+
+def shared_folder() -> Path:
+    """Return the folder of the locks that all searches of this user on this machine share."""
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    return Path(tempfile.gettempdir()) / f"karui-{user}"

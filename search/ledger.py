@@ -1,0 +1,118 @@
+"""What is known of a study's trials, those of other searches included, taken in bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from ..spaces.candidate import Candidate
+from .owners import Owners
+from .record import TrialRecord, read_record
+
+
+class Ledger:
+    """Which candidates have ended, and which are in flight, in whatever search.
+
+    Optuna keeps trials that have ended in memory, so that a look costs one query for those that have not.
+
+    Args:
+        study: The study.
+        owners: Tells whose a running trial is.
+        stopped_are_known: Whether candidates that a gate has stopped are not to be tried again.
+    """
+
+    def __init__(self, study: optuna.Study, owners: Owners, *, stopped_are_known: bool = True) -> None:
+        self._study = study
+        self._owners = owners
+        self._ended: set[int] = set()
+        self._known: dict[str, int] = {}
+        self._elsewhere: dict[int, tuple[str, bool]] = {}
+        self._own: dict[int, str] = {}
+        self._keys: dict[int, str] = {}
+        self._stopped_are_known = stopped_are_known
+        self.spent = 0
+        self.stopped = 0
+
+    @property
+    def known(self) -> Mapping[str, int]:
+        """The trial of each candidate, by key, that was evaluated, failed of itself, or was stopped for good."""
+        return self._known
+
+    @property
+    def own(self) -> Mapping[int, str]:
+        """Keys of the candidates that this search has in flight, by trial."""
+        return self._own
+
+    @property
+    def promised(self) -> int:
+        """How many trials count towards the budget, or will once they have ended."""
+        return self.spent + len(self._own) + sum(begun for _, begun in self._elsewhere.values())
+
+    def take_in(self) -> list[TrialRecord]:
+        """Look at the study again; return the trials that have ended since the last look."""
+        ended: list[TrialRecord] = []
+        elsewhere: dict[int, tuple[str, bool]] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.number in self._ended:
+                continue
+            if trial.state.is_finished():
+                ended.append(self._enter(trial))
+            elif trial.state == TrialState.RUNNING and self._is_elsewhere(trial):
+                elsewhere[trial.number] = (self._key_of(trial), "begun" in trial.user_attrs)
+        self._elsewhere = elsewhere
+        return ended
+
+    def begin(self, number: int, key: str) -> None:
+        """Note that this search begins a candidate."""
+        self._own[number] = key
+
+    def end(self, number: int) -> None:
+        """Note that this search has nothing more to do with a trial."""
+        self._own.pop(number, None)
+
+    def holder(self, key: str, number: int) -> int | None:
+        """Return the trial that has the candidate already, or begins it and comes before the trial of this number."""
+        if key in self._known:
+            return self._known[key]
+        for other, found in self._own.items():
+            if found == key and other != number:
+                return other
+        for other, (found, begun) in self._elsewhere.items():
+            if found == key and (begun or other < number):
+                return other
+        return None
+
+    def is_new(self, key: str) -> bool:
+        """Say whether no trial has the candidate, neither ended nor in flight."""
+        in_flight = (found for found, _ in self._elsewhere.values())
+        return key not in self._known and key not in self._own.values() and key not in in_flight
+
+    def _is_elsewhere(self, trial: FrozenTrial) -> bool:
+        attributes = trial.user_attrs
+        if "candidate" not in attributes or "status" in attributes or self._owners.is_own(trial):
+            return False
+        return not self._owners.is_gone(trial)
+
+    def _key_of(self, trial: FrozenTrial) -> str:
+        if trial.number not in self._keys:
+            self._keys[trial.number] = Candidate.from_dict(trial.user_attrs["candidate"]).key
+        return self._keys[trial.number]
+
+    def _enter(self, trial: FrozenTrial) -> TrialRecord:
+        record = read_record(trial)
+        self._ended.add(trial.number)
+        self._keys.pop(trial.number, None)
+        if counts(record):
+            self.spent += 1
+            self._known[record.key] = record.number
+        elif record.state == "stopped" and self._stopped_are_known:
+            self.stopped += 1
+            self._known[record.key] = record.number
+        return record
+
+
+def counts(record: TrialRecord) -> bool:
+    """Say whether a trial counts towards the budget: its candidate was evaluated, or failed of itself."""
+    return record.state in ("evaluated", "failed")

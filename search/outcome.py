@@ -1,0 +1,90 @@
+"""What comes of one candidate: its measurements, its own failure, or an error that nobody expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from ..errors import CandidateFailure, CandidateStopped
+from ..evaluators.measurement import Measurement
+from ..spaces.artifact import StageRecord
+from ..spaces.candidate import Candidate
+from .curves import LearningCurve
+from .gates import Gates, Stop
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found out about one candidate.
+
+    Args:
+        measurements: By name.
+        digest: SHA-256 of the file that was measured.
+        stages: How long each stage took.
+        curves: How its trainings went, where it had any.
+        let_through: The gate that would have stopped it, and why, where it went on as a test of that gate.
+    """
+
+    measurements: Mapping[str, Measurement]
+    digest: str
+    stages: tuple[StageRecord, ...] = ()
+    curves: tuple[LearningCurve, ...] = ()
+    let_through: Stop | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; :meth:`from_dict` reads them back."""
+        curves = [[curve.kind, curve.epochs, list(curve.metrics)] for curve in self.curves]
+        return {
+            "measurements": {name: item.to_dict() for name, item in self.measurements.items()},
+            "digest": self.digest,
+            **({"curves": curves} if curves else {}),
+            **({"let_through": asdict(self.let_through)} if self.let_through else {}),
+            "stages": [[item.stage, item.seconds, item.cached] for item in self.stages],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Outcome:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(
+            measurements={name: Measurement.from_dict(item) for name, item in plain["measurements"].items()},
+            digest=plain["digest"],
+            stages=tuple(StageRecord(stage, seconds, cached) for stage, seconds, cached in plain["stages"]),
+            curves=tuple(LearningCurve(kind, epochs, tuple(found)) for kind, epochs, found in plain.get("curves", ())),
+            let_through=Stop(**plain["let_through"]) if "let_through" in plain else None,
+        )
+
+
+class Evaluate(Protocol):
+    """Makes a candidate and measures it; given to the search from outside, so that the search needs no torch."""
+
+    def __call__(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+        """Make and measure, and stop where the gates say so; called without them where there are none.
+
+        Raises:
+            CandidateFailure: Where this candidate cannot be made or measured.
+            CandidateStopped: Where a gate stops it.
+        """
+
+
+class WorkerLost(CandidateFailure):
+    """A candidate during which its worker process died, or took longer than it may."""
+
+
+@dataclass(frozen=True)
+class UnexpectedError:
+    """An error of one candidate that is neither its known way to fail nor something the user can put right.
+
+    Args:
+        stage: Where the candidate was when it happened.
+        reason: Type and message, in one line.
+        traceback: As Python prints it.
+    """
+
+    stage: str
+    reason: str
+    traceback: str
+
+
+Result = Outcome | CandidateFailure | CandidateStopped | UnexpectedError
+"""How the evaluation of one candidate ended."""

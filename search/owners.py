@@ -1,0 +1,148 @@
+"""Whose a running trial is, and whether that search is there still: on this host by its process, else by its pulse.
+
+Optuna's own heartbeat covers ``optimize`` only, not ask and tell.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import optuna
+from optuna.trial import FrozenTrial
+
+PULSE_SECONDS = 60.0
+"""How often a search says that it is there."""
+
+SILENT_SECONDS = 600.0
+"""After how long a silent search of another host counts as gone."""
+
+GRACE_SECONDS = 60.0
+"""How long a trial may be without an owner, where searches take no turns: another search may have asked just now."""
+
+_ATTRIBUTE = "pulses"
+_FORGOTTEN_SECONDS = 7 * 24 * 3600.0
+
+_HERE: set[str] = set()
+"""The searches of this process."""
+
+
+def owner_mark(search: str = "") -> dict[str, Any]:
+    """Return what tells later whether the process that runs a trial is still there.
+
+    Args:
+        search: Name of the search within this process.
+    """
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "started": _start_of(pid), "search": search}
+
+
+def owner_is_gone(mark: Mapping[str, Any] | None) -> bool:
+    """Say whether the process of this mark ran on this host and runs no more; unknown marks count as gone."""
+    if mark is None:
+        return True
+    if mark.get("host") != socket.gethostname():
+        return False
+    pid = int(mark["pid"])
+    if mark.get("started") != _start_of(pid):
+        return True
+    if pid == os.getpid():
+        return mark.get("search") not in _HERE
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _start_of(pid: int) -> str | None:
+    """Return when a process started, in ticks since boot, where the system tells: process numbers are used again."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+class Owners:
+    """This search among those that share a study.
+
+    Use it as a context manager: within it, the search says once a minute, in one attribute of the study, that it is
+    there.
+
+    Args:
+        study: The study.
+        exclusive: Whether searches take turns, see :class:`~karui.search.turns.Turns`.
+        now: Seconds since 1970.
+    """
+
+    def __init__(self, study: optuna.Study, exclusive: bool = True, now: Callable[[], float] = time.time) -> None:
+        self._study = study
+        self._grace_seconds = 0.0 if exclusive else GRACE_SECONDS
+        self._now = now
+        self._search = uuid4().hex
+        self._pulses: dict[str, float] = {}
+        self._read_at = -PULSE_SECONDS
+        self._missing_since: dict[str, float] = {}
+        self._stop = threading.Event()
+        self.mark = owner_mark(self._search)
+
+    def __enter__(self) -> Owners:
+        _HERE.add(self._search)
+        self._stop.clear()
+        self.pulse()
+        # Not from the loop of the search: without worker processes that waits for hours.
+        threading.Thread(target=self._go_on, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        _HERE.discard(self._search)
+
+    def pulse(self) -> None:
+        """Say that this search is there."""
+        # Two that write at once may lose one pulse of ten; the next comes in a minute.
+        now = self._now()
+        pulses = self._study.user_attrs.get(_ATTRIBUTE, {})
+        recent = {name: at for name, at in pulses.items() if now - at < _FORGOTTEN_SECONDS}
+        self._study.set_user_attr(_ATTRIBUTE, {**recent, self._search: now})
+
+    def is_own(self, trial: FrozenTrial) -> bool:
+        """Say whether this search has begun the trial."""
+        return bool(trial.user_attrs.get("owner", {}).get("search") == self._search)
+
+    def is_gone(self, trial: FrozenTrial) -> bool:
+        """Say whether nobody works on a running trial any more."""
+        mark = trial.user_attrs.get("owner")
+        if mark is None:
+            return self._is_missing_for(f"owner of trial {trial.number}", self._grace_seconds)
+        if mark.get("host") == self.mark["host"]:
+            return owner_is_gone(mark)
+        return self._is_silent(str(mark.get("search", "")))
+
+    def _is_silent(self, search: str) -> bool:
+        now = self._now()
+        if now - self._read_at >= PULSE_SECONDS:
+            self._pulses, self._read_at = self._study.user_attrs.get(_ATTRIBUTE, {}), now
+        if search in self._pulses:
+            self._missing_since.pop(search, None)
+            return now - self._pulses[search] > SILENT_SECONDS
+        return self._is_missing_for(search, SILENT_SECONDS)
+
+    def _is_missing_for(self, name: str, seconds: float) -> bool:
+        now = self._now()
+        return now - self._missing_since.setdefault(name, now) >= seconds
+
+    def _go_on(self) -> None:
+        stop = self._stop
+        while not stop.wait(PULSE_SECONDS):
+            with suppress(optuna.exceptions.StorageInternalError):
+                self.pulse()

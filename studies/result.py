@@ -1,0 +1,62 @@
+"""What a search found, and what was nearest where it found nothing that keeps the bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..evaluators.measurement import Measurement
+from ..search.gatekeeper import GateReport
+from ..search.record import TrialRecord
+from .spec import StudySpec
+from .tables import OBJECTIVE_NAMES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a search found.
+
+    Args:
+        folder: The results folder.
+        front: One row per point of the re-measured front, as in ``front.csv``.
+        trials: One row per trial, as in ``trials.csv``.
+        baseline: The baseline's measurements by name.
+        ending: Why the search ended, in one sentence.
+        nearest: Where no trial kept every bound: the evaluated trials that broke them least, best first.
+        gates: How many candidates each gate stopped, and how often it was wrong.
+    """
+
+    folder: Path
+    front: pd.DataFrame
+    trials: pd.DataFrame
+    baseline: dict[str, Measurement]
+    ending: str
+    nearest: tuple[TrialRecord, ...] = ()
+    gates: tuple[GateReport, ...] = ()
+
+
+def nearest_records(
+    records: Sequence[TrialRecord], spec: StudySpec, baseline: dict[str, Measurement], count: int = 3
+) -> tuple[TrialRecord, ...]:
+    """Return the evaluated trials that break the bounds least, by the sum of their relative violations."""
+
+    def violation(record: TrialRecord) -> float:
+        pairs = zip(spec.bounds.objectives(), record.values(OBJECTIVE_NAMES), strict=True)
+        broken = (objective.violation(value, baseline[objective.name].value) for objective, value in pairs)
+        return math.fsum(max(0.0, share) for share in broken if share is not None)
+
+    evaluated = [record for record in records if record.outcome is not None]
+    return tuple(sorted(evaluated, key=violation)[:count])
+
+
+def describe_values(record: TrialRecord) -> str:
+    """Return one line with a trial's candidate and its three values."""
+    size, latency, accuracy = record.values(OBJECTIVE_NAMES)
+    name = record.candidate.describe() if record.candidate else ""
+    return f"trial {record.number}, {name}: {size / 1e3:.1f} KB, {latency:.4g} ms, accuracy {accuracy:.4f}"

@@ -1,0 +1,256 @@
+"""One study from its file to its front: the place where making, measuring, deciding and keeping are put together."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from .. import __version__
+from ..errors import KaruiError
+from ..search.crew import Crew, InProcess
+from ..search.gatekeeper import Gatekeeper, GateReport, report_gates
+from ..search.loop import Budget, SearchLoop
+from ..search.record import TrialRecord, read_records
+from ..search.workers import Workers
+from ..spaces.artifact import Artifact
+from ..spaces.stage_cache import StageCache
+from .certify import certify, front_table, write_descriptions
+from .folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
+from .result import StudyResult, nearest_records
+from .spec import StudySpec
+from .store import (
+    check_meaning,
+    explain_storage_errors,
+    note_baseline,
+    read_baseline,
+    training_seed,
+    turns_of,
+)
+from .tables import OBJECTIVE_NAMES, front_records, trials_table, write_csv
+from .watcher import Watcher
+from .workbench import Workbench, begin_bench, cache_of, prepare_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..evaluators.machine_lock import MachineLock
+    from ..spaces.task import Task
+    from .bench import Bench
+
+
+@dataclass
+class Session:
+    """One run of one study."""
+
+    spec: StudySpec
+    folder: RunFolder
+    study: optuna.Study
+    storage: str
+    watcher: Watcher
+
+    def run(self, task: Task | None) -> StudyResult:
+        """Search and re-measure; see :func:`run_study`."""
+        ending = "stopped"
+        cache = cache_of(self.spec, self.folder)
+        try:
+            with (
+                explain_storage_errors(self.storage),
+                explain_os_errors(self.folder.path),
+                explain_cache_errors(cache.folder),
+            ):
+                self.watcher.happened("search begun", **self._conditions())
+                result = self._run(task, cache)
+            ending = result.ending
+            return result
+        except KaruiError as error:
+            ending = str(error)
+            raise
+        except Exception as error:
+            ending = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            with suppress(OSError):  # a full disk, which is being told already
+                self.watcher.happened("search ended", reason=ending)
+
+    def _run(self, task: Task | None, cache: StageCache) -> StudyResult:
+        with self.folder.alone("baseline", lambda: self.watcher.phase("waiting for another search's baseline")):
+            check_meaning(self.study, self.spec.meaning(), self.spec.name)
+            cache.trim()  # before anything dear: what killed searches left goes, and a folder of no use is told
+            bench, seed = self._prepare(task, cache)
+        try:
+            ending = self._search(bench, self._crew(bench, seed, task))
+        finally:
+            self._write_trials()
+        waits = "waiting while another search measures the front again"
+        with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited, bench.lock.working():
+            return self._finish(bench, ending, waited)
+
+    def _conditions(self) -> dict[str, Any]:
+        names = ("torch", "onnxruntime", "optuna")
+        return {
+            "study": self.spec.name,
+            "host": platform.node(),
+            "seed": self.spec.seed,
+            "workers": self.spec.workers,
+            "trials": self.spec.trials,
+            "versions": {"karui": __version__, "python": platform.python_version()}
+            | {name: version(name) for name in names},
+        }
+
+    def _prepare(self, task: Task | None, cache: StageCache) -> tuple[Bench, int]:
+        """Return the bench, and the seed of all training."""
+        from ..evaluators.machine_lock import MachineLock
+        from ..spaces.axis_reach import describe_reach
+        from ..spaces.reach import check_reach
+        from .bench import Bench
+
+        self.watcher.phase("loading the task")
+        lock = MachineLock()
+        with lock.working():
+            task = prepare_task(self.spec, task)
+            check_reach(self.spec.space, task)
+        self.watcher.phase("preparing the baseline")
+        seed = training_seed(self.study, self.spec.seed)
+        artifact = self._baseline(task, seed, lock, cache)
+        for sentence in describe_reach(self.spec.space, task, artifact.path):
+            self.watcher.note(sentence)
+        bench = Bench(task, artifact, self.spec, lock)
+        self.watcher.phase("measuring the baseline")
+        known = read_baseline(self.study)
+        if known is None:
+            note_baseline(self.study, artifact.digest, bench.measure_baseline())
+            known = read_baseline(self.study)
+        _check_same_baseline(known, artifact, self.folder)
+        begin_bench(bench, self.spec, self.folder, seed, known[1] if known else {})
+        return bench, seed
+
+    def _baseline(self, task: Task, seed: int, lock: MachineLock, cache: StageCache) -> Artifact:
+        from ..spaces.baseline import prepare_baseline
+
+        with lock.working():
+            return prepare_baseline(
+                task,
+                self.spec.recovery,
+                self.folder.path,
+                seed=seed,
+                cache=cache,
+                on_epoch=lambda epoch, metric: self.watcher.phase(
+                    f"training the baseline, epoch {epoch} of {task.baseline_epochs}: {task.metric_name} {metric:.4f}"
+                ),
+                between_steps=lock.let_pass,
+            )
+
+    def _crew(self, bench: Bench, seed: int, task: Task | None) -> Crew:
+        """Return who evaluates candidates: worker processes, or this very process where there are none."""
+        if not self.spec.workers:
+            crew = InProcess(bench.evaluate)
+            bench.announce = lambda stage: self.watcher.reached(crew.ticket or 0, stage)
+            return crew
+        import torch
+
+        threads = max(1, torch.get_num_threads() // self.spec.workers)
+        workbench = Workbench(self.spec, RunFolder(self.folder.path.absolute()), seed, bench.baseline, threads, task)
+        seconds = 60 * self.spec.candidate_minutes
+        return Workers(self.spec.workers, workbench, candidate_seconds=seconds, output=self.folder.worker_output)
+
+    def _search(self, bench: Bench, crew: Crew) -> str:
+        from ..spaces.equivalence import Equivalence
+
+        baseline = {name: bench.baseline[name].value for name in OBJECTIVE_NAMES}
+        objectives, gates = self.spec.bounds.objectives(), self.spec.gates
+        with bench.lock.working():
+            canonical = Equivalence(bench.task, self.spec.space, self.spec.recovery.channel_multiple)
+        loop = SearchLoop(
+            study=self.study,
+            space=self.spec.space,
+            objectives=objectives,
+            baseline=baseline,
+            crew=crew,
+            sampler=self.spec.sampler,
+            seed=self.spec.seed,
+            followers=self.spec.followers,
+            canonical=canonical,
+            gatekeeper=Gatekeeper(objectives, baseline, gates.stop_at, gates.audit, self.spec.seed)
+            if gates.stop_at
+            else None,
+            turns=turns_of(self.storage),
+        )
+        known = read_records(self.study)
+        bench.remember(known)
+        self.watcher.searching(self.spec, baseline, known)
+        seconds = None if self.spec.hours is None else 3600 * self.spec.hours
+        return loop.run(Budget(self.spec.trials, seconds), self.watcher, self.spec.space.landmarks())
+
+    def _write_trials(self) -> None:
+        write_csv(trials_table(read_records(self.study)), self.folder.trials_csv)
+
+    def _finish(self, bench: Bench, ending: str, waited: bool) -> StudyResult:
+        """Measure the front again, unless another search has done just that while this one waited for it."""
+        records = read_records(self.study)
+        front = front_records(records)
+        mark = certified_mark(records, front)
+        if waited and self.folder.certified.exists() and self.folder.certified.read_text() == mark:
+            return self._result_of_another(bench, records, ending)
+        self.watcher.phase(f"measuring the front again, {len(front)} files, on the test split")
+        bench.measure_baseline_on_test()
+        note_baseline(self.study, bench.artifact.digest, bench.baseline)
+        points, lost = certify(
+            front, [bench.test_latency, bench.load, bench.test_accuracy], bench.find_artifact, self.folder
+        )
+        write_descriptions(points, self.spec.name, bench.baseline)
+        table = front_table(points, bench.baseline)
+        write_csv(table, self.folder.front_csv)
+        trials = trials_table(records)
+        write_csv(trials, self.folder.trials_csv)
+        self._plot(table, trials, bench)
+        write_atomically(self.folder.certified, mark.encode())
+        ending = "; ".join([ending, *lost])
+        nearest = () if points else nearest_records(records, self.spec, bench.baseline)
+        return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest, self._gates(records))
+
+    def _result_of_another(self, bench: Bench, records: Sequence[TrialRecord], ending: str) -> StudyResult:
+        from .read import read_front_table
+
+        table = read_front_table(self.folder)
+        known = read_baseline(self.study)
+        baseline = known[1] if known else bench.baseline
+        nearest = () if len(table) else nearest_records(records, self.spec, baseline)
+        trials = trials_table(records)
+        return StudyResult(self.folder.path, table, trials, baseline, ending, nearest, self._gates(records))
+
+    def _gates(self, records: Sequence[TrialRecord]) -> tuple[GateReport, ...]:
+        return report_gates(records, self.spec.bounds.objectives())
+
+    def _plot(self, front: pd.DataFrame, trials: pd.DataFrame, bench: Bench) -> None:
+        from .plots import front_numbers, save_front
+
+        if len(front):
+            values = {name: item.value for name, item in bench.baseline.items()}
+            numbers = front_numbers(front, trials, values, bench.task.metric_name)
+            title = (
+                f"{self.spec.name}: {len(front)} files on the front, "
+                f"up to {front['size_x'].max():.0f}x smaller and {front['speed_x'].max():.1f}x faster"
+            )
+            save_front(self.folder.front_png, numbers, title)
+
+
+def certified_mark(records: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> str:
+    """Return what tells a front that was measured again from any other."""
+    return f"{len(records)} trials, front of {', '.join(str(record.number) for record in front)}"
+
+
+def _check_same_baseline(known: tuple[str, Any] | None, artifact: Artifact, folder: RunFolder) -> None:
+    if known is not None and known[0] != artifact.digest:
+        raise KaruiError(
+            "the task's model is not the one that this study began with",
+            where=str(folder.path),
+            expected=f"a baseline file of sha256 {known[0][:16]}…",
+            got=f"sha256 {artifact.digest[:16]}…",
+            remedy="restore the model, or start anew with another --out",
+        )
