@@ -159,7 +159,8 @@ def fill(storage: str, path: Path, trials: Sequence[FrozenTrial]) -> None:
 def _insert(database: sqlite3.Connection, trials: Sequence[FrozenTrial]) -> None:
     """Write trials as Optuna's schema has them, at once: one by one takes minutes."""
     for trial_id, trial in enumerate(trials, 1):
-        row: tuple[Any, ...] = (trial_id, trial.number, 1, trial.state.name, str(trial.datetime_start), str(trial.datetime_complete))
+        times = str(trial.datetime_start), str(trial.datetime_complete)
+        row: tuple[Any, ...] = (trial_id, trial.number, 1, trial.state.name, *times)
         database.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?)", row)
         for name, distribution in trial.distributions.items():
             inner = distribution.to_internal_repr(trial.params[name])

@@ -112,7 +112,7 @@ class SearchLoop:
             except BaseException:
                 # Whatever stops the search (Ctrl-C, a full disk, a bug), the candidates in flight are not lost.
                 self.crew.close()
-                self._interrupt_all()
+                self._interrupt_all(listener)
                 raise
             finally:
                 self.crew.close()
@@ -268,10 +268,12 @@ class SearchLoop:
         if self.gatekeeper is not None:
             self.gatekeeper.learn(record)
 
-    def _interrupt_all(self) -> None:
+    def _interrupt_all(self, listener: Listener) -> None:
         for trial in list(self._trials.values()):
             # A storage that fails here too leaves the trial running, and the next search finds it stale.
             with suppress(optuna.exceptions.StorageInternalError), self.turns():
                 interrupt(self.study, trial)
+            with suppress(OSError):  # where the log cannot be written, which may be why the search stops
+                listener.happened("trial interrupted", trial=trial.number)
             self._ledger.end(trial.number)
         self._trials.clear()

@@ -406,9 +406,13 @@ def test_ctrl_c_ends_the_workers_and_queues_what_was_in_flight(
             os.kill(os.getpid(), signal.SIGINT)
 
     loop = make_loop(crew=make_workers(2, odd=dict.fromkeys((4, 7, 8, 32), "sleep")))
+    log = Impatient()
     with pytest.raises(KeyboardInterrupt):
-        loop.run(Budget(trials=1000), Impatient())
-    states = [record.state for record in read_records(loop.study)]
+        loop.run(Budget(trials=1000), log)
+    records = read_records(loop.study)
+    states = [record.state for record in records]
+    stopped = [record.number for record in records if record.state == "interrupted"]
+    assert log.events == [("trial interrupted", {"trial": number}) for number in stopped]
     assert "running" not in states
     assert states.count("interrupted") == states.count("waiting") >= 1
     wait_until_gone(*{int(line.split()[0]) for line in (tmp_path / "diary").read_text().splitlines()})
