@@ -44,7 +44,7 @@ from .quantization.quantize import quantize, zero_weights
 from .quantization.settings import QuantizationSettings
 from .quantization.zeroing import Zeroing
 from .recovery import train
-from .stage_cache import Entry, StageCache
+from .stage_cache import WAITING, Entry, StageCache
 from .stages.axis import StagesAxis
 from .stages.choice import StageNetwork
 from .task import Task
@@ -62,8 +62,6 @@ _LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_s
 
 NETWORK, WEIGHTS, GRIDS = "network.onnx", "network.safetensors", "network.npz"
 """The files of an entry of the cache."""
-
-WAITING = "waiting for a network that another process trains"
 
 
 OnEpoch = Callable[[str, int, int, float], None]

@@ -25,6 +25,9 @@ DEFAULT_LIMIT_BYTES = 20_000_000_000
 _KEY = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of karui: deleting it costs time, nothing else.\n"
 
+WAITING = "waiting for a network that another process trains"
+"""The stage of whoever waits for an entry that is being made."""
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -17,9 +17,9 @@ from rich.text import Text
 from ..search.front import hypervolume
 from ..search.record import TrialRecord
 from ..spaces.candidate import Candidate
+from ..spaces.stage_cache import WAITING
 from .spec import StudySpec
 from .tables import OBJECTIVE_NAMES
-from .watcher import WAITING
 
 
 class ProgressView:
@@ -80,6 +80,7 @@ class ProgressView:
         """Show where a candidate in flight is."""
         summary, _ = self._running.get(number, ("", ""))
         self._running[number] = (summary, stage)
+        # whoever waits to measure waits for a step of the others; for a network it may be minutes
         if stage == WAITING:
             self._say(f"trial {number}: {stage}")
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from karui.spaces.candidate import Candidate
+from karui.spaces.stage_cache import WAITING
 from karui.studies.progress import ProgressView
 from karui.studies.spec import StudySpec
-from karui.studies.watcher import WAITING
 
 from .conftest import make_record
 
@@ -38,7 +38,7 @@ def test_each_trial_in_flight_is_shown_until_it_ends() -> None:
     text = shown(view, console)
     assert "0 of 5 done, 2 running" in text
     assert "trial 3: baseline, w4 a8" in text
-    assert "trial 4: waiting to measure: baseline, -50% channels" in text
+    assert f"trial 4: {WAITING}: baseline, -50% channels" in text
     view.reached(4, "latency")
     assert "trial 4: latency: baseline" in shown(view, console)
     view.ended(make_record(4, 1000.0, 5.0, 0.9))
@@ -55,8 +55,12 @@ def test_trials_of_another_search_count() -> None:
     assert "size 0.5 KB (4.0x)" in text
 
 
-@pytest.mark.parametrize(("stage", "lines"), [(WAITING, ["trial 3: waiting to measure"]), ("recovery", [])])
-def test_without_a_terminal_waiting_is_printed_and_other_stages_are_not(stage: str, lines: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("stage", "lines"), [(WAITING, [f"trial 3: {WAITING}"]), ("waiting to measure", []), ("recovery", [])]
+)
+def test_without_a_terminal_a_wait_for_a_network_is_printed_and_other_stages_are_not(
+    stage: str, lines: list[str]
+) -> None:
     view, console = begun(terminal=False)
     assert isinstance(console.file, io.StringIO)
     before = len(console.file.getvalue())
