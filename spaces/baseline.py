@@ -106,7 +106,7 @@ def _train(
     training = TrainingSettings(
         epochs=task.baseline_epochs,
         batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate_baseline,
         device=settings.device,
         seed=seed,
     )
@@ -127,7 +127,7 @@ def _train(
 def _shared_key(task: Task, settings: BuildSettings, seed: int) -> str:
     """Tell a training from those of all other studies: more than :func:`_described`, also what it starts from."""
     start = network_digest(task.model), task_digest(task)
-    training = task.baseline_epochs, settings.batch_size, settings.learning_rate, seed
+    training = task.baseline_epochs, settings.batch_size, settings.learning_rate_baseline, seed
     return f"baseline-{hashlib.sha256(repr((BUILD_VERSION, start, training)).encode()).hexdigest()[:24]}"
 
 
@@ -135,7 +135,7 @@ def _described(task: Task, settings: BuildSettings, seed: int) -> str:
     """Say in a digest what the kept weights were trained for, so that those of another model are not taken."""
     shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in task.model.state_dict().items()]
     samples = len(task.train)  # type: ignore[arg-type]
-    training = f"{task.baseline_epochs} {settings.batch_size} {settings.learning_rate} {seed}"
+    training = f"{task.baseline_epochs} {settings.batch_size} {settings.learning_rate_baseline} {seed}"
     return hashlib.sha256(f"{shapes} {samples} {task.input_shape} {training}".encode()).hexdigest()
 
 

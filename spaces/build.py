@@ -57,8 +57,8 @@ from .weights_file import save_weights
 BUILD_VERSION = 3
 """Raised when a change of the code changes the networks that the same settings give."""
 
-_LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_supernet"}
-"""Settings that do not touch a network before it is quantized, or only those of a supernet."""
+_LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet"}
+"""Settings that do not touch a network before it is quantized, or only those of a supernet or the baseline."""
 
 NETWORK, WEIGHTS, GRIDS = "network.onnx", "network.safetensors", "network.npz"
 """The files of an entry of the cache."""
@@ -342,7 +342,7 @@ class Builder:
 
     def _supernet_key(self) -> str:
         axis = None if self._stages is None else self._stages.model_dump(mode="json")
-        settings = self._settings.model_dump(mode="json", exclude={"device", "epochs_aware"})
+        settings = self._settings.model_dump(mode="json", exclude={"device", "epochs_aware", "learning_rate_baseline"})
         return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis})}"
 
     def _aware_key(self, candidate: Candidate) -> str:

@@ -32,7 +32,7 @@ class TrainingSettings:
 
     epochs: int
     batch_size: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 8e-3
     weight_decay: float = 1e-4
     temperature: float = 4.0
     distillation_weight: float = 0.7

@@ -27,9 +27,10 @@ from .matching import STAGE, Exported, along, export_folded, read_layers, reader
 from .network import AwareNetwork
 from .start import grouped_by_input, round_after_training
 
-LEARNING_RATE_FACTOR = 0.3
-"""Peak of the learning rate as a share of that of recovery. A tenth left a small network of two bits where it was for
-two epochs; the whole of it undid in its first half what the second could not win back."""
+LEARNING_RATE_FACTOR = 0.075
+"""Peak of the learning rate as a share of that of recovery, 0.0006 at its default. A third of that left a small network
+of two bits where it was for two epochs; three times as much undid in its first half what the second could not win
+back."""
 
 Allocate = Callable[[onnx.ModelProto, list[Layer]], Mapping[str, int]]
 """Returns the bits of each weight by initializer name, from a float32 model and its layers."""

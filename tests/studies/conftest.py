@@ -117,6 +117,7 @@ epochs = 1
 epochs_from_scratch = 1
 batch_size = 32
 learning_rate = 0.01
+learning_rate_baseline = 0.01
 
 [latency]
 max_seconds = 0.05
