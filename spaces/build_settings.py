@@ -20,6 +20,8 @@ class BuildSettings(AxisModel):
         epochs_aware: Epochs of training with rounded weights, where candidates ask for it.
         epochs_supernet: Epochs in which one supernet is trained for all networks of the axis [stages], once; each of
             them then takes its weights from there and recovers like one that starts from the baseline.
+        final_factor: So many times these epochs (those of the supernet aside) each network of the front is trained anew
+            at the end of a search, from the same start, so that its schedule is whole; 1 for nothing at the end.
         learning_rate: Peak of the one-cycle schedule.
         learning_rate_supernet: The same for the supernet, whose networks share their weights.
         batch_size: Samples per training step.
@@ -36,6 +38,7 @@ class BuildSettings(AxisModel):
     epochs_from_scratch: Count = 12
     epochs_aware: Count = 4
     epochs_supernet: Count = 24
+    final_factor: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     learning_rate_supernet: Annotated[float, Field(gt=0)] = 1e-2
     batch_size: Count = 64

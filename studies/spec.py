@@ -178,6 +178,8 @@ class StudySpec(_Section):
             exclude={
                 **dict.fromkeys(_WITHOUT_MEANING, True),
                 "task_options": {"data_dir"},
+                # What is trained for longer is a candidate of its own, and says for how long.
+                "recovery": {"final_factor"},
             },
         )
 
