@@ -197,7 +197,7 @@ def test_keys_are_those_from_before_there_were_epochs_factors() -> None:
     "untrained", [{}, {"weight_bits": 4, "activation_bits": 8}, {"weight_bits": 16}, {"exit_depth": 0.4}]
 )
 def test_what_is_not_trained_has_no_more_epochs(untrained: dict[str, Any]) -> None:
-    once = {"zeroed_weights": 0.5, "zeroing": "one_shot"}
+    once: dict[str, Any] = {"zeroed_weights": 0.5, "zeroing": "one_shot"}
     for candidate in (
         Candidate(**untrained),
         Candidate(**untrained, **once),
