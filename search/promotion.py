@@ -57,8 +57,8 @@ class _Member:
 class Promotion:
     """Knows who is to be promoted, how long that may take, and begins it.
 
-    Who is promoted is decided among candidates of fewer epochs alone, so that one who has not been promoted yet is
-    never compared with one who has, and a search that is killed in the middle goes on with the same ones.
+    Who is promoted is decided among candidates of fewer epochs alone, so that nobody is compared with those who have
+    been promoted already, and a search that is killed in the middle goes on with the same ones.
 
     Args:
         study: The study.

@@ -103,7 +103,8 @@ class ProgressView:
         elif event == "promotion begun":
             self._promoted, self._to_promote = 0, details["candidates"]
             times = f"{details['epochs_factor']} times the epochs"
-            self.phase(f"promoting the front: {self._to_promote} candidates, trained anew for {times}")
+            candidates = "1 candidate" if self._to_promote == 1 else f"{self._to_promote} candidates"
+            self.phase(f"promoting the front: {candidates}, trained anew for {times}")
 
     @property
     def _done(self) -> int:

@@ -16,11 +16,14 @@ from karui.evaluators.measurement import Measurement
 from karui.search.crew import Answer, Crew, Event, InProcess
 from karui.search.gatekeeper import Gatekeeper, GateReport, report_gates
 from karui.search.gates import Gates, Stop
+from karui.search.ledger import Ledger
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES, Objective, with_bounds
 from karui.search.outcome import Outcome
-from karui.search.promotion import MOST_RESERVED
+from karui.search.owners import Owners
+from karui.search.promotion import MOST_RESERVED, Promotion
 from karui.search.record import ATTEMPTS, PROMOTED, TrialRecord, read_records
+from karui.search.sampler import SamplerName
 from karui.search.tpe import OneSplitTPESampler
 from karui.search.turns import Unordered
 from karui.search.workers import Workers
@@ -171,6 +174,13 @@ def test_a_database_gives_the_same(make_loop: MakeLoop) -> None:
         assert promoted_keys(loop) == [Candidate(removed_channels=0.5, epochs_factor=FACTOR).key]
 
 
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3", "tpe"])
+def test_with_every_sampler_the_same_are_promoted(promoting: MakeLoop, sampler: SamplerName) -> None:
+    loop = replace(promoting(space=SPACE), sampler=sampler)
+    loop.run(EVERY, Log())
+    assert sorted(promoted_keys(loop)) == sorted(expected(everything(SPACE)))
+
+
 def test_one_that_fails_is_told_and_not_tried_again(promoting: MakeLoop) -> None:
     def fail(candidate: Candidate) -> Outcome:
         if candidate.epochs_factor > 1:
@@ -272,6 +282,36 @@ def test_half_of_the_time_is_searched_whatever_promotion_needs(promoting: MakeLo
     # The same command given again goes on with them.
     clock.now = 0.0
     assert "no time" not in promoting(clock.evaluate, clock=clock, space=WIDE, factor=30).run(Budget(1), Log())
+
+
+def test_the_reserve_is_the_work_that_is_left() -> None:
+    half, quarter, most = (Candidate(removed_channels=share) for share in (0.5, 0.25, 0.75))
+    aware = replace(quarter, weight_bits=2, bit_training="aware")
+    took = {
+        half: (("recovery", 10.0), ("latency", 1.0)),
+        replace(half, weight_bits=4): (("quantization", 2.0), ("latency", 1.0)),
+        aware: (("draft", 5.0), ("recovery", 20.0), ("aware training", 40.0), ("latency", 1.0)),
+        most: (("architecture", 0.0), ("latency", 1.0)),  # trained by another study
+        Candidate(weight_bits=4): (("quantization", 2.0), ("latency", 1.0)),  # nothing to train
+        replace(half, weight_bits=8): (("latency", 100.0),),  # not on the front
+    }
+    study = optuna.create_study(directions=[objective.direction for objective in OBJECTIVES])
+    promotion = Promotion(study, OBJECTIVES, Ledger(study, Owners(study)), 3)
+    for number, (candidate, stages) in enumerate(took.items()):
+        point = (float(number), float(number), 0.9 - 0.1 * (number == 5) + 0.01 * number)
+        named = zip((objective.name for objective in OBJECTIVES), point, strict=True)
+        measured = {name: Measurement(name, value, "1") for name, value in named}
+        waited = StageRecord("network", 50.0, cached=True)
+        outcome = Outcome(measured, "00", (waited, *(StageRecord(stage, took, cached=False) for stage, took in stages)))
+        promotion.learn(TrialRecord(number, "evaluated", "", "", {}, candidate, outcome, True, 1.0))
+    # Three networks, of which that of another study counts as the mean of the two; and the aware training, of three
+    # times the epochs; then all else. One more that trains: as long as the mean of the two that did, and three times.
+    whole = 3 * (10 + 20 + 15 + 40) + 1 + 3 + 1 + 1
+    last = (1 + 3) * (11 + 66) / 2
+    assert promotion.reserve(1, 10_000.0) == pytest.approx(whole + last)
+    assert promotion.reserve(2, 10_000.0) == pytest.approx(3 * (20 + 40) + 1 + last), "the longest one"
+    assert promotion.reserve(1, 600.0) == 300.0
+    assert promotion.reserve(1, None) == 0.0
 
 
 def expected_at(candidates: Sequence[Candidate], factor: int) -> set[str]:
