@@ -200,6 +200,30 @@ def trainings_of(candidate: Candidate) -> tuple[_Training, ...]:
     return (*recovery, *aware)
 
 
+def without_replaced(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Leave out the feasible trials whose place a promoted one takes: the same candidate, trained for longer.
+
+    It takes it where it is feasible and at least as accurate. Dominance alone would keep both: the packed files of two
+    trainings differ by some bytes, and what is measured of them by noise.
+    """
+    versions: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        if record.feasible and record.candidate is not None:
+            versions.setdefault(replace(record.candidate, epochs_factor=1).key, []).append(record)
+    replaced = {
+        record.number
+        for alike in versions.values()
+        for record in alike
+        if any(_takes_the_place(other, record) for other in alike)
+    }
+    return [record for record in records if record.number not in replaced]
+
+
+def _takes_the_place(longer: TrialRecord, shorter: TrialRecord) -> bool:
+    epochs = [record.candidate.epochs_factor if record.candidate else 1 for record in (longer, shorter)]
+    return epochs[0] > epochs[1] and longer.values(["accuracy"]) >= shorter.values(["accuracy"])
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 

@@ -21,7 +21,7 @@ from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES, Objective, with_bounds
 from karui.search.outcome import Outcome
 from karui.search.owners import Owners
-from karui.search.promotion import MOST_RESERVED, Promotion
+from karui.search.promotion import MOST_RESERVED, Promotion, without_replaced
 from karui.search.record import ATTEMPTS, PROMOTED, TrialRecord, read_records
 from karui.search.sampler import SamplerName
 from karui.search.tpe import OneSplitTPESampler
@@ -426,6 +426,34 @@ def test_a_gate_is_judged_by_the_front_that_it_saw() -> None:
     short = Candidate(removed_channels=0.5)
     records = [record(0, short, 0.8, Stop("rung", "too little", 0.1)), record(1, replace(short, epochs_factor=4), 0.9)]
     assert report_gates(records, OBJECTIVES) == (GateReport("rung", stopped=0, tested=1, missed=1),)
+
+
+SHORT = Candidate(removed_channels=0.5, weight_bits=4)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "accuracy", "feasible", "left"),
+    [
+        (replace(SHORT, epochs_factor=4), 0.9, True, [1]),
+        (replace(SHORT, epochs_factor=4), 0.8, True, [1]),
+        (replace(SHORT, epochs_factor=4), 0.79, True, [0, 1]),
+        (replace(SHORT, epochs_factor=4), 0.9, False, [0, 1]),
+        (replace(SHORT, epochs_factor=4, weight_bits=8), 0.9, True, [0, 1]),
+        (SHORT, 0.9, True, [0, 1]),
+    ],
+    ids=["better", "as good", "worse", "breaks a bound", "another", "no more epochs"],
+)
+def test_who_is_promoted_takes_the_place_where_it_is_as_good(
+    candidate: Candidate, accuracy: float, feasible: bool, left: list[int]
+) -> None:
+    def record(number: int, candidate: Candidate, accuracy: float, feasible: bool) -> TrialRecord:
+        # each is larger and slower than the one before, and so never dominates it
+        named = (("size_bytes", 10.0 + number), ("latency_ms", 10.0 + number), ("accuracy", accuracy))
+        outcome = Outcome({name: Measurement(name, value, "1") for name, value in named}, "00")
+        return TrialRecord(number, "evaluated", "", "", {}, candidate, outcome, feasible, 1.0)
+
+    records = [record(0, SHORT, 0.8, True), record(1, candidate, accuracy, feasible)]
+    assert [one.number for one in without_replaced(records)] == left
 
 
 class Nested(InProcess):
