@@ -15,7 +15,7 @@ from ..spaces.candidate import FLOAT_BITS, Candidate
 from ..spaces.space import SearchSpace, problem_of
 from .ledger import Ledger, counts
 from .outcome import Outcome
-from .record import TrialRecord
+from .record import PROMOTED, TrialRecord
 
 FOLLOWER = "follower"
 """The attribute of a trial that was queued because its network had just been trained."""
@@ -56,7 +56,12 @@ class Asking:
             self.study.enqueue_trial(dict(parameters), skip_if_exists=True)
 
     def queue_followers(self, trial: Trial, outcome: Outcome) -> None:
-        """Queue trials that share the network of this one, where it had to be trained; the sampler chooses the rest."""
+        """Queue trials that share the network of this one, where it had to be trained; the sampler chooses the rest.
+
+        A promoted one has no followers: those on the front that share its network are promoted as well.
+        """
+        if PROMOTED in trial.user_attrs:
+            return
         stages = {stage.stage for stage in outcome.stages}
         # What another study has trained is as good as trained here: the search goes the same way.
         found = "network" in stages and self._network(trial.params) not in self._networks and self._is_trained(trial)

@@ -48,8 +48,8 @@ class Gatekeeper:
             self.learn(record)
 
     def learn(self, record: TrialRecord) -> None:
-        """Take up a trial that has ended."""
-        if record.outcome is not None:
+        """Take up a trial that has ended; what was promoted is no measure for candidates of fewer epochs."""
+        if record.outcome is not None and not record.is_promoted:
             self._evaluated.append(record)
             if record.outcome.let_through is not None:
                 self._tested.add(record.outcome.let_through.gate)
@@ -114,7 +114,8 @@ def report_gates(records: Sequence[TrialRecord], objectives: Sequence[Objective]
         records: All trials of a study.
         objectives: Size, latency and accuracy.
     """
-    feasible = [record for record in records if record.feasible]
+    # Among those that gates have seen: what was promoted since may have taken the place of any.
+    feasible = [record for record in records if record.feasible and not record.is_promoted]
     mask = pareto_mask([record.values(_NAMES) for record in feasible], objectives)
     front = {record.number for record, kept in zip(feasible, mask, strict=True) if kept}
     reports = []

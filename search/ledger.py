@@ -31,6 +31,7 @@ class Ledger:
         self._elsewhere: dict[int, tuple[str, bool]] = {}
         self._own: dict[int, str] = {}
         self._keys: dict[int, str] = {}
+        self._promoted: set[str] = set()
         self._stopped_are_known = stopped_are_known
         self.spent = 0
         self.stopped = 0
@@ -48,7 +49,8 @@ class Ledger:
     @property
     def promised(self) -> int:
         """How many trials count towards the budget, or will once they have ended."""
-        return self.spent + len(self._own) + sum(begun for _, begun in self._elsewhere.values())
+        own = sum(key not in self._promoted for key in self._own.values())
+        return self.spent + own + sum(begun and key not in self._promoted for key, begun in self._elsewhere.values())
 
     def take_in(self) -> list[TrialRecord]:
         """Look at the study again; return the trials that have ended since the last look."""
@@ -64,9 +66,9 @@ class Ledger:
         self._elsewhere = elsewhere
         return ended
 
-    def begin(self, number: int, key: str) -> None:
+    def begin(self, number: int, candidate: Candidate) -> None:
         """Note that this search begins a candidate."""
-        self._own[number] = key
+        self._own[number] = self._note(candidate)
 
     def end(self, number: int) -> None:
         """Note that this search has nothing more to do with a trial."""
@@ -97,15 +99,21 @@ class Ledger:
 
     def _key_of(self, trial: FrozenTrial) -> str:
         if trial.number not in self._keys:
-            self._keys[trial.number] = Candidate.from_dict(trial.user_attrs["candidate"]).key
+            self._keys[trial.number] = self._note(Candidate.from_dict(trial.user_attrs["candidate"]))
         return self._keys[trial.number]
+
+    def _note(self, candidate: Candidate) -> str:
+        """Return the key of a candidate in flight; those that are promoted come on top of the budget."""
+        if candidate.epochs_factor > 1:
+            self._promoted.add(candidate.key)
+        return candidate.key
 
     def _enter(self, trial: FrozenTrial) -> TrialRecord:
         record = read_record(trial)
         self._ended.add(trial.number)
         self._keys.pop(trial.number, None)
         if counts(record):
-            self.spent += 1
+            self.spent += not record.is_promoted
             self._known[record.key] = record.number
         elif record.state == "stopped" and self._stopped_are_known:
             self.stopped += 1
@@ -114,5 +122,8 @@ class Ledger:
 
 
 def counts(record: TrialRecord) -> bool:
-    """Say whether a trial counts towards the budget: its candidate was evaluated, or failed of itself."""
+    """Say whether a trial counts towards the budget: its candidate was evaluated, or failed of itself.
+
+    Where it was promoted, it came on top of the budget, but is known no less.
+    """
     return record.state in ("evaluated", "failed")

@@ -18,11 +18,13 @@ from ..spaces.space import SearchSpace, problem_of
 from .asking import Asking
 from .crew import Answer, Crew, Reached
 from .gatekeeper import Gatekeeper
+from .gates import Gates
 from .ledger import Ledger
 from .listener import Listener
 from .objectives import Objective
 from .outcome import Outcome, Result, UnexpectedError, WorkerLost
 from .owners import Owners
+from .promotion import Promotion
 from .record import TrialRecord, write_begin, write_candidate, write_end, write_outcome
 from .sampler import SamplerName, make_sampler
 from .stale import interrupt, recover_stale
@@ -43,8 +45,8 @@ class Budget:
 
     Args:
         trials: Candidates that are evaluated or fail, in all searches of the study together; duplicates, impossible
-            ones, and those that a gate stops do not count.
-        seconds: Wall-clock time of this run; None for no limit. No candidate is begun after it.
+            ones, those that a gate stops, and those that are promoted do not count.
+        seconds: Wall-clock time of this run, promotion included; None for no limit. No candidate is begun after it.
     """
 
     trials: int
@@ -68,6 +70,7 @@ class SearchLoop:
         canonical: Maps a candidate to the one that stands for all that mean the same file.
         gatekeeper: Makes the gates that candidates have to pass; None for no gates, and then candidates that a gate
             once stopped may be tried again.
+        final_factor: So many times the epochs the networks of the front are trained anew at the end; 1 for no times.
         turns: How searches that share the study take turns.
         clock: Seconds that only grow.
     """
@@ -82,6 +85,7 @@ class SearchLoop:
     followers: int = 0
     canonical: Callable[[Candidate], Candidate] = Candidate.canonical
     gatekeeper: Gatekeeper | None = None
+    final_factor: int = 1
     turns: Turns = field(default_factory=Alone)
     clock: Callable[[], float] = time.monotonic
     _trials: dict[int, Trial] = field(default_factory=dict, init=False)
@@ -92,6 +96,7 @@ class SearchLoop:
     def __post_init__(self) -> None:
         self._owners = Owners(self.study, self.turns.exclusive)
         self._ledger = Ledger(self.study, self._owners, stopped_are_known=self.gatekeeper is not None)
+        self._promotion = Promotion(self.study, self.objectives, self._ledger, self.final_factor)
 
     def run(self, budget: Budget, listener: Listener, first: Sequence[Mapping[str, Any]] = ()) -> str:
         """Search, and return in one sentence why it ended; the crew is closed.
@@ -139,8 +144,16 @@ class SearchLoop:
 
     def _search(self, budget: Budget, listener: Listener) -> str:
         end = None if budget.seconds is None else self.clock() + budget.seconds
+        ending = self._work(lambda: self._fill(budget, end, listener), listener)
+        if missing := len(self._promotion.missing()):
+            listener.happened("promotion begun", candidates=missing, epochs_factor=self.final_factor)
+            self._work(lambda: self._fill_with_promoted(end, listener), listener)
+        return self._promotion.describe(ending)
+
+    def _work(self, fill: Callable[[], str | None], listener: Listener) -> str:
+        """Have candidates evaluated until no more are begun, and return why that is."""
         while True:
-            ending = self._fill(budget.trials, end, listener)
+            ending = fill()
             if not self._trials:
                 return ending or "all trials are done"
             answered = False
@@ -155,15 +168,17 @@ class SearchLoop:
                     with self.turns():
                         self.recover_stale(listener)
 
-    def _fill(self, trials: int, end: float | None, listener: Listener) -> str | None:
+    def _fill(self, budget: Budget, end: float | None, listener: Listener) -> str | None:
         """Begin candidates until the crew is busy; else return in a sentence why no more are begun."""
+        trials = budget.trials
         while len(self._trials) < self.crew.size:
             if self._ledger.promised >= trials:
                 return "all trials are done"
             if self.gatekeeper is not None and self._ledger.stopped >= STOPPED_PER_TRIAL * trials:
                 stopped = f"the gates stopped {self._ledger.stopped} candidates"
                 return f"{stopped}, {STOPPED_PER_TRIAL} for each trial asked for"
-            if end is not None and self.clock() >= end:
+            reserved = self._promotion.reserve(self.crew.size, budget.seconds)
+            if end is not None and self.clock() >= end - reserved:
                 return "the time is up"
             with self.turns():
                 self._take_in(listener)
@@ -174,6 +189,19 @@ class SearchLoop:
                 self._ask(listener)
         return None
 
+    def _fill_with_promoted(self, end: float | None, listener: Listener) -> str | None:
+        """Begin what is to be promoted until the crew is busy; else return in a sentence why no more are begun."""
+        while len(self._trials) < self.crew.size:
+            if end is not None and self.clock() >= end:
+                return "the time is up"
+            with self.turns():
+                self._take_in(listener)
+                promoted = self._promotion.begin(self._owners.mark)
+                if promoted is None:
+                    return "all of the front are promoted"
+                self._take_up(*promoted, listener)
+        return None
+
     def _ask(self, listener: Listener) -> None:
         """Ask for one trial, and begin its candidate unless there is no use in it."""
         with warnings.catch_warnings():
@@ -181,7 +209,11 @@ class SearchLoop:
             trial = self.study.ask()
         self._trials[trial.number] = trial
         trial.set_user_attr("owner", self._owners.mark)
-        candidate = self.canonical(self.space.suggest(trial))
+        self._take_up(trial, self.canonical(self.space.suggest(trial)), listener)
+
+    def _take_up(self, trial: Trial, candidate: Candidate, listener: Listener) -> None:
+        """Begin a trial's candidate unless there is no use in it."""
+        self._trials[trial.number] = trial
         write_candidate(trial, candidate)
         if not self.turns.exclusive:
             self._take_in(listener)  # somebody may have begun the same meanwhile
@@ -193,13 +225,17 @@ class SearchLoop:
         else:
             self._repeats = 0
             write_begin(trial)
-            self._ledger.begin(trial.number, candidate.key)
+            self._ledger.begin(trial.number, candidate)
             listener.begun(trial.number, candidate)
-            gates = None if self.gatekeeper is None else self.gatekeeper.gates_for(candidate.key)
-            self.crew.submit(trial.number, candidate, gates)
+            self.crew.submit(trial.number, candidate, self._gates_for(candidate))
             return
         self._repeats += 1
         self._finish(trial, listener)
+
+    def _gates_for(self, candidate: Candidate) -> Gates | None:
+        if self.gatekeeper is None or candidate.epochs_factor > 1:  # what is promoted has reached the front already
+            return None
+        return self.gatekeeper.gates_for(candidate.key)
 
     def _settle(self, answer: Answer, listener: Listener) -> None:
         """Tell what came of a candidate."""
@@ -265,6 +301,7 @@ class SearchLoop:
 
     def _learn(self, record: TrialRecord) -> None:
         self._asking.note(record)
+        self._promotion.learn(record)
         if self.gatekeeper is not None:
             self.gatekeeper.learn(record)
 

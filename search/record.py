@@ -18,6 +18,10 @@ ATTEMPTS = 3
 """How often a candidate is begun before a search that keeps being killed on it gives it up."""
 
 
+PROMOTED = "epochs_factor"
+"""The attribute of a trial whose candidate is promoted: how many times the epochs it is trained for."""
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial as karui sees it.
@@ -33,6 +37,7 @@ class TrialRecord:
         outcome: What was measured, for evaluated trials.
         feasible: Whether every bound is kept, for evaluated trials.
         seconds: Wall-clock time of the trial.
+        kills: How often searches were killed on it or on those it was begun again for, where it was not given up.
     """
 
     number: int
@@ -44,6 +49,12 @@ class TrialRecord:
     outcome: Outcome | None
     feasible: bool
     seconds: float
+    kills: int = 0
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether its candidate was trained anew, at the end of a search, for more epochs than others."""
+        return self.candidate is not None and self.candidate.epochs_factor > 1
 
     @property
     def key(self) -> str:
@@ -107,6 +118,7 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
         outcome=outcome,
         feasible=outcome is not None and all(value <= 0 for value in trial.constraints.values()),
         seconds=trial.duration.total_seconds() if trial.duration else 0.0,
+        kills=_kills_of(trial) if state == "interrupted" else 0,
     )
 
 
@@ -130,6 +142,11 @@ def _ending_of(trial: FrozenTrial) -> tuple[str, str, str]:
     attempts = attempts_of(trial)
     state = "failed" if attempts >= ATTEMPTS else "interrupted"
     return state, "", f"the search was stopped or killed during attempt {attempts} of {ATTEMPTS}"
+
+
+def _kills_of(trial: FrozenTrial) -> int:
+    """Return on how many attempts of an interrupted trial a search was killed; one that was stopped says so."""
+    return attempts_of(trial) - ("status" in trial.user_attrs)
 
 
 def utc_now() -> str:

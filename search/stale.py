@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .owners import Owners
-from .record import ATTEMPTS, attempts_of, read_outcome, write_end
+from .record import ATTEMPTS, PROMOTED, attempts_of, read_outcome, write_end
 
 _STOPPED = ("duplicate", "impossible", "stopped")
 
@@ -50,13 +50,15 @@ def interrupt(study: optuna.Study, trial: Trial) -> None:
 def queue_again(study: optuna.Study, trial: FrozenTrial, *, killed: bool) -> None:
     """End a running trial and queue its parameters, unless searches have died on it too often.
 
+    One that was promoted is not queued: whoever is on the front at the end of a search is promoted then.
+
     Args:
         study: The study.
         trial: The running trial.
         killed: Whether its search was killed: only that counts as an attempt.
     """
     attempts = attempts_of(trial)
-    if not (killed and attempts >= ATTEMPTS):
+    if PROMOTED not in trial.user_attrs and not (killed and attempts >= ATTEMPTS):
         # What was queued with fixed parameters may have been killed before it was asked for them.
         parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         study.enqueue_trial(parameters, user_attrs={"attempts": attempts + 1 if killed else attempts})

@@ -35,7 +35,8 @@ class Workers:
     Args:
         size: How many processes.
         factory: Makes, within each process, what evaluates candidates; it is pickled.
-        candidate_seconds: Longest time for one candidate, and for the start of a worker.
+        candidate_seconds: Longest time for one candidate, and for the start of a worker; as many times as long for a
+            candidate that is trained for so many times the epochs.
         output: File to which workers append what they print; where this process prints, where left out.
 
     Raises:
@@ -61,7 +62,7 @@ class Workers:
         """Begin a candidate in a worker that has nothing to do, or in a new one."""
         idle = next((worker for worker in self._workers if worker.ticket is None), None)
         worker = idle or self._start()
-        worker.begin(ticket, candidate, gates, self._seconds)
+        worker.begin(ticket, candidate, gates, self._seconds_for(candidate))
 
     def wait(self, seconds: float) -> Sequence[Event]:
         """Return what has happened as soon as anything has, or nothing after so many seconds.
@@ -91,6 +92,9 @@ class Workers:
             worker.kill()
         self._workers.clear()
 
+    def _seconds_for(self, candidate: Candidate | None) -> float:
+        return self._seconds * (candidate.epochs_factor if candidate else 1)
+
     def _start(self) -> Worker:
         worker = Worker(self._factory, self._inbox, self._output)
         self._workers.append(worker)
@@ -100,7 +104,7 @@ class Workers:
         events: list[Event] = []
         now = time.monotonic()
         for worker in [worker for worker in self._workers if worker.ticket is not None and now >= worker.deadline]:
-            minutes = f"{self._seconds / 60:g} minutes"
+            minutes = f"{self._seconds_for(worker.candidate) / 60:g} minutes"
             worker.kill()
             self._workers.remove(worker)
             if not worker.ready:
@@ -119,7 +123,7 @@ class Workers:
         kind, *content = message
         if kind == READY:
             worker.ready, self._failed_starts = True, 0
-            worker.deadline = time.monotonic() + self._seconds
+            worker.deadline = time.monotonic() + self._seconds_for(worker.candidate)
             return []
         if kind == STOP:
             self._error = self._error or content[0]
@@ -140,7 +144,8 @@ class Workers:
             return [worker.lost(f"its worker process {how}")]
         self._failed_starts += 1
         if self._failed_starts < STARTS:
-            self._start().begin(worker.ticket, worker.candidate, worker.gates, self._seconds)
+            seconds = self._seconds_for(worker.candidate)
+            self._start().begin(worker.ticket, worker.candidate, worker.gates, seconds)
         else:
             self._error = KaruiError(
                 f"worker processes die while they start, {STARTS} in a row",

@@ -29,6 +29,7 @@ from .artifact import Artifact, StageRecord, file_digest
 from .aware.training import AwareResult, bits_by_module, learned_grids, train_aware
 from .build_settings import BuildSettings
 from .candidate import FLOAT_BITS, HALF_BITS, Candidate
+from .candidate import network_of as network_of
 from .code_digest import array_digest
 from .draft import write_draft
 from .exits.cut import STAGE as EXIT
@@ -57,8 +58,10 @@ from .weights_file import save_weights
 BUILD_VERSION = 3
 """Raised when a change of the code changes the networks that the same settings give."""
 
-_LATER_SETTINGS = {"device", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet"}
-"""Settings that do not touch a network before it is quantized, or only those of a supernet or the baseline."""
+_LATER_SETTINGS = {
+    "device", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet", "final_factor",
+}  # fmt: skip
+"""Settings that do not touch a network before it is quantized, or only another one, or what is searched."""
 
 NETWORK, WEIGHTS, GRIDS = "network.onnx", "network.safetensors", "network.npz"
 """The files of an entry of the cache."""
@@ -297,13 +300,13 @@ class Builder:
         return train_aware(
             network,
             self._task,
-            self._training(candidate, self._settings.epochs_aware),
+            self._training(candidate, self._epochs_aware(candidate)),
             teacher=self._teacher,
             bits=bits,
             activation_bits=choice.activation_bits,
             calibration=inputs,
             quantization=settings,
-            on_epoch=_told(on_epoch, "aware", self._settings.epochs_aware),
+            on_epoch=_told(on_epoch, "aware", self._epochs_aware(candidate)),
             between_steps=self._between_steps,
         )
 
@@ -326,7 +329,11 @@ class Builder:
     def _epochs(self, candidate: Candidate) -> int:
         if network_of(candidate) == Candidate():
             return 0
-        return self._settings.epochs if self._kind(candidate) == "warm" else self._settings.epochs_from_scratch
+        epochs = self._settings.epochs if self._kind(candidate) == "warm" else self._settings.epochs_from_scratch
+        return epochs * candidate.epochs_factor
+
+    def _epochs_aware(self, candidate: Candidate) -> int:
+        return self._settings.epochs_aware * candidate.epochs_factor
 
     def _kind(self, candidate: Candidate) -> str:
         return "warm" if is_warm(candidate.architecture, self._stages) else "from scratch"
@@ -342,33 +349,24 @@ class Builder:
 
     def _supernet_key(self) -> str:
         axis = None if self._stages is None else self._stages.model_dump(mode="json")
-        settings = self._settings.model_dump(mode="json", exclude={"device", "epochs_aware", "learning_rate_baseline"})
+        unread = {"device", "epochs_aware", "learning_rate_baseline", "final_factor"}
+        settings = self._settings.model_dump(mode="json", exclude=unread)
         return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis})}"
 
     def _aware_key(self, candidate: Candidate) -> str:
         described = {
             "network": self._network_key(candidate),
             "calibration": array_digest(self._calibration),
-            "epochs": self._settings.epochs_aware,
+            "epochs": self._epochs_aware(candidate),
             "quantization": self._quantization.model_dump(mode="json"),
             "candidate": replace(candidate, exit_depth=0.0).canonical().to_dict(),
         }
         return f"aware-{_digest(described)}"
 
     def _seed_of(self, candidate: Candidate) -> int:
-        # From the network alone: candidates that differ in bits share the trained network, whoever comes first.
-        return seed_of(self._network_key(candidate))
-
-
-def network_of(candidate: Candidate) -> Candidate:
-    """Return the candidate whose file is the trained network itself: not rounded, zeroed or left early afterwards."""
-    return replace(
-        candidate,
-        zeroed_weights=candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0,
-        weight_bits=FLOAT_BITS,
-        bit_training="post",
-        exit_depth=0.0,
-    ).canonical()
+        # From the network alone: candidates that differ in bits share the trained network, whoever comes first. And
+        # from the same start for however many epochs: how lucky that was is part of why it was chosen.
+        return seed_of(self._network_key(replace(candidate, epochs_factor=1)))
 
 
 def bits_of(candidate: Candidate) -> BitChoice:

@@ -20,6 +20,8 @@ class BuildSettings(AxisModel):
         epochs_aware: Epochs of training with rounded weights, where candidates ask for it.
         epochs_supernet: Epochs in which one supernet is trained for all networks of the axis [stages], once; each of
             them then takes its weights from there and recovers like one that starts from the baseline.
+        final_factor: So many times these epochs (those of the supernet aside) each network of the front is trained anew
+            at the end of a search, from the same start, so that its schedule is whole; 1 for nothing at the end.
         learning_rate: Peak of the one-cycle schedule. Few epochs want a high one: on Fashion-MNIST and on digits, 8e-3
             gave small networks up to 13 points more than 2e-3 in as many epochs.
         learning_rate_baseline: The same for the baseline, where the task asks for its training.
@@ -38,6 +40,7 @@ class BuildSettings(AxisModel):
     epochs_from_scratch: Count = 12
     epochs_aware: Count = 4
     epochs_supernet: Count = 24
+    final_factor: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 8e-3
     learning_rate_baseline: Annotated[float, Field(gt=0)] = 2e-3
     learning_rate_supernet: Annotated[float, Field(gt=0)] = 1e-2

@@ -61,6 +61,8 @@ class Candidate:
         bit_training: ``post``, or ``aware`` where the rounded network is trained.
         exit_depth: Share of the multiply-adds before an early exit, in (0, 1); 0 for no exit.
         exit_threshold: Confidence above which the exit is taken, in (0, 1).
+        epochs_factor: How many times the study's epochs each of its trainings takes: 1 while the study is searched,
+            more where the front is trained anew at its end.
     """
 
     architecture: Architecture = field(default_factory=Baseline)
@@ -77,6 +79,7 @@ class Candidate:
     bit_training: BitTraining = "post"
     exit_depth: float = 0.0
     exit_threshold: float = 0.0
+    epochs_factor: int = 1
 
     def canonical(self) -> Candidate:
         """Return the one representative of all candidates that mean the same file.
@@ -85,10 +88,11 @@ class Candidate:
         channels or zeros are chosen where there are none, when an exit is taken where there is none. Beside 8-bit
         activations weights have at most :data:`MOST_BITS_BESIDE_INT8` bits; where rounded weights are trained, zeros
         come gradually; a "shallower" student of full depth is the baseline with its channels removed, unless more
-        channels are removed from it afterwards; a cell is its normal form (see :meth:`CellGenotype.canonical`). Whole
-        numbers given for fractions become floats, and bits become whole where they are, since JSON tells them apart.
+        channels are removed from it afterwards; a cell is its normal form (see :meth:`CellGenotype.canonical`). What is
+        not trained is trained for no more epochs either. Whole numbers given for fractions become floats, and bits
+        become whole where they are, since JSON tells them apart.
         """
-        return _plain_exit(_plain_sparsity(_plain_bits(_plain_architecture(self))))
+        return _plain_epochs(_plain_exit(_plain_sparsity(_plain_bits(_plain_architecture(self)))))
 
     @property
     def key(self) -> str:
@@ -131,7 +135,8 @@ class Candidate:
             once = ["one-shot"] if self.zeroing == "one_shot" else []
             words.append(" ".join([f"{self.zeroed_weights:.0%} zeros", *pattern, *once]))
         early = [f"exit {self.exit_depth:g} > {self.exit_threshold:g}"] if self.exit_depth else []
-        return [*words, self._describe_bits(), *early]
+        longer = [f"{self.epochs_factor}x epochs"] if self.epochs_factor != 1 else []
+        return [*words, self._describe_bits(), *early, *longer]
 
     def _describe_bits(self) -> str:
         if self.weight_bits == FLOAT_BITS:
@@ -142,6 +147,17 @@ class Candidate:
         how = " budget" if self.bit_allocation == "budget" else ""
         trained = " aware" if self.bit_training == "aware" else ""
         return f"{bits}{how} a{self.activation_bits}{trained}"
+
+
+def network_of(candidate: Candidate) -> Candidate:
+    """Return the candidate whose file is the trained network itself: not rounded, zeroed or left early afterwards."""
+    return replace(
+        candidate,
+        zeroed_weights=candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0,
+        weight_bits=FLOAT_BITS,
+        bit_training="post",
+        exit_depth=0.0,
+    ).canonical()
 
 
 _LEFT_OUT_BY_DEFAULT = frozenset(
@@ -155,6 +171,7 @@ _LEFT_OUT_BY_DEFAULT = frozenset(
         "bit_training",
         "exit_depth",
         "exit_threshold",
+        "epochs_factor",
     }
 )
 """Fields that :meth:`Candidate.to_dict` leaves out at their defaults: results from before they existed keep keys."""
@@ -206,3 +223,10 @@ def _plain_bits(candidate: Candidate) -> Candidate:
 def _plain_exit(candidate: Candidate) -> Candidate:
     depth = float(candidate.exit_depth)
     return replace(candidate, exit_depth=depth, exit_threshold=float(candidate.exit_threshold) if depth else 0.0)
+
+
+def _plain_epochs(candidate: Candidate) -> Candidate:
+    if candidate.epochs_factor == 1 or candidate.bit_training == "aware":
+        return candidate
+    is_trained = network_of(replace(candidate, epochs_factor=1)) != Candidate()
+    return candidate if is_trained else replace(candidate, epochs_factor=1)

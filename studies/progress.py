@@ -35,6 +35,8 @@ class ProgressView:
         self._baseline: dict[str, float] = {}
         self._values: list[tuple[float, ...]] = []
         self._counts: Counter[str] = Counter()
+        self._promoted = 0
+        self._to_promote = 0
         self._volume = 0.0
         self._known = 0
         self._running: dict[int, tuple[str, str]] = {}
@@ -99,13 +101,23 @@ class ProgressView:
         """Show what concerns the whole search; what concerns one candidate is told when that ends."""
         if event == "stale trial":
             self._say(f"trial {details['trial']} was left running by a search that is gone")
+        elif event == "promotion begun":
+            self._promoted, self._to_promote = 0, details["candidates"]
+            times = f"{details['epochs_factor']} times the epochs"
+            candidates = "1 candidate" if self._to_promote == 1 else f"{self._to_promote} candidates"
+            self.phase(f"promoting the front: {candidates}, trained anew for {times}")
 
     @property
     def _done(self) -> int:
         return self._counts["evaluated"] + self._counts["failed"]
 
     def _count(self, record: TrialRecord) -> None:
-        self._counts[record.state] += 1
+        if record.is_promoted and record.outcome is None and record.state != "failed":
+            return  # nothing came of it yet
+        if record.is_promoted:
+            self._promoted += 1  # on top of the study's trials
+        else:
+            self._counts[record.state] += 1
         if record.feasible:
             self._values.append(record.values(OBJECTIVE_NAMES))
             self._volume = hypervolume(self._values, [self._baseline[name] for name in OBJECTIVE_NAMES])
@@ -116,7 +128,8 @@ class ProgressView:
 
     def _line(self, record: TrialRecord) -> str:
         total = self._spec.trials if self._spec else 0
-        head = f"[{self._done}/{total}] trial {record.number} {record.candidate.describe() if record.candidate else ''}"
+        done = f"promoted {self._promoted}/{self._to_promote}" if record.is_promoted else f"{self._done}/{total}"
+        head = f"[{done}] trial {record.number} {record.candidate.describe() if record.candidate else ''}"
         if record.outcome is None:
             at = f"stopped at the gate {record.stage}" if record.state == "stopped" else f"failed at {record.stage}"
             return f"{head}: {at}: {record.reason}"
@@ -143,6 +156,8 @@ class ProgressView:
             f"{self._done} of {spec.trials} done, {len(self._running)} running, "
             f"{pruned} pruned, {self._counts['stopped']} stopped by gates, {self._counts['failed']} failed",
         )
+        if self._to_promote:
+            table.add_row("promoted", f"{self._promoted} of {self._to_promote}")
         table.add_row("best", self._best())
         table.add_row("hypervolume", f"{self._volume:.4f}")
         table.add_row("time left", self._time_left())
@@ -160,7 +175,7 @@ class ProgressView:
         )
 
     def _time_left(self) -> str:
-        if self._spec is None:
+        if self._spec is None or self._to_promote:
             return "unknown"
         elapsed = time.monotonic() - self._began
         done = self._done - self._known

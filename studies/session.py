@@ -179,6 +179,7 @@ class Session:
             gatekeeper=Gatekeeper(objectives, baseline, gates.stop_at, gates.audit, self.spec.seed)
             if gates.stop_at
             else None,
+            final_factor=self.spec.recovery.final_factor,
             turns=turns_of(self.storage),
         )
         known = read_records(self.study)

@@ -122,7 +122,8 @@ class StudySpec(_Section):
         sampler: ``tpe``, ``nsga2``, ``nsga3``, ``gp`` or ``random``.
         workers: Processes that make and measure candidates; 0 to do it in the search's own process, where nothing
             that a candidate does to its process is survived.
-        candidate_minutes: Longest time for one candidate, waiting included; it has failed after that.
+        candidate_minutes: Longest time for one candidate, waiting included; it has failed after that; as many times as
+            long for one that is trained for so many times the epochs.
         followers: Trials that share a newly trained network and differ in bits and exits only, queued right after it.
         bits, sparsity, students, cells, stages, exits: The axes; one that is left out is not searched.
         recovery: How accuracy is won back.
@@ -178,6 +179,8 @@ class StudySpec(_Section):
             exclude={
                 **dict.fromkeys(_WITHOUT_MEANING, True),
                 "task_options": {"data_dir"},
+                # What is trained for longer is a candidate of its own, and says for how long.
+                "recovery": {"final_factor"},
             },
         )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..evaluators.measurement import Measurement
 from ..search.front import pareto_mask
 from ..search.objectives import OBJECTIVES
+from ..search.promotion import without_replaced
 from ..search.record import TrialRecord
 from .folder import write_atomically
 
@@ -33,8 +34,11 @@ _STAGES = (
 
 
 def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the feasible trials that no other feasible trial dominates, smallest file first."""
-    feasible = [record for record in records if record.feasible]
+    """Return the feasible trials that no other feasible trial dominates or has taken the place of, smallest file first.
+
+    The place of a trial is taken where its candidate was promoted (:func:`~karui.search.promotion.without_replaced`).
+    """
+    feasible = [record for record in without_replaced(records) if record.feasible]
     mask = pareto_mask([record.values(OBJECTIVE_NAMES) for record in feasible], OBJECTIVES)
     front = [record for record, kept in zip(feasible, mask, strict=True) if kept]
     return sorted(front, key=lambda record: record.values(OBJECTIVE_NAMES))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +35,8 @@ from karui.spaces.stages.axis import StagesAxis
 from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.students.axis import StudentsAxis
 from karui.spaces.task import Task
+from karui.spaces.task_digest import task_digest
+from karui.spaces.training_settings import TrainingSettings
 
 SETTINGS = BuildSettings(epochs=1, epochs_from_scratch=1, epochs_aware=1, epochs_supernet=1, channel_multiple=1)
 QUANTIZATION = QuantizationSettings(calibration_samples=16)
@@ -200,6 +204,91 @@ def test_another_study_of_the_same_task_finds_what_was_trained(
     assert second.path != first.path
     cached = ["network", "aware training"] if name == "aware" else ["network"]
     assert [stage.stage for stage in second.stages if stage.cached] == cached
+
+
+KEPT = {
+    "version": 3,
+    "seed": 5,
+    "settings": {
+        "epochs": 2,
+        "epochs_from_scratch": 1,
+        "learning_rate": 0.002,
+        "batch_size": 64,
+        "temperature": 4.0,
+        "distillation_weight": 0.7,
+        "ema_decay": 0.0,
+        "hint_weight": 0.0,
+        "channel_multiple": 1,
+    },
+    "network": {
+        "architecture": {"kind": "baseline"},
+        "removed_channels": 0.5,
+        "zeroed_weights": 0.0,
+        "weight_bits": 32,
+        "activation_bits": 32,
+    },
+}
+"""What the key of a trained network was made of before there was a final factor."""
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_networks_are_kept_where_they_were_before_there_was_a_final_factor(
+    tiny_task: Task, tmp_path: Path, factor: int
+) -> None:
+    settings = BuildSettings(epochs=2, epochs_from_scratch=1, channel_multiple=1, final_factor=factor)
+    Builder(tiny_task, settings, tmp_path, seed=5).build(Candidate(removed_channels=0.5, weight_bits=4))
+    described = KEPT | {"baseline": network_digest(tiny_task.model), "task": task_digest(tiny_task)}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
+    assert [path.name for path in (tmp_path / "cache" / "entries").iterdir()] == [f"network-{digest}"]
+
+
+class TestEpochsFactor:
+    SETTINGS = BuildSettings(epochs=1, epochs_from_scratch=2, epochs_aware=3, channel_multiple=1)
+
+    def told(self, task: Task, folder: Path, candidate: Candidate) -> list[tuple[str, int, int]]:
+        """Build a candidate, and return what was told of its training: kind, epochs in all, epoch."""
+        told: list[tuple[str, int, int]] = []
+        builder = Builder(task, self.SETTINGS, folder, quantization=QUANTIZATION)
+        builder.build(candidate, lambda kind, epochs, epoch, _: told.append((kind, epochs, epoch)))
+        return told
+
+    @pytest.mark.parametrize(
+        ("candidate", "expected"),
+        [
+            (Candidate(weight_bits=4), {}),
+            (Candidate(removed_channels=0.5), {"warm": 2}),
+            (Candidate(CELL), {"from scratch": 4}),
+            (Candidate(weight_bits=2, bit_training="aware"), {"aware": 6}),
+        ],
+    )
+    def test_every_training_takes_so_many_times_the_epochs(
+        self, tiny_task: Task, tmp_path: Path, candidate: Candidate, expected: dict[str, int]
+    ) -> None:
+        once, twice = (self.told(tiny_task, tmp_path, replace(candidate, epochs_factor=factor)) for factor in (1, 2))
+        assert twice == [(kind, epochs, epoch) for kind, epochs in expected.items() for epoch in range(1, epochs + 1)]
+        assert [kind for kind, *_ in once] == [kind for kind, epochs in expected.items() for _ in range(epochs // 2)]
+
+    def test_networks_of_more_epochs_are_kept_beside_the_others(self, tiny_task: Task, tmp_path: Path) -> None:
+        short, longer = Candidate(CELL, weight_bits=4), Candidate(CELL, weight_bits=4, epochs_factor=2)
+        assert self.told(tiny_task, tmp_path, short)
+        assert self.told(tiny_task, tmp_path, longer)
+        for candidate in (short, longer, replace(short, weight_bits=8), replace(longer, weight_bits=8)):
+            assert not self.told(tiny_task, tmp_path, candidate), "its network is there"
+        assert len(list((tmp_path / "files").glob("*.onnx"))) == 4
+
+    def test_a_network_of_more_epochs_starts_where_the_other_did(
+        self, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        starts: list[tuple[str, int, int]] = []
+
+        def note(network: nn.Module, task: Task, settings: TrainingSettings, **options: Any) -> TrainingReport:
+            starts.append((network_digest(network), settings.seed, settings.order_seed))
+            return train(network, task, settings, **options)
+
+        monkeypatch.setattr("karui.spaces.build.train", note)
+        for factor in (1, 2):
+            self.told(tiny_task, tmp_path, Candidate(CELL, epochs_factor=factor))
+        assert starts[0] == starts[1]
 
 
 def test_a_sensitivity_table_lies_with_its_network(tiny_task: Task, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ CANDIDATES = st.builds(
     bit_training=st.sampled_from(["post", "aware"]),
     exit_depth=st.sampled_from([0, 0.0, 0.4]),
     exit_threshold=st.sampled_from([0.0, 0.9]),
+    epochs_factor=st.sampled_from([1, 4]),
 )
 
 
@@ -185,6 +186,41 @@ def test_keys_are_those_from_before_there_were_exits(candidate: Candidate, key: 
     assert not [name for name in candidate.to_dict() if name.startswith("exit")]
 
 
+def test_keys_are_those_from_before_there_were_epochs_factors() -> None:
+    aware = Candidate(Student("shallower", 0.5, 0.5), weight_bits=3, activation_bits=8, bit_training="aware")
+    assert aware.key == "b252d09ee6bede48"
+    assert replace(aware, epochs_factor=2).key == "60886b353afd9e14"
+    assert "epochs_factor" not in aware.to_dict()
+
+
+@pytest.mark.parametrize(
+    "untrained", [{}, {"weight_bits": 4, "activation_bits": 8}, {"weight_bits": 16}, {"exit_depth": 0.4}]
+)
+def test_what_is_not_trained_has_no_more_epochs(untrained: dict[str, Any]) -> None:
+    once: dict[str, Any] = {"zeroed_weights": 0.5, "zeroing": "one_shot"}
+    for candidate in (
+        Candidate(**untrained),
+        Candidate(**untrained, **once),
+        Candidate(Student("shallower", 1.0), **untrained),
+    ):
+        assert replace(candidate, epochs_factor=4).canonical() == candidate.canonical()
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [
+        Candidate(removed_channels=0.5),
+        Candidate(zeroed_weights=0.5, weight_bits=4),
+        Candidate(Student("shallower", 1.0, 0.5), zeroed_weights=0.5, zeroing="one_shot"),
+        Candidate(Student("mobilenet_v2", 0.5), weight_bits=8, exit_depth=0.4),
+        Candidate(weight_bits=2, bit_training="aware"),
+    ],
+)
+def test_what_is_trained_is_another_candidate_for_every_number_of_epochs(trained: Candidate) -> None:
+    assert len({replace(trained, epochs_factor=factor).key for factor in (1, 2, 4)}) == 3
+    assert replace(replace(trained, epochs_factor=4), epochs_factor=1).key == trained.key
+
+
 def test_unknown_kind_of_architecture_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown kind of architecture: 'transformer'"):
         Candidate.from_dict({"architecture": {"kind": "transformer"}})
@@ -229,6 +265,7 @@ def test_unknown_kind_of_architecture_is_refused() -> None:
             Candidate(weight_bits=4, activation_bits=8, exit_depth=0.4, exit_threshold=0.9),
             "baseline, w4 a8, exit 0.4 > 0.9",
         ),
+        (Candidate(removed_channels=0.5, epochs_factor=4), "baseline, -50% channels, float32, 4x epochs"),
     ],
 )
 def test_description_names_what_was_done(candidate: Candidate, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -52,6 +53,24 @@ def test_trials_of_another_search_count() -> None:
     view.seen(make_record(0, 500.0, 5.0, 0.9))
     text = shown(view, console)
     assert "1 of 5 done, 2 running" in text
+    assert "size 0.5 KB (4.0x)" in text
+
+
+def test_promoted_trials_are_counted_by_themselves() -> None:
+    view, console = begun(terminal=True)
+    view.happened("promotion begun", candidates=3, epochs_factor=4)
+    assert "promoting the front: 3 candidates, trained anew for 4 times the epochs" in shown(view, console)
+    promoted = Candidate(removed_channels=0.5, epochs_factor=4)
+    for state, outcome in (
+        ("evaluated", make_record(5, 500.0, 5.0, 0.9).outcome),
+        ("failed", None),
+        ("duplicate", None),
+    ):
+        record = make_record(5, 500.0, 5.0, 0.9, feasible=outcome is not None)
+        view.ended(replace(record, state=state, candidate=promoted, outcome=outcome))
+    text = shown(view, console)
+    assert "0 of 5 done, 2 running, 0 pruned, 0 stopped by gates, 0 failed" in text
+    assert "2 of 3" in text
     assert "size 0.5 KB (4.0x)" in text
 
 

@@ -117,6 +117,8 @@ def test_a_changed_study_file_is_refused_with_the_key(tmp_path: Path) -> None:
     note_baseline(study, "00", ACCURACY)
     study = open_study(url(tmp_path), "mine", create=True)
     check_meaning(study, meaning(trials=9, hours=3.0, seed=4, sampler="random"), "mine")
+    check_meaning(study, meaning(recovery={"final_factor": 4}), "mine")
+    assert "final_factor" not in meaning()["recovery"], "studies from before it go on"
     with pytest.raises(
         StudyFileError, match=r"has changed(?s:.*)bits\.weights = \[4, 32\](?s:.*)bits\.weights = \[4\]"
     ):

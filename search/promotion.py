@@ -1,0 +1,232 @@
+"""Promotion: at the end of a search the networks of its front are trained anew, for several times the epochs.
+
+The search is one of several fidelities, with epochs as the fidelity: many candidates are told apart by short trainings,
+and only what is best of them is trained for long. Of such schemes this is the plainest, with one step; Jamieson &
+Talwalkar, AISTATS 2016 (successive halving), and Li et al., JMLR 2018 (Hyperband), take several. A promoted candidate
+starts where its first training did, so that the schedule of its learning rate is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState, create_trial
+
+from ..spaces.candidate import Candidate, network_of
+from .front import pareto_mask
+from .ledger import Ledger, counts
+from .objectives import Objective
+from .record import PROMOTED, TrialRecord
+
+MOST_RESERVED = 0.5
+"""Most of a search's time that is left to promotion; where it needs more, it goes as far as it comes."""
+
+_RECOVERY, _AWARE = "recovery", "aware training"
+_NOT_AGAIN = (_RECOVERY, _AWARE, "architecture", "draft")
+"""Stages that a promoted candidate does not have as its twin had them: it trains for longer, needs no draft, and what
+making its architecture may have trained, a supernet, is there."""
+
+_Training = tuple[str, str]
+"""The stage, and what tells one training of that stage from the others."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A feasible candidate of fewer epochs, and what it becomes where it is promoted.
+
+    Args:
+        trial: Its number.
+        values: Its measurements, in the order of the objectives.
+        promoted: The candidate of more epochs; itself where it is not trained.
+        key: Of that.
+        trainings: What has to be trained for it.
+        seconds: How long everything but training takes.
+    """
+
+    trial: int
+    values: tuple[float, ...]
+    promoted: Candidate
+    key: str
+    trainings: tuple[_Training, ...]
+    seconds: float
+
+
+class Promotion:
+    """Knows who is to be promoted, how long that may take, and begins it.
+
+    Who is promoted is decided among candidates of fewer epochs alone, so that nobody is compared with those who have
+    been promoted already, and a search that is killed in the middle goes on with the same ones.
+
+    Args:
+        study: The study.
+        objectives: Names and directions, in the order of the study's directions.
+        ledger: What is known already.
+        factor: How many times the epochs; 1 for no promotion.
+    """
+
+    def __init__(self, study: optuna.Study, objectives: Sequence[Objective], ledger: Ledger, factor: int) -> None:
+        self.factor = factor
+        self.done = 0
+        self._study = study
+        self._objectives = objectives
+        self._ledger = ledger
+        self._feasible: list[_Member] = []
+        self._kills: dict[str, int] = {}
+        self._seconds: dict[_Training, float] = {}
+        self._trials_seconds: list[float] = []
+        self._trained: set[_Training] = set()
+        self._begun: set[int] = set()
+        self._in_training: set[_Training] = set()
+
+    def learn(self, record: TrialRecord) -> None:
+        """Take up a trial that has ended."""
+        if self.factor == 1 or record.candidate is None:
+            return
+        self.done += record.number in self._begun and counts(record)
+        if record.kills:
+            self._kills[record.key] = max(record.kills, self._kills.get(record.key, 0))
+        if record.outcome is None:
+            return
+        trainings = trainings_of(record.candidate)
+        done = {stage.stage: stage.seconds for stage in record.outcome.stages if not stage.cached}
+        for training in trainings:
+            if training[0] in done:
+                self._seconds[training] = done[training[0]] / record.candidate.epochs_factor
+        if record.candidate.epochs_factor == self.factor:
+            self._trained.update(trainings)
+        if record.candidate.epochs_factor < self.factor and record.feasible:
+            self._feasible.append(self._member(record, done))
+        if not record.is_promoted and any(stage in done for stage in (_RECOVERY, _AWARE)):
+            self._trials_seconds.append(sum(done.values()))
+
+    def missing(self) -> list[_Member]:
+        """Return the trained members of the front whose promotion is neither known nor in flight."""
+        mask = pareto_mask([member.values for member in self._feasible], self._objectives)
+        front = [member for member, kept in zip(self._feasible, mask, strict=True) if kept]
+        once = {member.key: member for member in front if member.trainings}
+        return [member for key, member in once.items() if self._ledger.is_new(key)]
+
+    def reserve(self, size: int, seconds: float | None) -> float:
+        """Return how many seconds to leave for promotion, told by how long the trainings of the search took.
+
+        That is the work shared out evenly, or the longest of the candidates where that is more; and as much as it
+        takes to train, and to promote, one that the search begins just before. What was never trained here, because
+        another study had done it, counts as the mean of the others.
+
+        Args:
+            size: How many candidates are made at a time.
+            seconds: How long the whole run may take; None for no limit, and then nothing has to be left.
+        """
+        if self.factor == 1 or seconds is None:
+            return 0.0
+        missing = self.missing()
+        trainings = {training for member in missing for training in self._left(member)}
+        whole = sum(map(self._expected_seconds, trainings)) + sum(member.seconds for member in missing)
+        each = (sum(map(self._expected_seconds, self._left(member))) + member.seconds for member in missing)
+        last = (1 + self.factor) * _mean(self._trials_seconds)
+        return min(max(whole / size, *each, 0.0) + last, MOST_RESERVED * seconds)
+
+    def begin(self, owner: dict[str, Any]) -> tuple[Trial, Candidate] | None:
+        """Begin the trial of the next candidate to be promoted, and return both; None where there is none.
+
+        One whose networks are trained already comes first, since it costs next to nothing; one that would have to wait
+        for a network in training last.
+
+        Args:
+            owner: The mark of this search.
+        """
+        missing = self.missing()
+        if not missing:
+            return None
+        member = min(missing, key=lambda each: (self._rank(each), each.trial))
+        self._in_training.update(member.trainings)
+        first = self._study.get_trials(deepcopy=False)[member.trial]
+        # Not by way of the queue: what waits there is the search's, and would come first.
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=first.params,
+                distributions=first.distributions,
+                user_attrs={PROMOTED: self.factor, "owner": owner, "attempts": 1 + self._kills.get(member.key, 0)},
+            )
+        )
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        own = (trial for trial in running if trial.user_attrs.get("owner") == owner)
+        trial = Trial(self._study, max(own, key=lambda each: each.number)._trial_id)
+        self._begun.add(trial.number)
+        return trial, member.promoted
+
+    def describe(self, ending: str) -> str:
+        """Return in one sentence why a search ended and who was promoted in it."""
+        told = [ending]
+        if self.done:
+            told.append(f"{_candidates(self.done)} of the front trained anew for {self.factor} times the epochs")
+        if late := len(self.missing()):
+            told.append(f"no time was left to train {_candidates(late)} of the front anew")
+        return "; ".join(told)
+
+    def _member(self, record: TrialRecord, done: Mapping[str, float]) -> _Member:
+        promoted = replace(record.candidate or Candidate(), epochs_factor=self.factor).canonical()
+        return _Member(
+            trial=record.number,
+            values=record.values([objective.name for objective in self._objectives]),
+            promoted=promoted,
+            key=promoted.key,
+            trainings=trainings_of(promoted),
+            seconds=sum(seconds for stage, seconds in done.items() if stage not in _NOT_AGAIN),
+        )
+
+    def _left(self, member: _Member) -> list[_Training]:
+        return [training for training in member.trainings if training not in self._trained]
+
+    def _rank(self, member: _Member) -> int:
+        left = self._left(member)
+        return 0 if not left else 1 + any(training in self._in_training for training in left)
+
+    def _expected_seconds(self, training: _Training) -> float:
+        alike = [seconds for (stage, _), seconds in self._seconds.items() if stage == training[0]]
+        return self.factor * self._seconds.get(training, _mean(alike))
+
+
+def trainings_of(candidate: Candidate) -> tuple[_Training, ...]:
+    """Return the trainings behind a candidate's file, the same ones for however many epochs."""
+    plain = replace(candidate, epochs_factor=1)
+    network = network_of(plain)
+    recovery = [(_RECOVERY, network.key)] if network != Candidate() else []
+    aware = [(_AWARE, replace(plain, exit_depth=0.0).key)] if plain.bit_training == "aware" else []
+    return (*recovery, *aware)
+
+
+def without_replaced(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Leave out the feasible trials whose place a promoted one takes: the same candidate, trained for longer.
+
+    It takes it where it is feasible and at least as accurate. Dominance alone would keep both: the packed files of two
+    trainings differ by some bytes, and what is measured of them by noise.
+    """
+    versions: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        if record.feasible and record.candidate is not None:
+            versions.setdefault(replace(record.candidate, epochs_factor=1).key, []).append(record)
+    replaced = {
+        record.number
+        for alike in versions.values()
+        for record in alike
+        if any(_takes_the_place(other, record) for other in alike)
+    }
+    return [record for record in records if record.number not in replaced]
+
+
+def _takes_the_place(longer: TrialRecord, shorter: TrialRecord) -> bool:
+    epochs = [record.candidate.epochs_factor if record.candidate else 1 for record in (longer, shorter)]
+    return epochs[0] > epochs[1] and longer.values(["accuracy"]) >= shorter.values(["accuracy"])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _candidates(count: int) -> str:
+    return "1 candidate" if count == 1 else f"{count} candidates"
