@@ -75,14 +75,14 @@ print(loop_on(study, turns_of({storage!r}), evaluate).run(Budget({trials}), Sile
 class Searches:
     """Searches of one storage, each in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.storage = f"sqlite:///{folder / 'study.db'}"
+    def __init__(self, folder: Path, storage: str = "") -> None:
+        self.storage = storage or f"sqlite:///{folder / 'study.db'}"
         self.diary = folder / "diary"
         self.study = open_study(self.storage, "shared", create=True)
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, trials: int, seconds: float = 0.02) -> subprocess.Popen[str]:
-        code = SEARCH.format(
+    def start(self, trials: int, seconds: float = 0.02, before: str = "") -> subprocess.Popen[str]:
+        code = before + SEARCH.format(
             folder=str(Path(__file__).parent),
             diary=str(self.diary),
             seconds=seconds,
@@ -363,4 +363,4 @@ def test_turns_are_by_a_file_beside_sqlites(tmp_path: Path) -> None:
     with other():
         pass
     assert isinstance(turns_of("sqlite:///:memory:"), Alone)
-    assert isinstance(turns_of("postgresql://host/db"), Unordered)
+    assert isinstance(turns_of("mysql://host/db"), Unordered)
