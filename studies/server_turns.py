@@ -64,6 +64,11 @@ class ServerTurns:
             with suppress(SQLAlchemyError):
                 connection.close()
 
+    def close(self) -> None:
+        """Have no connection any more, until the next turn."""
+        if self._engine is not None:
+            self._engine.dispose()
+
     def _begin(self, waits: Callable[[], None]) -> Connection:
         if self._engine is None:
             self._engine = create_engine(self._storage, pool_pre_ping=True, pool_size=1)

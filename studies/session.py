@@ -6,6 +6,7 @@ import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -134,13 +135,14 @@ class Session:
             self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec, lock, files=self.files)
         self.watcher.phase("measuring the baseline")
-        digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns())
+        digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
         _check_same_baseline(digest, artifact, self.folder, is_shared=noted_weights(self.study) is not None)
         if (told := describe_difference(known["latency_ms"].conditions, bench.target.conditions())) is not None:
             self.watcher.note(told)
         begin_bench(bench, self.spec, self.folder, seed, known)
         return bench, seed
 
+    @cached_property
     def _turns(self) -> Turns:
         return turns_of(self.storage, self.spec.name)
 
@@ -151,7 +153,7 @@ class Session:
         path = weights_path(task, self.spec.recovery, self.folder.path, seed)
         if self.files is None or path is None:
             return self._own_baseline(task, seed, lock, cache)
-        shared = SharedBaseline(self.study, self.files, path, self._turns())
+        shared = SharedBaseline(self.study, self.files, path, self._turns)
         return shared.prepare(lambda: self._own_baseline(task, seed, lock, cache))
 
     def _own_baseline(self, task: Task, seed: int, lock: MachineLock, cache: StageCache) -> Artifact:
@@ -204,7 +206,7 @@ class Session:
             gatekeeper=Gatekeeper(objectives, baseline, gates.stop_at, gates.audit, self.spec.seed)
             if gates.stop_at
             else None,
-            turns=self._turns(),
+            turns=self._turns,
         )
         known = read_records(self.study)
         bench.remember(known)

@@ -148,8 +148,12 @@ def alone_on_server(storage: str, what: str, waits: Callable[[], None] = keep_qu
     if make_url(storage).get_backend_name() != "postgresql":
         yield
         return
-    with ServerTurns(storage, what)(waits):
-        yield
+    turns = ServerTurns(storage, what)
+    try:
+        with turns(waits):
+            yield
+    finally:
+        turns.close()
 
 
 def study_name(storage: str, otherwise: str) -> str:
