@@ -142,6 +142,8 @@ class SearchLoop:
         while True:
             ending = self._fill(budget.trials, end, listener)
             if not self._trials:
+                with self.turns():  # who ends last leaves nothing of those that were killed meanwhile
+                    self.recover_stale(listener)
                 return ending or "all trials are done"
             answered = False
             while not answered:
