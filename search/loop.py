@@ -155,6 +155,8 @@ class SearchLoop:
         while True:
             ending = fill()
             if not self._trials:
+                with self.turns():  # who ends last leaves nothing of those that were killed meanwhile
+                    self.recover_stale(listener)
                 return ending or "all trials are done"
             answered = False
             while not answered:

@@ -52,10 +52,9 @@ def prepare_baseline(
         TaskError: Where the model cannot be trained or exported.
         OutputError: Where the kept weights cannot be read.
     """
-    if task.baseline_epochs:
-        # Named by what they were trained for: a task that is changed and then taken back finds its own weights again.
+    kept = weights_path(task, settings, folder, seed)
+    if kept is not None:
         described = _described(task, settings, seed)
-        kept = folder / f"baseline-{described[:12]}.safetensors"
         if not _load_kept(task, kept, described):
             _train_or_find(task, settings, seed, on_epoch, cache, between_steps)
             save_weights(task.model, kept, described=described)
@@ -72,6 +71,14 @@ def prepare_baseline(
             remedy="change the model, or wrap it in a module whose forward takes and returns one tensor",
         ) from failure
     return Artifact(path, file_digest(path))
+
+
+def weights_path(task: Task, settings: BuildSettings, folder: Path, seed: int) -> Path | None:
+    """Return where the trained weights are kept; None where the task's model is trained already."""
+    if not task.baseline_epochs:
+        return None
+    # Named by what they were trained for: a task that is changed and then taken back finds its own weights again.
+    return folder / f"baseline-{_described(task, settings, seed)[:12]}.safetensors"
 
 
 def _train_or_find(

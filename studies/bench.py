@@ -30,6 +30,7 @@ from ..spaces.candidate import Candidate
 from ..spaces.task import Pairs, Task, spread_batch
 from .certify import TEST_ACCURACY
 from .kept_outcomes import KeptOutcomes
+from .shared_files import SharedFiles
 from .spec import StudySpec
 from .watcher import WAITING
 
@@ -51,6 +52,7 @@ class Bench:
         spec: The study.
         lock: Keeps work and measuring on this machine apart.
         announce: Told of each stage that a candidate reaches, and where it waits.
+        files: Where other machines find the files made here, and this one theirs; None where there are none.
     """
 
     def __init__(
@@ -60,10 +62,12 @@ class Bench:
         spec: StudySpec,
         lock: MachineLock,
         announce: Callable[[str], None] = tell_nobody,
+        files: SharedFiles | None = None,
     ) -> None:
         self.task = task
         self.lock = lock
         self.announce = announce
+        self._files = files
         self._spec = spec
         self.artifact = artifact
         self.baseline: dict[str, Measurement] = {}
@@ -172,6 +176,8 @@ class Bench:
         found = self._outcomes.get(artifact.digest)
         if found is None:
             found = self._measure(artifact, stages)
+        if self._files is not None:  # before the trial is told: what the study knows, every machine can have
+            self._files.keep(artifact.path, artifact.digest)
         return replace(found, stages=tuple(stages), curves=passage.curves, let_through=passage.let_through)
 
     def _measure(self, artifact: Artifact, stages: list[StageRecord]) -> Outcome:
@@ -205,12 +211,16 @@ class Bench:
             return None
 
     def find_artifact(self, record: TrialRecord) -> Artifact:
-        """Return the file of a trial; made again where it was deleted."""
+        """Return the file of a trial: this machine's own, else that of the machine that made it, else made again."""
         if record.candidate is None:
             raise ValueError(f"trial {record.number} has no candidate")
         path = self._builder.file_of(record.candidate)
-        if path.exists():
-            return Artifact(path, file_digest(path))
+        digest = file_digest(path) if path.exists() else None
+        wanted = record.outcome.digest if record.outcome else None
+        if self._files is not None and wanted and wanted != digest and self._files.fetch(wanted, path):
+            digest = wanted
+        if digest is not None:
+            return Artifact(path, digest)
         with self.lock.working():
             return self._builder.build(record.candidate)
 

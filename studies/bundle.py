@@ -15,15 +15,23 @@ from .read import read_description
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .shared_files import SharedFiles
 
-def export_bundle(row: pd.Series[Any], folder: RunFolder, destination: Path) -> Path:
+
+def export_bundle(row: pd.Series[Any], folder: RunFolder, destination: Path, files: SharedFiles | None = None) -> Path:
     """Write ``model.onnx``, ``config.json`` and ``README.md`` for one row of a front, and return the folder.
+
+    Args:
+        row: The row.
+        folder: The results folder.
+        destination: The folder to write to.
+        files: Where the file may be if it is not in the results folder.
 
     Raises:
         OutputError: Where the front is not re-measured yet, its file is missing or changed, or the folder cannot be
             written.
     """
-    source = _checked_file(row, folder)
+    source = _checked_file(row, folder, files)
     described = read_description(source.with_suffix(".json"))
     with explain_os_errors(destination, "folder to export to", "another --export"):
         destination.mkdir(parents=True, exist_ok=True)
@@ -34,7 +42,7 @@ def export_bundle(row: pd.Series[Any], folder: RunFolder, destination: Path) -> 
     return destination
 
 
-def _checked_file(row: pd.Series[Any], folder: RunFolder) -> Path:
+def _checked_file(row: pd.Series[Any], folder: RunFolder, files: SharedFiles | None) -> Path:
     if "file" not in row:
         raise OutputError(
             "the front was not re-measured yet, so there is no file to deploy",
@@ -44,11 +52,14 @@ def _checked_file(row: pd.Series[Any], folder: RunFolder) -> Path:
             remedy="give the search command again to finish it; a smaller --trials ends it sooner",
         )
     path = folder.path / str(row["file"])
+    if not path.is_file() and files is not None:
+        with explain_os_errors(folder.path):
+            files.fetch(str(row["sha256"]), path)
     if not path.is_file():
         raise OutputError(
             "the file of that point is missing",
             where=str(path),
-            remedy="run the search again: it makes the front's files anew",
+            remedy="run the search again: it makes the front's files anew; or name the --artifacts that hold it",
         )
     digest = file_digest(path)
     if digest != row["sha256"]:

@@ -13,6 +13,7 @@ from ..search.front import knee_index
 from ..search.objectives import OBJECTIVES, Objective, parse_bound
 from .bundle import export_bundle
 from .read import find_results, read_baseline_values, read_front
+from .shared_files import open_shared_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,7 @@ def pick(
     *,
     out: str | Path | None = None,
     storage: str | None = None,
+    artifacts: str | Path | None = None,
     max_size: str | float | None = None,
     max_latency: str | float | None = None,
     min_accuracy: str | float | None = None,
@@ -97,6 +99,7 @@ def pick(
         study: Path of a study file, name of a bundled study, or a results folder.
         out: The results folder, where it was given to the search.
         storage: URL of Optuna's storage, where it was given to the search.
+        artifacts: Where the files of all machines are kept, if the file to export is not in the results folder.
         max_size: Largest file, such as ``60KB``, ``48000`` or ``0.1x`` of the baseline's.
         max_latency: Longest latency, such as ``0.4ms`` or ``0.3x``.
         min_accuracy: Lowest accuracy, on the test split where the front was measured on it.
@@ -111,7 +114,8 @@ def pick(
     budget = Budget(max_size, max_latency, min_accuracy)
     row = pick_point(read_front(results), budget, prefer, read_baseline_values(results))
     if export is not None:
-        export_bundle(row, results.folder, Path(export))
+        files = None if artifacts is None else open_shared_files(str(artifacts), Path())
+        export_bundle(row, results.folder, Path(export), files)
     return row
 
 

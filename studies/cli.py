@@ -36,6 +36,10 @@ Study = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study file (.toml), or a bundled study: digits, fashion.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Results folder.", show_default="runs/<study>")]
+Artifacts = Annotated[
+    str | None,
+    typer.Option(metavar="LOCATION", help="Files of all machines: a folder they share, or an fsspec URL (s3://...)."),
+]
 Storage = Annotated[
     str | None, typer.Option(metavar="URL", help="Optuna storage URL.", show_default="sqlite:///<out>/study.db")
 ]
@@ -85,6 +89,7 @@ def search(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Trained networks.", show_default="karui-cache beside --out")
     ] = None,
+    artifacts: Artifacts = None,
     no_gates: Annotated[
         bool, typer.Option("--no-gates", help="Evaluate every candidate to its end, however hopeless.")
     ] = False,
@@ -109,6 +114,7 @@ def search(
             out=out,
             storage=storage,
             watcher=view,
+            artifacts=artifacts,
             gates=not no_gates,
             **given,  # type: ignore[arg-type]
         )
@@ -144,6 +150,7 @@ def pick(
     study: Study,
     out: Out = None,
     storage: Storage = None,
+    artifacts: Artifacts = None,
     max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Largest file, such as 60KB or 0.1x.")] = None,
     max_latency: Annotated[
         str | None, typer.Option(metavar="TIME", help="Longest latency, such as 0.4ms, or 0.3x of the baseline's.")
@@ -164,6 +171,7 @@ def pick(
         study,
         out=out,
         storage=storage,
+        artifacts=artifacts,
         max_size=max_size,
         max_latency=max_latency,
         min_accuracy=min_accuracy,

@@ -11,6 +11,7 @@ from .result import StudyResult as StudyResult
 from .result import describe_values as describe_values
 from .result import nearest_records as nearest_records
 from .session import Session
+from .shared_files import absolute_location, open_shared_files
 from .spec import GatesSpec, StudySpec, change_spec, check_space, load_spec
 from .store import open_study
 from .watcher import Silence, Watcher
@@ -28,6 +29,7 @@ def resolve_spec(
     data: str | Path | None = None,
     workers: int | None = None,
     cache: str | Path | None = None,
+    artifacts: str | Path | None = None,
     gates: bool = True,
 ) -> StudySpec:
     """Read the study and put in what the caller gives instead of what the file says.
@@ -44,6 +46,8 @@ def resolve_spec(
         changes["gates"] = GatesSpec(stop_at=())
     if cache is not None:
         changes["cache"] = {**spec.cache.model_dump(), "folder": str(Path(cache).absolute())}
+    if artifacts is not None:
+        changes["artifacts"] = absolute_location(str(artifacts))
     return change_spec(spec, changes, f"study {spec.name}, as it is called") if changes else spec
 
 
@@ -59,6 +63,7 @@ def run_study(
     data: str | Path | None = None,
     workers: int | None = None,
     cache: str | Path | None = None,
+    artifacts: str | Path | None = None,
     gates: bool = True,
     watcher: Watcher | None = None,
 ) -> StudyResult:
@@ -76,6 +81,8 @@ def run_study(
         workers: Processes that make and measure candidates, instead of what the study says; 0 for none, which is also
             what a task that is given itself has where nothing is said here.
         cache: Folder of trained networks that studies share, instead of what the study says.
+        artifacts: Folder that several machines share, or fsspec URL, where the files of all candidates are kept,
+            instead of what the study says.
         gates: Whether candidates are stopped as the study says; False to evaluate every one to its end.
         watcher: Is told how it goes.
 
@@ -86,13 +93,24 @@ def run_study(
     if task is not None and workers is None:
         workers = 0  # an object made in a script or a notebook need not be one that another process can have
     spec = resolve_spec(
-        study, trials=trials, hours=hours, seed=seed, data=data, workers=workers, cache=cache, gates=gates
+        study,
+        trials=trials,
+        hours=hours,
+        seed=seed,
+        data=data,
+        workers=workers,
+        cache=cache,
+        artifacts=artifacts,
+        gates=gates,
     )
     check_space(spec, spec.name)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / spec.name)
     folder.prepare()
+    files = open_shared_files(spec.artifacts, spec.folder)
+    if files is not None:
+        files.check()
     storage = storage or folder.own_storage
     watcher = LoggedWatcher(watcher or Silence(), SearchLog(folder.log))
     with folder.alone("storage", lambda: None):  # two searches that make one database at once would be in its way
         opened = open_study(storage, spec.name, create=True)
-    return Session(spec, folder, opened, storage, watcher).run(task)
+    return Session(spec, folder, opened, storage, watcher, files).run(task)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,12 @@ from ..spaces.stage_cache import StageCache
 from .certify import certify, front_table, write_descriptions
 from .folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
 from .result import StudyResult, nearest_records
+from .same_kind import describe_difference
+from .shared_baseline import SharedBaseline, agreed_baseline, noted_weights
+from .shared_files import SharedFiles
 from .spec import StudySpec
 from .store import (
+    alone_on_server,
     check_meaning,
     explain_storage_errors,
     note_baseline,
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..evaluators.machine_lock import MachineLock
+    from ..search.turns import Turns
     from ..spaces.task import Task
     from .bench import Bench
 
@@ -53,6 +59,7 @@ class Session:
     study: optuna.Study
     storage: str
     watcher: Watcher
+    files: SharedFiles | None = None
 
     def run(self, task: Task | None) -> StudyResult:
         """Search and re-measure; see :func:`run_study`."""
@@ -79,7 +86,13 @@ class Session:
                 self.watcher.happened("search ended", reason=ending)
 
     def _run(self, task: Task | None, cache: StageCache) -> StudyResult:
-        with self.folder.alone("baseline", lambda: self.watcher.phase("waiting for another search's baseline")):
+        def told() -> None:
+            self.watcher.phase("waiting for another search's baseline")
+
+        with (
+            self.folder.alone("baseline", told),
+            alone_on_server(self.storage, f"baseline of {self.spec.name}", told),
+        ):
             check_meaning(self.study, self.spec.meaning(), self.spec.name)
             cache.trim()  # before anything dear: what killed searches left goes, and a folder of no use is told
             bench, seed = self._prepare(task, cache)
@@ -120,17 +133,31 @@ class Session:
         artifact = self._baseline(task, seed, lock, cache)
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
-        bench = Bench(task, artifact, self.spec, lock)
+        bench = Bench(task, artifact, self.spec, lock, files=self.files)
         self.watcher.phase("measuring the baseline")
-        known = read_baseline(self.study)
-        if known is None:
-            note_baseline(self.study, artifact.digest, bench.measure_baseline())
-            known = read_baseline(self.study)
-        _check_same_baseline(known, artifact, self.folder)
-        begin_bench(bench, self.spec, self.folder, seed, known[1] if known else {})
+        digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
+        _check_same_baseline(digest, artifact, self.folder, is_shared=noted_weights(self.study) is not None)
+        if (told := describe_difference(known["latency_ms"].conditions, bench.target.conditions())) is not None:
+            self.watcher.note(told)
+        begin_bench(bench, self.spec, self.folder, seed, known)
         return bench, seed
 
+    @cached_property
+    def _turns(self) -> Turns:
+        return turns_of(self.storage, self.spec.name)
+
     def _baseline(self, task: Task, seed: int, lock: MachineLock, cache: StageCache) -> Artifact:
+        """Return the baseline's file, the task's model trained: by whichever machine did it first."""
+        from ..spaces.baseline import weights_path
+
+        path = weights_path(task, self.spec.recovery, self.folder.path, seed)
+        if self.files is None or path is None:
+            return self._own_baseline(task, seed, lock, cache)
+        shared = SharedBaseline(self.study, self.files, path, self._turns)
+        return shared.prepare(lambda: self._own_baseline(task, seed, lock, cache))
+
+    def _own_baseline(self, task: Task, seed: int, lock: MachineLock, cache: StageCache) -> Artifact:
+        """Return the baseline's file of the weights in this results folder, trained where there are none."""
         from ..spaces.baseline import prepare_baseline
 
         with lock.working():
@@ -180,7 +207,7 @@ class Session:
             if gates.stop_at
             else None,
             final_factor=self.spec.recovery.final_factor,
-            turns=turns_of(self.storage),
+            turns=self._turns,
         )
         known = read_records(self.study)
         bench.remember(known)
@@ -246,12 +273,13 @@ def certified_mark(records: Sequence[TrialRecord], front: Sequence[TrialRecord])
     return f"{len(records)} trials, front of {', '.join(str(record.number) for record in front)}"
 
 
-def _check_same_baseline(known: tuple[str, Any] | None, artifact: Artifact, folder: RunFolder) -> None:
-    if known is not None and known[0] != artifact.digest:
+def _check_same_baseline(known: str, artifact: Artifact, folder: RunFolder, *, is_shared: bool) -> None:
+    if known != artifact.digest:
+        shared = "give the --artifacts that the study began with, " if is_shared else ""
         raise KaruiError(
             "the task's model is not the one that this study began with",
             where=str(folder.path),
-            expected=f"a baseline file of sha256 {known[0][:16]}…",
+            expected=f"a baseline file of sha256 {known[:16]}…",
             got=f"sha256 {artifact.digest[:16]}…",
-            remedy="restore the model, or start anew with another --out",
+            remedy=f"{shared}restore the model, or start anew with another --out",
         )

@@ -34,6 +34,7 @@ _WITHOUT_MEANING = (
     "workers",
     "candidate_minutes",
     "cache",
+    "artifacts",
     "gates",
 )
 """Keys that decide how long, how fast and in which order is searched, but not what a result means."""
@@ -131,6 +132,8 @@ class StudySpec(_Section):
         latency: How latency is measured.
         bounds: Bounds on size, latency and accuracy.
         cache: Where trained networks are kept.
+        artifacts: Where the files of all machines of a search are kept: a folder that they share, relative to the
+            study file, or an fsspec URL such as ``s3://bucket/karui``; in the results folder alone where left out.
         gates: What stops a candidate before it is dear.
         folder: Where the study file lies; set when it is read.
     """
@@ -156,6 +159,7 @@ class StudySpec(_Section):
     latency: LatencySpec = LatencySpec()
     bounds: BoundsSpec = BoundsSpec()
     cache: CacheSpec = CacheSpec()
+    artifacts: Annotated[str, Field(min_length=1)] | None = None
     gates: GatesSpec = GatesSpec()
     folder: Annotated[Path, Field(exclude=True)] = Path()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import optuna
@@ -18,6 +18,7 @@ from ..errors import OutputError, StudyFileError
 from ..evaluators.measurement import Measurement
 from ..search.objectives import OBJECTIVES
 from ..search.turns import Alone, Turns, Unordered
+from .server_turns import ServerTurns, keep_quiet
 
 _STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _OPENING_ERRORS = (*_STORAGE_ERRORS, ImportError, RuntimeError, ValueError)
@@ -58,7 +59,11 @@ def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
     if storage.startswith("sqlite"):
         # Who only reads takes the file as it is.
         arguments = {"connect_args": {"timeout": 60} | ({"factory": _LoggedConnection} if create else {})}
-    with explain_storage_errors(storage, _OPENING_ERRORS):
+    with (
+        explain_storage_errors(storage, _OPENING_ERRORS),
+        # Two that make the tables of one database at the same time are in each other's way.
+        alone_on_server(storage, "opening") if create else nullcontext(),
+    ):
         backend = optuna.storages.RDBStorage(storage, engine_kwargs=arguments)
     with explain_storage_errors(storage):
         try:
@@ -113,13 +118,42 @@ class FileTurns:
         return self._lock
 
 
-def turns_of(storage: str) -> Turns:
-    """Return how searches that share a storage take turns: by a file beside SQLite's, not at all on a server."""
+def turns_of(storage: str, study: str = "") -> Turns:
+    """Return how searches that share a storage take turns.
+
+    By a file beside SQLite's, by a lock that PostgreSQL keeps for each study, and not at all on another server.
+
+    Args:
+        storage: An SQLAlchemy URL.
+        study: The study's name; on PostgreSQL studies of other names do not wait for each other.
+    """
     url = make_url(storage)
+    if url.get_backend_name() == "postgresql":
+        return ServerTurns(storage, f"turn of {study}")
     if not url.drivername.startswith("sqlite"):
         return Unordered()
     in_memory = url.database in (None, "", ":memory:")
     return Alone() if in_memory else FileTurns(f"{url.database}.turns")
+
+
+@contextmanager
+def alone_on_server(storage: str, what: str, waits: Callable[[], None] = keep_quiet) -> Iterator[None]:
+    """Do something that one search at a time does, on whatever machine, where the storage is PostgreSQL's.
+
+    Args:
+        storage: An SQLAlchemy URL.
+        what: What is done.
+        waits: Called before the wait, where another search is at it.
+    """
+    if make_url(storage).get_backend_name() != "postgresql":
+        yield
+        return
+    turns = ServerTurns(storage, what)
+    try:
+        with turns(waits):
+            yield
+    finally:
+        turns.close()
 
 
 def study_name(storage: str, otherwise: str) -> str:
@@ -141,8 +175,16 @@ def explain_storage_errors(storage: str, errors: tuple[type[Exception], ...] = _
             where=without_password(storage),
             expected="a reachable database that Optuna made, or an empty one",
             got=without_password(" ".join(str(cause).split())[:300]),
-            remedy="check the URL, the disk and the server; a broken SQLite file can be moved away to start anew",
+            remedy=_remedy(storage, cause),
         ) from error
+
+
+def _remedy(storage: str, cause: BaseException) -> str:
+    if storage.startswith("postgresql"):
+        if isinstance(cause, ImportError):
+            return "pip install 'karui[postgres]', and begin the URL with postgresql+psycopg://"
+        return "check the URL, and that the server runs, lets this machine in, and has that user and that database"
+    return "check the URL, the disk and the server; a broken SQLite file can be moved away to start anew"
 
 
 def without_password(text: str) -> str:

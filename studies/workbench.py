@@ -12,6 +12,7 @@ from ..search.gates import Gates
 from ..search.outcome import Evaluate, Outcome
 from ..spaces.stage_cache import StageCache
 from .folder import RunFolder, explain_cache_errors, explain_os_errors
+from .shared_files import open_shared_files
 from .spec import StudySpec
 from .task_loading import load_task
 
@@ -78,7 +79,8 @@ class Workbench:
         from .bench import Bench
 
         artifact = prepare_baseline(task, self.spec.recovery, self.folder.path, seed=self.seed)
-        bench = Bench(task, artifact, self.spec, lock, announce)
+        files = open_shared_files(self.spec.artifacts, self.spec.folder)
+        bench = Bench(task, artifact, self.spec, lock, announce, files)
         begin_bench(bench, self.spec, self.folder, self.seed, self.baseline)
         return bench
 

@@ -15,6 +15,8 @@ from karui.search.record import Outcome, TrialRecord
 from karui.spaces.candidate import Candidate
 from karui.studies.cli import main
 
+from .postgres import new_database, postgres_server
+
 # networks this small lose more to the coordination of threads than they gain
 torch.set_num_threads(1)
 
@@ -196,3 +198,16 @@ def karui_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         return Finished(int(ending.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres_port() -> Iterator[int]:
+    """Port of a PostgreSQL server on 127.0.0.1; skips where none is installed."""
+    with postgres_server() as port:
+        yield port
+
+
+@pytest.fixture
+def postgres_url(postgres_port: int) -> str:
+    """URL of an empty database."""
+    return new_database(postgres_port)

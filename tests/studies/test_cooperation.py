@@ -75,14 +75,14 @@ print(loop_on(study, turns_of({storage!r}), evaluate).run(Budget({trials}), Sile
 class Searches:
     """Searches of one storage, each in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.storage = f"sqlite:///{folder / 'study.db'}"
+    def __init__(self, folder: Path, storage: str = "") -> None:
+        self.storage = storage or f"sqlite:///{folder / 'study.db'}"
         self.diary = folder / "diary"
         self.study = open_study(self.storage, "shared", create=True)
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, trials: int, seconds: float = 0.02) -> subprocess.Popen[str]:
-        code = SEARCH.format(
+    def start(self, trials: int, seconds: float = 0.02, before: str = "") -> subprocess.Popen[str]:
+        code = before + SEARCH.format(
             folder=str(Path(__file__).parent),
             diary=str(self.diary),
             seconds=seconds,
@@ -316,6 +316,23 @@ def test_everything_else_is_begun_again_so_many_times(study: optuna.Study) -> No
     assert {(t.params["bits.weights"], t.params["bits.activations"]) for t in study.get_trials()[1:]} == {(4, 8)}
 
 
+def test_a_search_that_ends_leaves_nothing_of_one_that_was_killed_meanwhile(study: optuna.Study) -> None:
+    killed = Owners(study)
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        if len(study.trials) == 1:
+            with killed:
+                trial = begin(study, Candidate(weight_bits=5), killed)
+                write_outcome(trial, outcome_of(Candidate(weight_bits=5)))
+                begin(study, Candidate(weight_bits=6), killed)
+        return outcome_of(candidate)
+
+    assert loop_on(study, Alone(), evaluate).run(Budget(2), Silence(), []) == "all trials are done"
+    found = {record.key: record.state for record in read_records(study)}
+    assert found[Candidate(weight_bits=5).key] == "evaluated", "it was measured to its end"
+    assert found[Candidate(weight_bits=6).key] == "interrupted"
+
+
 def test_a_trial_that_was_taken_over_does_not_stop_the_search(study: optuna.Study) -> None:
     happened: list[str] = []
 
@@ -363,4 +380,4 @@ def test_turns_are_by_a_file_beside_sqlites(tmp_path: Path) -> None:
     with other():
         pass
     assert isinstance(turns_of("sqlite:///:memory:"), Alone)
-    assert isinstance(turns_of("postgresql://host/db"), Unordered)
+    assert isinstance(turns_of("mysql://host/db"), Unordered)
