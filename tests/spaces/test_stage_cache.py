@@ -210,9 +210,14 @@ def test_a_negative_limit_is_refused(tmp_path: Path) -> None:
 def test_at_a_limit_of_zero_nothing_is_found_again(tmp_path: Path) -> None:
     cache = StageCache(tmp_path, limit_bytes=0)
     assert [use(cache, key) for key in ("network-a", "network-a", "network-b", "network-a")] == [True] * 4
-    with pytest.raises(KeyError, match="its user"), cache.entry("network-a", maker("network-a")) as entry:
-        assert entry.made
-        raise KeyError("its user")
+    assert kept(cache) == set()
+
+    def use_wrongly() -> None:
+        with cache.entry("network-a", maker("network-a")):
+            raise KeyError("its user")
+
+    with pytest.raises(KeyError, match="its user"):
+        use_wrongly()
     assert kept(cache) == set()
 
 
