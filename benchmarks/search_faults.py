@@ -1,10 +1,10 @@
 """What is lost where things go wrong: 50 kills of one search, and candidates that crash, hang, take all memory or fail.
 
 Kills: ``karui search`` is started again and again on one study, and its process group ends by SIGKILL at a random
-moment, three times of four while candidates are made and measured, else while it loads. Every other time it has a worker, which
-has to notice that the search is gone, else none. Then the search ends in peace, and the same study with as many trials
-is searched once without a kill. Faults: in a study for each kind, the task of
-``faulty_task.py`` makes every tenth training of a candidate go wrong.
+moment, three times of four while candidates are made and measured, else while it loads. Every other time it has a
+worker, which has to notice that the search is gone, else none. Then the search ends in peace, and the same study with
+as many trials is searched once without a kill. Faults: in a study for each kind, the task of ``faulty_task.py`` makes
+every tenth training of a candidate go wrong.
 
 A trial is lost where the storage, read after each kill, had it complete and in the end has not, or where a candidate
 failed that had no fault. A measurement is repeated where two complete trials have the same candidate or have measured
@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -262,7 +262,7 @@ def faulty(folder: Path, kind: str, trials: int) -> dict[str, Any]:
     }
 
 
-def _restarts_s(log: list[Mapping[str, Any]]) -> float:
+def _restarts_s(log: list[dict[str, Any]]) -> float:
     """Return how long candidates waited for a new worker: from their beginning until they reached anything."""
     lost, begun, seconds = False, 0.0, 0.0
     for event in log:
@@ -306,8 +306,8 @@ def _report(table: pd.DataFrame, trials: int) -> Iterator[str]:
     yield "# A search when things go wrong"
     yield ""
     yield (
-        f"One study is killed {table['count'].iloc[0]} times at random moments, about {SHARE_AT_WORK:.0%} of them while "
-        f"it makes and measures candidates, the others while it loads; in {len(table) - 1} studies of {trials} "
+        f"One study is killed {table['count'].iloc[0]} times at random moments, about {SHARE_AT_WORK:.0%} of them "
+        f"while it makes and measures candidates, the others while it loads; in {len(table) - 1} studies of {trials} "
         f"candidates every {EVERY}th training goes wrong. A trial is lost where it was complete and is no more, or "
         "failed without a fault of its own; a measurement is repeated where its result was kept already. Time lost to "
         "kills is that of all the runs less that of one without a kill and with as many trials: mostly what it takes "
@@ -316,12 +316,11 @@ def _report(table: pd.DataFrame, trials: int) -> Iterator[str]:
     yield ""
     yield "| fault | times | trials lost | measurements repeated | seconds lost | each | evaluated | failed | cut off |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for row in table.itertuples():
-        each = f"{row.lost_s / row.count:.1f}" if row.count else ""
-        yield (
-            f"| {row.fault} | {row.count} | {row.lost_trials} | {row.repeated_measurements} | {row.lost_s:.0f} "
-            f"| {each} | {row.evaluated} | {row.failed} | {row.interrupted} |"
-        )
+    for row in table.to_dict("records"):
+        each = f"{row['lost_s'] / row['count']:.1f}" if row["count"] else ""
+        cells = [row["fault"], row["count"], row["lost_trials"], row["repeated_measurements"], f"{row['lost_s']:.0f}"]
+        cells += [each, row["evaluated"], row["failed"], row["interrupted"]]
+        yield f"| {' | '.join(map(str, cells))} |"
     yield ""
     yield (
         "Cut off: trials in flight at a kill, whose candidates were begun again; failed among the killed: candidates "
@@ -330,8 +329,8 @@ def _report(table: pd.DataFrame, trials: int) -> Iterator[str]:
     yield ""
     yield "What the log says of them:"
     yield ""
-    for row in table.iloc[1:].itertuples():
-        yield f"- {row.fault}: {row.reason}"
+    for row in table.iloc[1:].to_dict("records"):
+        yield f"- {row['fault']}: {row['reason']}"
     yield ""
     for column, what in (
         ("lost_trials", "completed trials lost"),

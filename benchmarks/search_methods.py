@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -166,11 +168,12 @@ def _runtime_grid(lab: Lab, folder: Path, seed: int) -> Iterator[Path]:
         method, per_channel, reduce_range, activation_type = setting
         path = folder / f"runtime{number:02d}.onnx"
         try:
-            quantize_static(
-                lab.baseline, path, _Feeds(name, inputs), quant_format=QuantFormat.QDQ, calibrate_method=method,
-                per_channel=per_channel, reduce_range=reduce_range, activation_type=activation_type,
-                weight_type=QuantType.QInt8,
-            )  # fmt: skip
+            with redirect_stdout(StringIO()):  # it prints what it does
+                quantize_static(
+                    lab.baseline, path, _Feeds(name, inputs), quant_format=QuantFormat.QDQ, calibrate_method=method,
+                    per_channel=per_channel, reduce_range=reduce_range, activation_type=activation_type,
+                    weight_type=QuantType.QInt8,
+                )  # fmt: skip
             onnx.checker.check_model(onnx.load(path))
         except Exception as error:  # which of them it does not offer, it says in many ways
             told = f"{method.name}, per channel {per_channel}, reduced {reduce_range}, {activation_type.name}"

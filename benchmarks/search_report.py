@@ -148,8 +148,8 @@ def _goal_of_axes(finals: pd.DataFrame) -> str:
     axes = [name for name in table.columns if name.startswith(AXIS)]
     if KARUI not in table or not axes:
         return f"{goal}: not measured."
-    medians = table.median()
-    best = medians[axes].idxmax()
+    medians = {name: float(table[name].median()) for name in (KARUI, *axes)}
+    best = max(axes, key=lambda name: medians[name])
     ahead = int((table[KARUI] > table[axes].max(axis=1)).sum())
     verdict = "reached" if medians[KARUI] > medians[best] else "**missed**"
     return (
