@@ -49,6 +49,11 @@ class Ruler:
             return float("nan")
         return self._accuracy.measure(Artifact(path, file_digest(path)))[0].value
 
+    def values(self, path: Path) -> tuple[float, float, float]:
+        """Return bytes, latency as a multiple of the reference's, and accuracy of a file."""
+        latency = {item.name: item.value for item in self._latency.measure(Artifact(path, file_digest(path)))}
+        return path.stat().st_size, latency["latency_ratio"], self.accuracy(path)
+
     def measure(self, path: Path) -> dict[str, float]:
         """Return bytes, how many times smaller and faster, accuracy and points lost, and load time of a file."""
         artifact = Artifact(path, file_digest(path))

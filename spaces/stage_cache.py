@@ -71,7 +71,7 @@ class StageCache:
 
     Args:
         folder: Its own folder; made where it is missing.
-        limit_bytes: Size of all entries above which some go.
+        limit_bytes: Size of all entries above which some go; at 0 each goes as soon as nobody holds it.
 
     Raises:
         ValueError: Where the limit is negative.
@@ -109,16 +109,20 @@ class StageCache:
         if not _KEY.fullmatch(key):
             raise ValueError(f"a key must be of letters, digits and single dashes, got {key!r}")
         self._prepare()
-        with ExitStack() as held:
-            made = False
-            if not self._take(key, held):
-                with lease(self._lock(key, "make"), while_waiting=while_waiting):
-                    if not self._take(key, held):
-                        self._make(key, make, held)
-                        made = True
-            if made:
-                self.trim()
-            yield Entry(self._entries / key, made)
+        made = False
+        try:
+            with ExitStack() as held:
+                if not self._take(key, held):
+                    with lease(self._lock(key, "make"), while_waiting=while_waiting):
+                        if not self._take(key, held):
+                            self._make(key, make, held)
+                            made = True
+                if made:
+                    self.trim()
+                yield Entry(self._entries / key, made)
+        finally:
+            if made and not self.limit_bytes:
+                self.trim()  # or else the one that was made last would stay until the next
 
     @contextmanager
     def found(self, key: str) -> Iterator[Entry | None]:

@@ -89,7 +89,8 @@ class CacheSpec(_Section):
 
     Args:
         folder: The folder, relative to the study file; ``karui-cache`` beside the results folder where left out.
-        gigabytes: Size above which those go that were not used for the longest time.
+        gigabytes: Size above which those go that were not used for the longest time; at 0 none is kept, and every
+            candidate trains its own.
     """
 
     folder: str | None = None

@@ -320,8 +320,7 @@ def test_the_cache_holds_plain_files(builder: Builder, tmp_path: Path) -> None:
 def test_networks_that_do_not_fit_are_trained_again(tiny_task: Task, tmp_path: Path) -> None:
     builder = Builder(tiny_task, SETTINGS, tmp_path, quantization=QUANTIZATION, cache=StageCache(tmp_path / "cache", 0))
     first = builder.build(CANDIDATES["aware"])
-    assert len(list((tmp_path / "cache" / "entries").iterdir())) <= 2
-    builder.build(CANDIDATES["shallower"])
+    assert list((tmp_path / "cache" / "entries").iterdir()) == []
     again = builder.build(CANDIDATES["aware"])
     assert again.digest == first.digest
     assert not any(stage.cached for stage in again.stages)
