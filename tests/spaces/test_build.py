@@ -212,7 +212,7 @@ KEPT = {
     "settings": {
         "epochs": 2,
         "epochs_from_scratch": 1,
-        "learning_rate": 0.002,
+        "learning_rate": 0.008,
         "batch_size": 64,
         "temperature": 4.0,
         "distillation_weight": 0.7,
