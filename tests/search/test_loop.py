@@ -33,7 +33,7 @@ from .conftest import Log, MakeLoop, known_outcome
 NAMES = [objective.name for objective in OBJECTIVES]
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("sampler", [pytest.param("gp", marks=pytest.mark.slow), *sorted(SAMPLERS.keys() - {"gp"})])
 def test_every_sampler_exhausts_a_small_space_and_repeats_nothing(make_loop: MakeLoop, sampler: str) -> None:
     log = Log()
     loop = make_loop(sampler=sampler)

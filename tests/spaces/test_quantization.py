@@ -268,7 +268,9 @@ def test_a_large_bias_over_tiny_weights_does_not_overflow(tmp_path: Path, images
     assert smallest <= inner.min() <= inner.max() <= largest
 
 
-@pytest.mark.parametrize("family", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "family", [pytest.param("resnet18", marks=pytest.mark.slow), "mobilenet_v3_small", "shufflenet_v2_x0_5"]
+)
 def test_families_run_in_eight_bits(tmp_path: Path, family: str) -> None:
     torch.manual_seed(0)
     network = getattr(torchvision.models, family)(num_classes=10)

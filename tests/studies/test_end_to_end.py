@@ -592,6 +592,7 @@ def test_two_searches_in_one_folder_share_the_work(tmp_path: Path) -> None:
         assert digest_of(folder / row["file"]) == row["sha256"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_candidate_and_a_killed_search_nothing(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     study = write_study(
