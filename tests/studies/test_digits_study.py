@@ -31,7 +31,7 @@ def test_the_bundled_study_searches_all_four_axes(tmp_path: Path) -> None:
     assert evaluated["key"].is_unique
 
     assert set(evaluated["architecture"]) == {"baseline", "student", "cell"}
-    assert set(evaluated["bits.weights"]) == {2, 3, 4, 8, 32}
+    assert set(evaluated["bits.weights"]) == {2, 3, 4, 8, 16, 32}
     assert set(evaluated["bits.activations"].dropna()) == {8, 32}
     assert evaluated["sparsity.removed_channels"].max() > 0
     assert evaluated["sparsity.zeroed_weights"].max() > 0

@@ -207,6 +207,10 @@ def test_two_searches_on_a_server_one_of_them_killed(tmp_path: Path, postgres_ur
         _, errors = living.communicate(timeout=280)
     assert killed.returncode == -signal.SIGKILL
     assert living.returncode == 0, errors
+    # The other may have been killed when this one had ended already: then the next search takes up what was in flight.
+    with begin_search(study, second, "--trials", 12, *options("second")) as again:
+        _, errors = again.communicate(timeout=280)
+    assert again.returncode == 0, errors
 
     storage = open_study(postgres_url, "tiny", create=False)
     assert not storage.get_trials(states=(TrialState.RUNNING,))
