@@ -11,6 +11,7 @@ from ..spaces.artifact import Artifact
 from .measurement import Measurement
 from .targets import Target
 from .timing import PairTiming, TimingSettings
+from .timing_over_inputs import InputsTiming
 
 
 class LatencyEvaluator:
@@ -57,21 +58,8 @@ class LatencyEvaluator:
             KaruiError: Where the reference cannot be run, or the target is at fault.
         """
         timing = self._target.time_pair(self._reference.path, artifact.path, self._inputs, self._settings)
-        conditions = {
-            **_conditions(self._target, self._inputs, timing),
-            "reference_ms": self._reference_ms,
-            "reference_digest": self._reference.digest,
-        }
-        ratio = Measurement("latency_ratio", timing.ratio, "1", timing.ratio_spread, timing.pairs, conditions)
-        milliseconds = Measurement(
-            "latency_ms",
-            timing.ratio * self._reference_ms,
-            "ms",
-            timing.ratio_spread * self._reference_ms,
-            timing.pairs,
-            conditions,
-        )
-        return ratio, milliseconds
+        conditions = _conditions(self._target, self._inputs, timing)
+        return against_reference(timing, timing.pairs, conditions, self._reference, self._reference_ms)
 
 
 def measure_reference(
@@ -87,13 +75,51 @@ def measure_reference(
     """
     contiguous = np.ascontiguousarray(inputs)
     timing = target.time_pair(reference.path, reference.path, contiguous, settings)
-    conditions = {
-        **_conditions(target, contiguous, timing),
+    return against_itself(timing, timing.pairs, _conditions(target, contiguous, timing), reference)
+
+
+def against_reference(
+    timing: PairTiming | InputsTiming,
+    samples: int,
+    conditions: dict[str, Any],
+    reference: Artifact,
+    reference_ms: float,
+) -> tuple[Measurement, Measurement]:
+    """Return ``latency_ratio`` and ``latency_ms`` of a candidate that was timed beside the reference.
+
+    Args:
+        timing: Of the two.
+        samples: From how many values it comes.
+        conditions: What it depends on, the reference aside.
+        reference: The file that it was timed beside.
+        reference_ms: The reference's own latency at the start of the study.
+    """
+    told = {**conditions, "reference_ms": reference_ms, "reference_digest": reference.digest}
+    milliseconds, spread = timing.ratio * reference_ms, timing.ratio_spread * reference_ms
+    return (
+        Measurement("latency_ratio", timing.ratio, "1", timing.ratio_spread, samples, told),
+        Measurement("latency_ms", milliseconds, "ms", spread, samples, told),
+    )
+
+
+def against_itself(
+    timing: PairTiming | InputsTiming, samples: int, conditions: dict[str, Any], reference: Artifact
+) -> Measurement:
+    """Return the reference's own ``latency_ms``, timed beside a second copy of itself.
+
+    Args:
+        timing: Of the two copies.
+        samples: From how many values it comes.
+        conditions: What it depends on.
+        reference: The file.
+    """
+    told = {
+        **conditions,
         "self_ratio": timing.ratio,
         "self_ratio_spread": timing.ratio_spread,
         "reference_digest": reference.digest,
     }
-    return Measurement("latency_ms", timing.reference_ms, "ms", timing.reference_ms_spread, timing.pairs, conditions)
+    return Measurement("latency_ms", timing.reference_ms, "ms", timing.reference_ms_spread, samples, told)
 
 
 def _conditions(target: Target, inputs: NDArray[Any], timing: PairTiming) -> dict[str, Any]:

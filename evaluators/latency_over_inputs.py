@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..spaces.artifact import Artifact
+from .latency import against_itself, against_reference
 from .measurement import Measurement
 from .targets import Target
 from .timing import TimingSettings
@@ -61,17 +63,10 @@ class LatencyOverInputsEvaluator:
             KaruiError: Where the reference cannot be run, or the target is at fault.
         """
         timing = self._target.time_pair_over_inputs(self._reference.path, artifact.path, self._inputs, self._settings)
-        conditions = {
-            **_conditions(self._target, timing, self._split_name),
-            "reference_ms": self._reference_ms,
-            "reference_digest": self._reference.digest,
-        }
-        milliseconds, spread = timing.ratio * self._reference_ms, timing.ratio_spread * self._reference_ms
-        return (
-            Measurement("latency_ratio", timing.ratio, "1", timing.ratio_spread, timing.inputs, conditions),
-            Measurement("latency_ms", milliseconds, "ms", spread, timing.inputs, conditions),
-            Measurement("latency_p95_ratio", timing.p95_ratio, "1", timing.p95_ratio_spread, timing.inputs, conditions),
-        )
+        conditions = _conditions(self._target, timing, self._split_name)
+        ratio, milliseconds = against_reference(timing, timing.inputs, conditions, self._reference, self._reference_ms)
+        tail = replace(ratio, name="latency_p95_ratio", value=timing.p95_ratio, spread=timing.p95_ratio_spread)
+        return ratio, milliseconds, tail
 
 
 def measure_reference_over_inputs(
@@ -86,13 +81,7 @@ def measure_reference_over_inputs(
     """
     contiguous = np.ascontiguousarray(inputs)
     timing = target.time_pair_over_inputs(reference.path, reference.path, contiguous, settings)
-    conditions = {
-        **_conditions(target, timing, split_name),
-        "self_ratio": timing.ratio,
-        "self_ratio_spread": timing.ratio_spread,
-        "reference_digest": reference.digest,
-    }
-    return Measurement("latency_ms", timing.reference_ms, "ms", timing.reference_ms_spread, timing.inputs, conditions)
+    return against_itself(timing, timing.inputs, _conditions(target, timing, split_name), reference)
 
 
 def _conditions(target: Target, timing: InputsTiming, split_name: str) -> dict[str, Any]:
