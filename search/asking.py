@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
 import optuna
 from optuna.trial import Trial
 
-from ..spaces.candidate import FLOAT_BITS, Candidate
+from ..spaces.candidate import Candidate, network_of
 from ..spaces.space import SearchSpace, problem_of
 from .ledger import Ledger, counts
 from .outcome import Outcome
@@ -96,12 +96,7 @@ class Asking:
 
     def _is_trained(self, trial: Trial) -> bool:
         """Say whether the trial's network is trained before it is rounded: any but the baseline itself."""
-        candidate = Candidate.from_dict(trial.user_attrs["candidate"])
-        gradual = candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0
-        rounded = replace(
-            candidate, weight_bits=FLOAT_BITS, bit_training="post", zeroed_weights=gradual, exit_depth=0.0
-        )
-        return rounded.canonical() != Candidate()
+        return network_of(Candidate.from_dict(trial.user_attrs["candidate"])) != Candidate()
 
     def _is_new(self, candidate: Candidate) -> bool:
         return self.ledger.is_new(self.canonical(candidate).key)

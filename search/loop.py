@@ -290,8 +290,8 @@ class SearchLoop:
     def _finish(self, trial: Trial, listener: Listener) -> None:
         """Have nothing more to do with a trial that has ended."""
         self._ledger.end(trial.number)
-        own = self._trials.pop(trial.number)
-        self._take_in(listener, own.number)
+        del self._trials[trial.number]
+        self._take_in(listener, trial.number)
 
     def _take_in(self, listener: Listener, own: int | None = None) -> None:
         for record in self._ledger.take_in():
