@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import CandidateFailure
-from .candidate import FLOAT_BITS, HALF_BITS
+from .candidate import FLOAT_BITS, FLOATING_BITS
 from .exits.cut import STAGE as EXIT
 from .exits.cut import find_cuts
 from .onnx_file import read_model
@@ -48,7 +48,7 @@ def _channels(space: SearchSpace, task: Task) -> Iterator[str]:
 
 
 def _bits(space: SearchSpace, baseline: Path) -> Iterator[str]:
-    if space.bits is None or not set(space.bits.weights) - {HALF_BITS, FLOAT_BITS}:
+    if space.bits is None or not set(space.bits.weights) - set(FLOATING_BITS):
         return
     for activations in space.bits.activations:
         beside = "float32" if activations == FLOAT_BITS else f"{activations}-bit"

@@ -3,8 +3,7 @@
 architecture -> (channels removed, weights zeroed while recovering) -> export -> (training with rounded weights) ->
 quantization -> packing, or exit, which packs too. All candidates that share the network before quantization share its
 float32 file, which is trained once and kept under the digest of everything that went into it; so is a network trained
-with rounded weights. What is kept lies in a cache that studies
-share.
+with rounded weights. What is kept lies in a cache that studies share.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from .architect import Architect, is_warm, seed_of, training_settings
 from .artifact import Artifact, StageRecord, file_digest
 from .aware.training import AwareResult, bits_by_module, learned_grids, train_aware
 from .build_settings import BuildSettings
-from .candidate import FLOAT_BITS, HALF_BITS, Candidate
+from .candidate import FLOATING_BITS, HALF_BITS, Candidate
 from .candidate import network_of as network_of
 from .code_digest import array_digest
 from .draft import write_draft
@@ -178,7 +177,7 @@ class Builder:
                 write_draft(
                     path,
                     candidate,
-                    bits_of(candidate) if candidate.weight_bits not in (HALF_BITS, FLOAT_BITS) else None,
+                    bits_of(candidate) if candidate.weight_bits not in FLOATING_BITS else None,
                     kept=kept,
                     start=lambda: self._start(candidate),
                     inputs=self._calibration,
@@ -204,7 +203,7 @@ class Builder:
         if candidate.zeroed_weights and candidate.zeroing == "one_shot":
             zeroing = Zeroing(candidate.zeroed_weights, candidate.zero_pattern)
         inputs, settings = self._calibration.numpy(), self._quantization
-        if candidate.weight_bits not in (HALF_BITS, FLOAT_BITS):
+        if candidate.weight_bits not in FLOATING_BITS:
             with self._stage("quantization", stages):
                 table = network.with_suffix(".sensitivity.json")
                 choice = bits_of(candidate)

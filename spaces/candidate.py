@@ -28,6 +28,9 @@ FLOAT_BITS = 32
 HALF_BITS = 16
 """The bit-width that stands for weights stored as float16, which compute as float32."""
 
+FLOATING_BITS = (HALF_BITS, FLOAT_BITS)
+"""Bit-widths of weights that stay floating: nothing is rounded to integers."""
+
 BitAllocation = Literal["uniform", "budget", "groups"]
 """How bits are spread over the layers; see :class:`~karui.spaces.quantization.axis.BitsAxis`."""
 
@@ -204,7 +207,7 @@ def _plain_sparsity(candidate: Candidate) -> Candidate:
 
 
 def _plain_bits(candidate: Candidate) -> Candidate:
-    if candidate.weight_bits in (HALF_BITS, FLOAT_BITS):
+    if candidate.weight_bits in FLOATING_BITS:
         return replace(
             candidate,
             weight_bits=int(candidate.weight_bits),

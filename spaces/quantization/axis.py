@@ -8,14 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from ..axis import AxisModel, Choices, Suggester, choose
-from ..candidate import FLOAT_BITS, HALF_BITS, BitAllocation, BitTraining, Candidate
+from ..candidate import FLOAT_BITS, FLOATING_BITS, HALF_BITS, BitAllocation, BitTraining, Candidate
 from .scales import FEWEST_BITS, MOST_BITS
-
-_FLOATING = (HALF_BITS, FLOAT_BITS)
 
 
 def _bits(value: float) -> float:
-    if value not in _FLOATING and not FEWEST_BITS <= value <= MOST_BITS:
+    if value not in FLOATING_BITS and not FEWEST_BITS <= value <= MOST_BITS:
         raise ValueError(f"{FEWEST_BITS} to {MOST_BITS} bits, {HALF_BITS} for float16, or {FLOAT_BITS} for float32")
     return int(value) if value == int(value) else value
 
@@ -65,7 +63,7 @@ class BitsAxis(AxisModel):
     @property
     def whole_bits(self) -> tuple[int, ...]:
         """The whole numbers of bits among the weights', those of floating point aside."""
-        return tuple(int(bits) for bits in self.weights if bits == int(bits) and bits not in _FLOATING)
+        return tuple(int(bits) for bits in self.weights if bits == int(bits) and bits not in FLOATING_BITS)
 
     def refine(self, trial: Suggester, candidate: Candidate) -> Candidate:
         """Add bit-widths to a candidate."""
@@ -76,7 +74,7 @@ class BitsAxis(AxisModel):
             candidate = replace(candidate, weight_bits=max(groups), bit_allocation="groups", group_bits=groups)
         else:
             weight_bits = trial.suggest_categorical("bits.weights", self.weights)
-            if weight_bits in _FLOATING:
+            if weight_bits in FLOATING_BITS:
                 return replace(candidate, weight_bits=weight_bits)
             if weight_bits != int(weight_bits):
                 allocation = "budget"
