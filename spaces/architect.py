@@ -169,8 +169,14 @@ def make_from_baseline(
     """
     architecture = candidate.architecture
     if isinstance(architecture, Student):
-        width, depth = architecture.width, architecture.depth
-        return shallower(baseline, example, width=width, depth=depth, channel_multiple=multiple)
+        return shallower(
+            baseline,
+            example,
+            width=architecture.width,
+            depth=architecture.depth,
+            resolution=architecture.resolution,
+            channel_multiple=multiple,
+        )
     return remove_channels(
         baseline,
         example,

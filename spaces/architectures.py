@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .cells.genotype import CellGenotype
@@ -25,13 +25,20 @@ class Student:
         family: ``shallower`` (the baseline with fewer blocks and channels) or the name of a torchvision family.
         width: Fraction of the family's channels kept, in (0, 1] (torchvision's own multipliers may exceed 1).
         depth: Fraction of the repeated blocks of each stage kept, in (0, 1]; 1 for torchvision families.
+        resolution: Fraction of height and width at which the network computes, 1, 1/2 or 1/4; 1 for torchvision
+            families.
     """
 
     family: str
     width: float
     depth: float = 1.0
+    resolution: float = 1.0
 
     kind = "student"
+
+    def in_floats(self) -> Student:
+        """Return the same with every fraction a float, since JSON tells 1 and 1.0 apart."""
+        return Student(self.family, float(self.width), float(self.depth), float(self.resolution))
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,23 @@ def read_architecture(plain: Mapping[str, Any]) -> Architecture:
     raise ValueError(f"unknown kind of architecture: {kind!r}")
 
 
+def plain_architecture(architecture: Architecture) -> dict[str, Any]:
+    """Return plain JSON types; :func:`read_architecture` reads them back.
+
+    What is left out where it is as it always was keeps the keys of results from before it could be otherwise.
+    """
+    plain = {"kind": architecture.kind, **asdict(architecture)}
+    if plain.get("resolution") == 1.0:
+        del plain["resolution"]
+    return plain
+
+
 def describe_architecture(architecture: Architecture) -> str:
     """Return a short text for tables and plots, such as ``shallower x0.5, depth 0.5``."""
     if isinstance(architecture, Student):
-        words = f"{architecture.family} x{architecture.width:g}"
-        return words if architecture.depth == 1.0 else f"{words}, depth {architecture.depth:g}"
+        depth = f", depth {architecture.depth:g}" if architecture.depth != 1.0 else ""
+        resolution = f", resolution {architecture.resolution:g}" if architecture.resolution != 1.0 else ""
+        return f"{architecture.family} x{architecture.width:g}{depth}{resolution}"
     if isinstance(architecture, CellNetwork):
         return f"cell {architecture.channels}ch x{architecture.cells_per_stage} [{architecture.genotype.text()}]"
     if isinstance(architecture, StageNetwork):

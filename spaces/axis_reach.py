@@ -13,6 +13,8 @@ from .onnx_file import read_model
 from .quantization.quantize import quantization_reach
 from .space import SearchSpace
 from .sparsity.channel_reach import channel_reach
+from .students.names import SHALLOWER
+from .students.shallower import shallower
 from .task import Task
 
 MOST_REASONS = 4
@@ -33,7 +35,7 @@ def describe_reach(space: SearchSpace, task: Task, baseline: Path) -> list[str]:
         task: The task, its model trained.
         baseline: The model's float32 ONNX file.
     """
-    return [*_channels(space, task), *_bits(space, baseline), *_exits(space, baseline)]
+    return [*_channels(space, task), *_resolutions(space, task), *_bits(space, baseline), *_exits(space, baseline)]
 
 
 def _channels(space: SearchSpace, task: Task) -> Iterator[str]:
@@ -45,6 +47,16 @@ def _channels(space: SearchSpace, task: Task) -> Iterator[str]:
         yield f"channels can be removed from none of the model's layers: {failure.reason}"
         return
     yield f"channels can be removed from {reach}{_listed(reach.reasons)}"
+
+
+def _resolutions(space: SearchSpace, task: Task) -> Iterator[str]:
+    if space.students is None or SHALLOWER not in space.students.families:
+        return
+    for resolution in sorted(set(space.students.resolutions) - {1.0}, reverse=True):
+        try:
+            shallower(task.model, task.calibration_batch(2), width=1.0, depth=1.0, resolution=resolution)
+        except CandidateFailure as failure:
+            yield f"the model cannot compute at resolution {resolution:g}: {failure.reason}"
 
 
 def _bits(space: SearchSpace, baseline: Path) -> Iterator[str]:

@@ -7,7 +7,15 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from .architectures import Architecture, Baseline, CellNetwork, Student, describe_architecture, read_architecture
+from .architectures import (
+    Architecture,
+    Baseline,
+    CellNetwork,
+    Student,
+    describe_architecture,
+    plain_architecture,
+    read_architecture,
+)
 from .sparsity.names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
 
 __all__ = [
@@ -90,10 +98,10 @@ class Candidate:
         What a choice does not touch takes its default: how bits are spread and trained where weights stay floating, how
         channels or zeros are chosen where there are none, when an exit is taken where there is none. Beside 8-bit
         activations weights have at most :data:`MOST_BITS_BESIDE_INT8` bits; where rounded weights are trained, zeros
-        come gradually; a "shallower" student of full depth is the baseline with its channels removed, unless more
-        channels are removed from it afterwards; a cell is its normal form (see :meth:`CellGenotype.canonical`). What is
-        not trained is trained for no more epochs either. Whole numbers given for fractions become floats, and bits
-        become whole where they are, since JSON tells them apart.
+        come gradually; a "shallower" student of full depth and resolution is the baseline with its channels removed,
+        unless more channels are removed from it afterwards; a cell is its normal form (see
+        :meth:`CellGenotype.canonical`). What is not trained is trained for no more epochs either. Whole numbers given
+        for fractions become floats, and bits become whole where they are, since JSON tells them apart.
         """
         return _plain_epochs(_plain_exit(_plain_sparsity(_plain_bits(_plain_architecture(self)))))
 
@@ -107,7 +115,7 @@ class Candidate:
         """Return plain JSON types; :meth:`from_dict` reads them back."""
         defaults = {each.name: each.default for each in fields(self) if each.name in _LEFT_OUT_BY_DEFAULT}
         plain = {name: value for name, value in asdict(self).items() if name not in defaults or value != defaults[name]}
-        plain["architecture"] = {"kind": self.architecture.kind, **plain["architecture"]}
+        plain["architecture"] = plain_architecture(self.architecture)
         return plain
 
     @classmethod
@@ -184,9 +192,10 @@ def _plain_architecture(candidate: Candidate) -> Candidate:
     candidate = replace(candidate, removed_channels=float(candidate.removed_channels))
     architecture = candidate.architecture
     if isinstance(architecture, Student):
-        architecture = replace(architecture, width=float(architecture.width), depth=float(architecture.depth))
+        architecture = architecture.in_floats()
         candidate = replace(candidate, architecture=architecture)
-        if architecture.family == "shallower" and architecture.depth == 1.0 and not candidate.removed_channels:
+        is_whole = architecture.depth == 1.0 and architecture.resolution == 1.0
+        if architecture.family == "shallower" and is_whole and not candidate.removed_channels:
             removed = round(1.0 - architecture.width, 6)
             candidate = replace(candidate, architecture=Baseline(), removed_channels=removed)
     elif isinstance(architecture, CellNetwork):

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import CandidateFailure
 from .architect import loss_gradient, make_from_baseline
-from .candidate import Candidate, Student
+from .candidate import Architecture, Baseline, Candidate, Student
 from .space import SearchSpace
 from .students.names import SHALLOWER
 from .task import Task
@@ -22,8 +22,8 @@ _DECIDING = ("architecture", "removed_channels", "channel_importance", "channel_
 GRADIENT_BATCH = 64
 """Samples of a batch by whose gradients channels are ranked here: where layers compete, their counts follow from it."""
 
-_Signature = tuple[tuple[str, tuple[int, ...]], ...]
-"""Names and shapes of a network's parameters and buffers: the baseline's weights do the rest."""
+_Signature = tuple[float, tuple[tuple[str, tuple[int, ...]], ...]]
+"""A network's resolution, and names and shapes of its parameters and buffers: the baseline's weights do the rest."""
 
 
 class Equivalence:
@@ -42,7 +42,7 @@ class Equivalence:
     def __init__(self, task: Task, space: SearchSpace, channel_multiple: int) -> None:
         example = task.calibration_batch(2)
         gradient = loss_gradient(task, GRADIENT_BATCH, seed=0)
-        whole = _signature(task.model)
+        whole = _signature(task.model, Baseline())
         representatives: dict[tuple[_Signature, str], Candidate] = {}
         self._stands_for: dict[Candidate, Candidate] = {}
         for choice in _warm_choices(space):
@@ -51,7 +51,7 @@ class Equivalence:
                     network = make_from_baseline(task.model, example, choice, channel_multiple, gradient=gradient)
             except CandidateFailure:
                 continue  # it fails again when it is built, and is recorded then
-            signature = _signature(network)
+            signature = _signature(network, choice.architecture)
             # By what channels were chosen matters only where some are gone.
             ranked_by = "" if signature == whole else choice.channel_importance
             self._stands_for[choice] = representatives.setdefault((signature, ranked_by), choice)
@@ -84,10 +84,12 @@ def _warm_choices(space: SearchSpace) -> Iterator[Candidate]:
             for importance, scope in product(space.sparsity.importances, space.sparsity.scopes):
                 yield Candidate(removed_channels=fraction, channel_importance=importance, channel_scope=scope)
     if students is not None:
-        for width in sorted(widths, reverse=True):
-            for depth in sorted(set(students.depths) - {1.0}, reverse=True):
-                yield Candidate(Student(SHALLOWER, width, depth))
+        choices = product(*(sorted(each, reverse=True) for each in (students.resolutions, widths, students.depths)))
+        for resolution, width, depth in choices:
+            if depth != 1.0 or resolution != 1.0:  # else the baseline with its channels removed, which it was above
+                yield Candidate(Student(SHALLOWER, width, depth, resolution))
 
 
-def _signature(network: nn.Module) -> _Signature:
-    return tuple((name, tuple(tensor.shape)) for name, tensor in network.state_dict().items())
+def _signature(network: nn.Module, architecture: Architecture) -> _Signature:
+    resolution = architecture.resolution if isinstance(architecture, Student) else 1.0
+    return resolution, tuple((name, tuple(tensor.shape)) for name, tensor in network.state_dict().items())

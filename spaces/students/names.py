@@ -1,4 +1,4 @@
-"""The names of the student families, without torch, so that the search can list them."""
+"""The names of the student families and the resolutions, without torch, so that the search can list them."""
 
 from __future__ import annotations
 
@@ -15,3 +15,6 @@ FAMILIES: tuple[str, ...] = (
     "squeezenet",
 )
 """The torchvision families, built untrained."""
+
+RESOLUTIONS = (1.0, 0.5, 0.25)
+"""Fractions of height and width at which a shallower student may compute: strides are whole numbers."""

@@ -1,4 +1,4 @@
-"""The student that is the baseline itself, with its trained weights, fewer blocks and fewer channels."""
+"""The student that is the baseline itself, with its trained weights, fewer blocks and channels, on fewer pixels."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import copy
 from dataclasses import dataclass
 from itertools import groupby
 
-import torch
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure
 from ..sparsity.channels import remove_channels
+from .resolution import coarsen
+from .trial_run import output_shape
 
 Shapes = dict[nn.Module, bool]
 """For every module that ran: whether each of its calls mapped one tensor to one of the same shape."""
@@ -30,9 +31,15 @@ class _Stage:
 
 
 def shallower(
-    baseline: nn.Module, example: Tensor, *, width: float, depth: float, channel_multiple: int = 1
+    baseline: nn.Module,
+    example: Tensor,
+    *,
+    width: float,
+    depth: float,
+    resolution: float = 1.0,
+    channel_multiple: int = 1,
 ) -> nn.Module:
-    """Return a copy of the baseline with its weights, of whose blocks and channels only fractions are kept.
+    """Return a copy of the baseline with its weights, of whose blocks, channels and pixels only fractions are kept.
 
     The last blocks of each stage go. In a trained residual stage the change that a block makes to its input, by which
     Men et al. (2024, "ShortGPT", section 3) rank blocks, falls from the first to the last, so these are the same.
@@ -42,11 +49,12 @@ def shallower(
         example: A batch of inputs, shape (n, *input_shape).
         width: Fraction of channels kept, in (0, 1].
         depth: Fraction of the blocks of each stage kept, in (0, 1]; at least one is. No effect where no block repeats.
+        resolution: Fraction of height and width; see :func:`~karui.spaces.students.resolution.coarsen`.
         channel_multiple: As ``multiple`` of :func:`~karui.spaces.sparsity.channels.remove_channels`.
 
     Raises:
-        ValueError: Where ``width`` or ``depth`` lies outside (0, 1].
-        CandidateFailure: Where the network does not run without those blocks or channels.
+        ValueError: Where ``width`` or ``depth`` lies outside (0, 1], or there is no such resolution.
+        CandidateFailure: Where the network does not run without those blocks or channels, or at that resolution.
     """
     for name, value in (("width", width), ("depth", depth)):
         if not 0.0 < value <= 1.0:
@@ -59,7 +67,10 @@ def shallower(
             delattr(stage.parent, name)
             dropped += 1
     if dropped:
-        _check(student, baseline, example)
+        _check(student, baseline, example, "without the dropped blocks")
+    if resolution != 1.0:
+        coarsen(student, example, resolution)
+        _check(student, baseline, example, f"at resolution {resolution:g}")
     return remove_channels(student, example, round(1.0 - width, 6), multiple=channel_multiple)
 
 
@@ -135,31 +146,19 @@ def _trace(network: nn.Module, example: Tensor) -> Shapes:
         keeps_shape[module] = same and keeps_shape.get(module, True)
 
     handles = [module.register_forward_hook(record) for module in network.modules()]
-    _output_shape(network, example)
+    output_shape(network, example)
     for handle in handles:
         handle.remove()
     return keeps_shape
 
 
-def _check(student: nn.Module, baseline: nn.Module, example: Tensor) -> None:
-    expected = _output_shape(baseline, example)
+def _check(student: nn.Module, baseline: nn.Module, example: Tensor, how: str) -> None:
+    expected = output_shape(baseline, example)
     try:
-        got = _output_shape(student, example)
+        got = output_shape(student, example)
     except (RuntimeError, IndexError, KeyError, AttributeError, ValueError, TypeError) as error:
-        reason = f"the network does not run without the dropped blocks: {type(error).__name__}: {error}"
+        reason = f"the network does not run {how}: {type(error).__name__}: {error}"
         raise CandidateFailure("architecture", reason) from error
     if got != expected:
-        reason = f"dropping blocks changed the output's shape from {expected} to {got}"
+        reason = f"the output's shape changed from {expected} to {got} {how}"
         raise CandidateFailure("architecture", reason)
-
-
-def _output_shape(network: nn.Module, example: Tensor) -> tuple[int, ...]:
-    """Run a copy in evaluation mode: statistics of normalization layers and training flags stay as they are."""
-    was_training = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad():
-            return tuple(network(example).shape)
-    finally:
-        for module, training in was_training.items():
-            module.training = training

@@ -13,6 +13,7 @@ from karui.spaces.export import export_onnx
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity.axis import SparsityAxis
+from karui.spaces.students.axis import StudentsAxis
 from karui.spaces.task import Task
 
 SPACE = SearchSpace(sparsity=SparsityAxis(), bits=BitsAxis(weights=(4, 32)))
@@ -68,3 +69,12 @@ def test_a_model_that_can_lose_no_channels_is_told(tiny_task: Task, tmp_path: Pa
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     first, *_ = described(tiny_task, linear, tmp_path)
     assert first == "channels can be removed from 0 of 1 layers (not 1: makes the output)"
+
+
+def test_a_model_that_cannot_compute_on_fewer_pixels_says_so(tiny_task: Task, tmp_path: Path) -> None:
+    space = SearchSpace(students=StudentsAxis(families=("shallower",), resolutions=(1.0, 0.5)))
+    assert described(tiny_task, tiny_task.model, tmp_path, space) == []
+    pixels = tiny_task.calibration_batch(1).shape[-1] * tiny_task.calibration_batch(1).shape[-2]
+    flat = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * pixels, 3))
+    (sentence,) = described(tiny_task, flat, tmp_path, space)
+    assert sentence.startswith("the model cannot compute at resolution 0.5: the network does not run at resolution 0.5")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from karui.spaces.candidate import FLOAT_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
 from karui.spaces.cells.genotype import OPERATIONS, CellGenotype
 from karui.spaces.stages.choice import Stage, StageNetwork
+from karui.spaces.students.names import RESOLUTIONS
 
 SHARES = st.sampled_from([0.25, 0.5, 0.7, 0.75, 1.0])
 
@@ -28,7 +29,7 @@ def genotypes(draw: st.DrawFn) -> CellGenotype:
 FAMILIES = st.sampled_from(["shallower", "mobilenet_v2"])
 ARCHITECTURES: st.SearchStrategy[Architecture] = st.one_of(
     st.just(Baseline()),
-    st.builds(Student, family=FAMILIES, width=SHARES, depth=SHARES),
+    st.builds(Student, family=FAMILIES, width=SHARES, depth=SHARES, resolution=st.sampled_from(RESOLUTIONS)),
     st.builds(CellNetwork, genotype=genotypes(), channels=st.integers(1, 64), cells_per_stage=st.integers(1, 4)),
 )
 STAGES = st.builds(
@@ -141,6 +142,16 @@ def test_shallower_of_less_depth_or_another_family_is_no_baseline() -> None:
     assert Candidate(architecture=Student("mobilenet_v2", width=0.5, depth=1.0)).key != baseline.key
 
 
+def test_a_shallower_student_of_lower_resolution_is_no_baseline() -> None:
+    assert Candidate(Student("shallower", 0.5, resolution=0.5)).key != Candidate(removed_channels=0.5).key
+    assert Candidate(Student("shallower", 0.5, resolution=1)).key == Candidate(removed_channels=0.5).key
+
+
+def test_students_found_before_there_were_resolutions_keep_their_keys() -> None:
+    assert Candidate(Student("shallower", 0.5, 0.5)).key == "d8595dd4c8b65c6a"
+    assert Candidate(Student("mobilenet_v2", 0.5), weight_bits=4).key == "c71a81a7d81936bc"
+
+
 def test_channels_removed_twice_are_not_channels_removed_once() -> None:
     once = Candidate(architecture=Student("shallower", width=0.5))
     assert replace(once, removed_channels=0.25).key != once.key
@@ -235,6 +246,7 @@ def test_unknown_kind_of_architecture_is_refused() -> None:
             Candidate(Student("shallower", 0.5, 0.5), zeroed_weights=0.8),
             "shallower x0.5, depth 0.5, 80% zeros, float32",
         ),
+        (Candidate(Student("shallower", 1.0, 0.5, 0.25)), "shallower x1, depth 0.5, resolution 0.25, float32"),
         (
             Candidate(CellNetwork(CellGenotype(2, ((0, 1, "skip"),)), 16, 2), weight_bits=8),
             "cell 16ch x2 [0-skip-1], w8 a32",

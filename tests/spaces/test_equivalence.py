@@ -69,6 +69,20 @@ def test_a_depth_that_drops_nothing_is_the_baseline(tiny_task: Task) -> None:
     assert equivalence(narrow) == Candidate(removed_channels=0.5)
 
 
+def test_networks_of_equal_weights_and_other_resolutions_are_not_the_same(tiny_task: Task) -> None:
+    students = StudentsAxis(families=("shallower",), widths=(1.0,), depths=(0.1, 0.5, 1.0), resolutions=(0.5, 1.0))
+    equivalence = Equivalence(tiny_task, SearchSpace(students=students), 1)
+    for depth in students.depths:
+        coarse, fine = (equivalence(Candidate(Student("shallower", 1.0, depth, share))) for share in (0.5, 1.0))
+        assert coarse.key != fine.key
+        assert isinstance(coarse.architecture, Student)
+        assert coarse.architecture.resolution == 0.5
+    # tiny_task's stages lose the same blocks at both depths, whatever the resolution
+    assert len({equivalence(Candidate(Student("shallower", 1.0, depth, 0.5))).key for depth in (0.1, 0.5)}) == len(
+        {equivalence(Candidate(Student("shallower", 1.0, depth))).key for depth in (0.1, 0.5)}
+    )
+
+
 def test_what_does_not_start_from_the_baseline_is_left_alone(tiny_task: Task) -> None:
     equivalence = Equivalence(tiny_task, SPACE, 4)
     for candidate in (Candidate(Student("resnet18", 0.5)), Candidate(Student("resnet18", 1.0), weight_bits=4)):

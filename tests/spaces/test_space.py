@@ -72,6 +72,18 @@ def test_parameters_exist_only_where_they_mean_something() -> None:
         assert ("bits.activations" in parameters) == (parameters["bits.weights"] != 32)
 
 
+def test_resolutions_are_asked_of_shallower_students_where_there_are_several() -> None:
+    students = StudentsAxis(families=("shallower", "resnet18"), widths=(1.0,), depths=(0.5, 1.0), resolutions=(0.5, 1))
+    points = list(SearchSpace(students=students).points())
+    assert len(points) == 1 + 2 * 2 + 1  # the baseline, shallower by depth and resolution, resnet18
+    for parameters, candidate in points:
+        asked = "student.resolution" in parameters
+        assert asked == (parameters.get("student.family") == "shallower")
+        if asked:
+            assert isinstance(candidate.architecture, Student)
+            assert candidate.architecture.resolution == parameters["student.resolution"]
+
+
 def test_landmarks_are_what_everyone_tries_first() -> None:
     space = SearchSpace(sparsity=SparsityAxis(), bits=BitsAxis(weights=(2, 8, 32)), students=StudentsAxis())
     found = [space.suggest(_Fixed(parameters)) for parameters in space.landmarks()]
@@ -253,6 +265,7 @@ class TestEveryAxis:
         (StudentsAxis, "families", ["resnet9000"]),
         (StudentsAxis, "widths", [0.0]),
         (StudentsAxis, "depths", [1.5]),
+        (StudentsAxis, "resolutions", [0.7]),
         (CellsAxis, "operations", ["conv7x7"]),
         (CellsAxis, "channels", [0]),
         (CellsAxis, "nodes", 1),
