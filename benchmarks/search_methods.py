@@ -35,6 +35,7 @@ from karui.studies.spec import BoundsSpec, CacheSpec, GatesSpec, StudySpec, chan
 
 AXES = ("bits", "sparsity", "students", "cells")
 ENDLESS_TRIALS = 1_000_000
+BASELINE = "baseline.safetensors"
 
 Factory = Callable[[int], optuna.samplers.BaseSampler]
 
@@ -79,7 +80,7 @@ class Lab:
     """
 
     def __init__(self, folder: Path, name: str, train_samples: int | None) -> None:
-        spec, weights = load_spec(name), folder / "baseline.safetensors"
+        spec, weights = load_spec(name), folder / BASELINE
         train_baseline(name, train_samples, spec.recovery, weights)
         options: dict[str, Any] = {"name": name, "weights": str(weights), "train_samples": train_samples}
         self.task: Task = make_task(**options)
@@ -94,6 +95,8 @@ class Lab:
                 "task": f"{Path(__file__).resolve().parent / 'search_task.py'}:make_task",
                 "task_options": options,
                 "trials": ENDLESS_TRIALS,
+                # A search that ends by the clock would spend half of it on training its front anew.
+                "recovery": spec.recovery.model_copy(update={"final_factor": 1}),
                 "bounds": BoundsSpec(min_accuracy=least),
             },
             "search.py",
