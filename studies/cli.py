@@ -1,4 +1,4 @@
-"""The command line: ``karui search``, ``front``, ``pick``, ``init`` and ``cache``."""
+"""The command line: ``karui search``, ``front``, ``pick``, ``preflight``, ``init`` and ``cache``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from .. import __version__
 from ..errors import KaruiError, OutputError
 from .folder import CACHE_NAME, explain_cache_errors
-from .views import cache_view, front_view, point_view
+from .views import cache_view, front_view, point_view, preflight_view
 
 if TYPE_CHECKING:
     from .run import StudyResult
@@ -182,6 +182,29 @@ def pick(
     console.print(point_view(row))
     if export is not None:
         console.print(Text(f"exported to {export}/"))
+
+
+@app.command()
+def preflight(
+    study: Study,
+    out: Out = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the task's data.")] = None,
+) -> None:
+    """Say what each axis can win on the study's target, from probes of the model's own largest layers.
+
+    Takes some seconds; a search does the same when it begins. Results are kept by target and not measured twice.
+    """
+    from .preflight import run_preflight
+    from .preflight_sentences import sentences
+    from .run import resolve_spec
+
+    console = Console(soft_wrap=True)
+    with console.status("") as status:
+        found = run_preflight(study, out=out, data=data, told=lambda text: status.update(Text(text)))
+    for each in found:
+        console.print(preflight_view(each))
+    for sentence in sentences(found, resolve_spec(study)):
+        console.print(Text(f"note: {sentence}"))
 
 
 @app.command()

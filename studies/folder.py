@@ -58,6 +58,11 @@ class RunFolder:
         return self.path / "front"
 
     @property
+    def preflight(self) -> Path:
+        """What the probes of the model came to, by target."""
+        return self.path / "preflight.json"
+
+    @property
     def build(self) -> Path:
         """Networks and files of all candidates."""
         return self.path / "build"

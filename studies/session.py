@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from .. import __version__
-from ..errors import KaruiError
+from ..errors import CandidateFailure, KaruiError
 from ..search.crew import Crew, InProcess
 from ..search.gatekeeper import Gatekeeper, GateReport, report_gates
 from ..search.loop import Budget, SearchLoop
@@ -134,6 +134,7 @@ class Session:
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec, lock, files=self.files)
+        self._preflight(bench)
         self.watcher.phase("measuring the baseline")
         digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
         _check_same_baseline(digest, artifact, self.folder, is_shared=noted_weights(self.study) is not None)
@@ -141,6 +142,21 @@ class Session:
             self.watcher.note(told)
         begin_bench(bench, self.spec, self.folder, seed, known)
         return bench, seed
+
+    def _preflight(self, bench: Bench) -> None:
+        """Say what the axes that are searched cannot win here."""
+        from .preflight import preflight_of
+        from .preflight_sentences import sentences
+
+        if not self.spec.preflight.layers:
+            return
+        try:
+            found = preflight_of(bench, self.spec, self.folder, lambda text: self.watcher.phase(f"preflight: {text}"))
+        except CandidateFailure as failure:
+            self.watcher.note(f"no preflight: {failure.reason}")
+            return
+        for sentence in sentences(found, self.spec):
+            self.watcher.note(sentence)
 
     @cached_property
     def _turns(self) -> Turns:

@@ -36,6 +36,7 @@ _WITHOUT_MEANING = (
     "cache",
     "artifacts",
     "gates",
+    "preflight",
 )
 """Keys that decide how long, how fast and in which order is searched, but not what a result means."""
 
@@ -111,6 +112,19 @@ class GatesSpec(_Section):
     audit: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
+class PreflightSpec(_Section):
+    """What is tried on the target before the search begins.
+
+    Args:
+        layers: Kinds of layers of the model, those of the most multiply-adds, that probes are built of; 0 for no
+            preflight.
+        max_seconds: Longest time for one probe; of each kind of layer there are about a dozen.
+    """
+
+    layers: Annotated[int, Field(ge=0)] = 2
+    max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.4
+
+
 class StudySpec(_Section):
     """A study: the task, the axes, the bounds and how long to search.
 
@@ -136,6 +150,7 @@ class StudySpec(_Section):
         artifacts: Where the files of all machines of a search are kept: a folder that they share, relative to the
             study file, or an fsspec URL such as ``s3://bucket/karui``; in the results folder alone where left out.
         gates: What stops a candidate before it is dear.
+        preflight: What is tried on the target before the search begins.
         folder: Where the study file lies; set when it is read.
     """
 
@@ -162,6 +177,7 @@ class StudySpec(_Section):
     cache: CacheSpec = CacheSpec()
     artifacts: Annotated[str, Field(min_length=1)] | None = None
     gates: GatesSpec = GatesSpec()
+    preflight: PreflightSpec = PreflightSpec()
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
     @property

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..spaces.stage_cache import EntrySize
+    from .verdicts import Preflight
 
 
 def front_view(table: pd.DataFrame) -> Text:
@@ -58,6 +59,26 @@ def cache_view(folder: Path, entries: Sequence[EntrySize]) -> Text:
         sizes = [entry.size_bytes for entry in entries if entry.kind == kind]
         view.append(f"{kind:<10}{len(sizes):>8}  {sum(sizes) / 1e6:>12,.1f} MB\n")
     view.append(f"{'all':<10}{len(entries):>8}  {sum(entry.size_bytes for entry in entries) / 1e6:>12,.1f} MB")
+    return view
+
+
+def preflight_view(found: Preflight) -> Text:
+    """Lay out what each axis can win on a target, and what its layers are, which fits 80 columns and a pipe."""
+    view = Text(f"{found.target}: {found.conditions.get('processor', '')}".rstrip(": ") + "\n")
+    for layer, share in dict.fromkeys((row.layer, row.share) for row in found.rows):
+        view.append(f"  {layer}: {share:.0%} of the multiply-adds\n", style="dim")
+    view.append(f"{'':<34}{'smaller':>8}  {'faster':>14}  wins in\n", style="bold")
+    for verdict in found.verdicts():
+        if verdict.time_ratio is None:
+            view.append(f"{verdict.variant:<34}{'':>8}  {'cannot run':>14}  nothing\n")
+            continue
+        speed = 1 / verdict.time_ratio
+        faster = f"{speed:.2f} ± {speed * verdict.time_spread / verdict.time_ratio:.2f}x"
+        slower = ", slower" if verdict.is_slower else ""
+        smaller = f"{1 / verdict.size_ratio:.1f}x"
+        view.append(f"{verdict.variant:<34}{smaller:>8}  {faster:>14}  {verdict.pays_in}{slower}\n")
+    if found.multiples:
+        view.append(f"channels: in multiples of {found.multiple}\n")
     return view
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import onnx
 
 from ...errors import CandidateFailure
+from ..multiply_adds import Shapes, multiply_adds_of, shapes_of_one_input
 from ..onnx_file import names_in_subgraphs
 
 STAGE = "exit"
 
 _IMAGE_AXES = 4
-_Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,16 @@ def find_cuts(model: onnx.ModelProto) -> tuple[Cut, ...]:
     names = set(one_tensor_cuts(model))
     nodes = _nodes_on_paths(model)
     shapes = shapes_of_one_input(model)
-    total = sum(_multiply_adds(node, shapes) for node in nodes)
-    before = 0
+    counts = [_multiply_adds(node, shapes) for node in nodes]
+    total, before = sum(counts), 0
     last: dict[int, str] = {}
-    for node in nodes:
-        before += _multiply_adds(node, shapes)
+    for node, count in zip(nodes, counts, strict=True):
+        before += count
         for name in names.intersection(node.output):
             images = len(shapes.get(name, ())) == _IMAGE_AXES
             if images and node.op_type != "DequantizeLinear" and 0 < before < total:
                 last[before] = name
-    return tuple(Cut(name, count / total) for count, name in last.items())
+    return tuple(Cut(name, done / total) for done, name in last.items())
 
 
 def nearest_cut(model: onnx.ModelProto, depth: float) -> Cut:
@@ -97,24 +96,6 @@ def nearest_cut(model: onnx.ModelProto, depth: float) -> Cut:
     if not cuts:
         raise CandidateFailure(STAGE, "no activation of four axes lies on every path from the input to the output")
     return min(cuts, key=lambda cut: abs(cut.share - depth))
-
-
-def shapes_of_one_input(model: onnx.ModelProto) -> _Shapes:
-    """Return the shapes of all tensors whose shape is known when one input is run, batch axis included."""
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
-    for value in single.graph.input:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    for value in single.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    del single.graph.value_info[:]
-    graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        axes = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(axis.HasField("dim_value") for axis in axes):
-            shapes[value.name] = tuple(axis.dim_value for axis in axes)
-    return shapes
 
 
 def _check(model: onnx.ModelProto) -> None:
@@ -143,13 +124,8 @@ def _nodes_on_paths(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return kept[::-1]
 
 
-def _multiply_adds(node: onnx.NodeProto, shapes: _Shapes) -> int:
-    if node.op_type not in ("Conv", "Gemm", "MatMul"):
-        return 0
-    if any(name not in shapes for name in (*node.input[:2], node.output[0])):
+def _multiply_adds(node: onnx.NodeProto, shapes: Shapes) -> int:
+    count = multiply_adds_of(node, shapes)
+    if count is None:
         raise CandidateFailure(STAGE, f"the shapes of {node.op_type} {node.name!r} are not known")
-    outputs = math.prod(shapes[node.output[0]])
-    if node.op_type == "Conv":
-        return outputs * math.prod(shapes[node.input[1]][1:])
-    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return outputs * shapes[node.input[0]][0 if transposed else -1]
+    return count

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
+from ..multiply_adds import shapes_of_one_input
 from ..onnx_file import drop_unread_initializers
-from .cut import Cut, shapes_of_one_input
+from .cut import Cut
 
 
 def split(model: onnx.ModelProto, cut: Cut) -> tuple[onnx.ModelProto, onnx.ModelProto]:

@@ -135,16 +135,19 @@ def write_study(
     axes: str = AXES,
     code: str = "",
     workers: int = 0,
+    probed_layers: int = 0,
 ) -> Path:
     """Write a task file (with more code at its end) and a study file, and return the latter's path.
 
-    Without worker processes, which take seconds to load torch, unless a test is about them.
+    Without worker processes, which take seconds to load torch, and without a preflight, which takes seconds of
+    measuring, unless a test is about them.
     """
     (folder / f"{name}_task.py").write_text(TASK + code, encoding="utf-8")
     study = folder / f"{name}.toml"
     first = f'task = "{name}_task.py:{function}"\ntrials = 12\nsampler = "random"\nseed = 3\nfollowers = 0\n'
     first += f"workers = {workers}\n"
-    study.write_text(first + head + axes, encoding="utf-8")
+    last = f"\n[preflight]\nlayers = {probed_layers}\nmax_seconds = 0.02\n"
+    study.write_text(first + head + axes + last, encoding="utf-8")
     return study
 
 

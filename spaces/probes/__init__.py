@@ -1,0 +1,1 @@
+"""Probes: small networks of the user's own largest layers, on which a target shows what each axis can win there."""

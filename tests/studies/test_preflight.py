@@ -1,0 +1,166 @@
+"""Preflight: verdicts, what is kept, what is said, and the commands."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from karui.evaluators.probing import LikedMultiple, ProbeRow
+from karui.spaces.build_settings import BuildSettings
+from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.sparsity.axis import SparsityAxis
+from karui.studies.preflight_sentences import sentences
+from karui.studies.spec import StudySpec
+from karui.studies.verdicts import Preflight, Verdict
+from karui.studies.views import preflight_view
+
+from .conftest import Command, write_study
+
+INT8, ZEROS, CHANNELS = "8-bit weights and activations", "80 % zeroed weights", "half of the channels"
+
+
+def row(variant: str, share: float, size: float, time: float | None, spread: float = 0.01) -> ProbeRow:
+    return ProbeRow(f"layer of {share}", share, "bits", variant, size, time, spread)
+
+
+def flown(int8: float | None = 0.6, zeros: float = 1.0, channels: float = 0.4, multiple: int = 8) -> Preflight:
+    rows = (row(INT8, 0.5, 0.25, int8), row(ZEROS, 0.5, 0.3, zeros), row(CHANNELS, 0.5, 0.26, channels))
+    return Preflight("here", rows, (LikedMultiple("layer", 0.5, multiple, {}),), {"processor": "a processor"})
+
+
+BARE = """
+
+class Bare(nn.Module):
+    def forward(self, images):
+        return images.flatten(1)[:, :4]
+
+
+def make_bare() -> karui.Task:
+    import dataclasses
+
+    return dataclasses.replace(make_task(), model=Bare(), baseline_epochs=0)
+"""
+
+STUDY = StudySpec(
+    name="flown",
+    task="a:b",
+    bits=BitsAxis(weights=(8, 32), activations=(8, 32)),
+    sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0, 0.5)),
+    recovery=BuildSettings(channel_multiple=8),
+)
+
+
+def test_a_verdict_weighs_layers_by_their_share() -> None:
+    rows = (row("a", 0.6, 0.5, 0.9, 0.02), row("b", 0.6, 1.0, 1.0), row("a", 0.2, 0.1, 0.5, 0.04))
+    first, second = Preflight("here", rows, (), {}).verdicts()
+    assert (first.variant, second.variant) == ("a", "b")
+    assert first.size_ratio == pytest.approx((0.6 * 0.5 + 0.2 * 0.1) / 0.8)
+    assert first.time_ratio == pytest.approx((0.6 * 0.9 + 0.2 * 0.5) / 0.8)
+    assert first.time_spread == pytest.approx(math.sqrt((0.6 * 0.02) ** 2 + (0.2 * 0.04) ** 2) / 0.8)
+
+
+def test_what_one_layer_cannot_run_the_variant_cannot() -> None:
+    (verdict,) = Preflight("here", (row("a", 0.6, 0.5, 0.9), row("a", 0.2, 1.0, None)), (), {}).verdicts()
+    assert verdict.time_ratio is None
+    assert verdict.pays_in == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("size", "time", "spread", "pays_in"),
+    [
+        (0.5, 0.5, 0.01, "size and speed"),
+        (0.5, 0.98, 0.01, "size"),
+        (0.5, 0.9, 0.2, "size"),
+        (1.0, 0.5, 0.01, "speed"),
+        (0.98, 1.0, 0.01, "nothing"),
+        (0.5, 1.5, 0.01, "size"),
+    ],
+)
+def test_what_counts_is_beyond_noise(size: float, time: float, spread: float, pays_in: str) -> None:
+    verdict = Verdict("bits", "a", size, time, spread)
+    assert verdict.pays_in == pays_in
+    assert verdict.is_slower == (time == 1.5)
+
+
+def test_the_multiple_is_that_of_the_layers_that_count_most() -> None:
+    liked = [("a", 0.3, 4), ("b", 0.2, 8), ("c", 0.2, 8)]
+    multiples = tuple(LikedMultiple(layer, share, multiple, {}) for layer, share, multiple in liked)
+    assert Preflight("here", (), multiples, {}).multiple == 8
+    assert Preflight("here", (), (), {}).multiple == 1
+
+
+def test_a_preflight_reads_back_as_it_was_written() -> None:
+    found = flown()
+    assert Preflight.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_only_what_cannot_pay_is_said() -> None:
+    assert sentences([flown(zeros=0.5)], STUDY) == []
+    (zeros,) = sentences([flown()], STUDY)
+    assert zeros.startswith("on here, zeroed weights make files smaller, not faster (1.00 ± 0.01 of the time")
+    none, slower, impossible = (sentences([flown(int8, 0.5)], STUDY) for int8 in (1.0, 1.4, None))
+    assert "8-bit activations bring no speed (1.00" in none[0]
+    assert "8-bit activations make files slower (1.40" in slower[0]
+    assert impossible == ["on here, layers with 8-bit activations cannot run: all such files will fail"]
+    (channels,) = sentences([flown(zeros=0.5, channels=1.0)], STUDY)
+    assert "fewer channels are no faster (1.00" in channels
+    (multiple,) = sentences([flown(zeros=0.5, multiple=16)], STUDY)
+    assert "channel_multiple = 16 in [recovery] would waste less than 8" in multiple
+    assert sentences([flown(zeros=0.5, multiple=4)], STUDY) == []
+
+
+def test_nothing_is_said_of_an_axis_that_is_not_searched() -> None:
+    only_weights = StudySpec(name="flown", task="a:b", bits=BitsAxis(weights=(4, 32), activations=(32,)))
+    assert sentences([flown(1.4, 1.0, 1.0, 16)], only_weights) == []
+
+
+def test_the_view_fits_eighty_columns() -> None:
+    text = preflight_view(flown(None, 1.4)).plain
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert f"{INT8}{'':<5}" in text
+    assert "cannot run  nothing" in text
+    assert "0.71 ± 0.01x  size, slower" in text
+    assert "channels: in multiples of 8" in text
+
+
+def test_a_preflight_is_flown_once_for_a_target_and_settings(karui_command: Command, tmp_path: Path) -> None:
+    write_study(tmp_path, probed_layers=1)
+    first = karui_command("preflight", "tiny.toml")
+    assert first.code == 0
+    assert "3x3 convolution, 16 channels" in first.out
+    assert "80 % zeroed weights" in first.out
+    kept = tmp_path / "runs" / "tiny" / "preflight.json"
+    before = kept.read_text()
+    assert len(json.loads(before)) == 1
+    assert karui_command("preflight", "tiny.toml").out == first.out
+    assert kept.read_text() == before  # another measurement would have other numbers
+    write_study(tmp_path, probed_layers=2)
+    assert karui_command("preflight", "tiny.toml").code == 0
+    assert len(json.loads(kept.read_text())) == 2
+
+
+def test_a_broken_file_of_kept_results_is_measured_anew(karui_command: Command, tmp_path: Path) -> None:
+    write_study(tmp_path, probed_layers=1)
+    kept = tmp_path / "runs" / "tiny" / "preflight.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{", encoding="utf-8")
+    assert karui_command("preflight", "tiny.toml").code == 0
+    assert len(json.loads(kept.read_text())) == 1
+
+
+def test_a_model_without_layers_is_told(karui_command: Command, tmp_path: Path) -> None:
+    write_study(tmp_path, probed_layers=1, code=BARE, function="make_bare")
+    found = karui_command("preflight", "tiny.toml")
+    assert found.code == 2
+    assert "no probe can be built of this model" in found.err
+
+
+def test_a_search_says_first_what_cannot_pay(karui_command: Command, tmp_path: Path) -> None:
+    write_study(tmp_path, probed_layers=1)
+    assert karui_command("search", "tiny.toml", "--trials", "2").code == 0
+    assert (tmp_path / "runs" / "tiny" / "preflight.json").exists()
+    log = (tmp_path / "runs" / "tiny" / "log.jsonl").read_text()
+    assert "preflight: 3x3 convolution, 16 channels" in log or "zeroed weights make files smaller, not faster" in log
