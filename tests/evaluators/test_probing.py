@@ -41,7 +41,7 @@ class Stepped(LocalTarget):
 
     def _time(self, path: Path) -> int:
         graph = onnx.load(path).graph
-        channels = graph.output[0].type.tensor_type.shape.dim[1].dim_value
+        channels: int = graph.output[0].type.tensor_type.shape.dim[1].dim_value
         return (-(-channels // self._multiple)) ** 2
 
 
