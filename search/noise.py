@@ -63,13 +63,15 @@ def dominated_beyond_noise(values: Points, spreads: Points, objectives: Sequence
 
 
 def cover(values: Points, spreads: Points, objectives: Sequence[Objective]) -> tuple[int | None, ...]:
-    """Say for every point which other one makes it unnecessary: it has no certain gain over that, and a certain loss.
+    """Say for every point which other one makes it unnecessary: all that it gains over that may be noise.
 
-    Point j covers point i where i is better beyond noise in no objective, and worse beyond noise in one at least. That
-    is what plain dominance misses: it keeps a point that is several times slower for a gain in accuracy that may be
-    nothing but noise. Covering is not transitive (many gains within the noise may add up to one beyond it), so points
-    are taken in lexicographic order of their objectives, and only those that are not covered themselves cover others:
-    who covers is always there to be chosen instead.
+    Point j covers point i where i is worse beyond noise in all objectives but at most one (or exactly alike, where
+    nothing is noisy), and better beyond noise in none. That is what plain dominance misses: it keeps a point that is
+    several times slower for a gain in accuracy that may be nothing but noise. Who is dominated beyond noise is covered.
+
+    Covering is not transitive (many gains within the noise may add up to one beyond it), so points are taken in
+    lexicographic order of their objectives, and only those that are not covered themselves cover others: who covers is
+    always there to be chosen instead.
 
     Args:
         values: Shape (n_points, n_objectives), finite.
@@ -88,9 +90,10 @@ def cover(values: Points, spreads: Points, objectives: Sequence[Objective]) -> t
     for point in np.lexsort(losses.T[::-1]).tolist():
         gaps = losses[point] - losses[kept]
         noise = np.hypot(widths[point], widths[kept])
-        no_gain = ((gaps >= 0) | (-gaps < noise)).all(axis=1)
-        loss = ((gaps > 0) & (gaps >= noise)).any(axis=1)
-        covering = np.flatnonzero(no_gain & loss)
+        no_gain = np.all((gaps >= 0) | (-gaps < noise), axis=1)
+        no_better = np.sum(gaps >= noise, axis=1) >= len(objectives) - 1
+        worse = np.any((gaps > 0) & (gaps >= noise), axis=1)
+        covering = np.flatnonzero(no_gain & no_better & worse)
         if len(covering):
             found[point] = kept[int(covering[0])]
         else:

@@ -42,7 +42,7 @@ class FrontPoint:
         measurements: By name; latency is the fresh one, ``accuracy`` is validation, ``test_accuracy`` is test.
         mark: What the point is worth, measured again; see :func:`~karui.studies.marks.marks_of`.
         front_probability: How likely it belongs to the front, given how well everything is known.
-        covered_by: Name of a point over which it has no certain gain and a certain loss (see
+        covered_by: Name of a point than which it is certainly worse, but for a gain that may be noise (see
             :func:`~karui.search.noise.cover`); None where there is none.
         file: The ONNX file in the front's folder.
     """

@@ -130,7 +130,7 @@ def test_points_that_fell_off_or_are_covered_are_in_the_table_and_say_so(files: 
     table = front_table(done.points, BASELINE)
     assert table["mark"].to_list() == ["holds", "fell off", "holds"]
     assert table["holds"].to_list() == [True, False, True]
-    assert table["covered_by"].to_list() == [None, "p01", "p01"]
+    assert table["covered_by"].fillna("").to_list() == ["", "p01", "p01"]
     assert table["search_latency_ms"].to_list() == [5.0, 4.0, 9.0]
     assert table["latency_ms"].to_list() == [5.0, 5.2, 9.0]
     assert table["front_probability"][0] == 1.0
