@@ -145,7 +145,7 @@ def front(
         console.print(front_view(table), soft_wrap=True)
         if len(table) and "test_accuracy" not in table.columns:
             console.print("The front so far, by validation accuracy: the search has not finished.")
-        elif (certification := read_certification(results.folder)) is not None:
+        elif len(table) and (certification := read_certification(results.folder)) is not None:
             console.print(certification.describe(), highlight=False, soft_wrap=True)
 
 

@@ -231,12 +231,12 @@ class Session:
         mark = certified_mark(records, front)
         if waited and self.folder.certified.exists() and self.folder.certified.read_text() == mark:
             return self._result_of_another(bench, records, ending)
-        with bench.lock.working():
-            bench.measure_baseline_on_test()
-            wanted = files_to_measure(front, edge_records(records), bench)
-        note_baseline(self.study, bench.artifact.digest, bench.baseline)
+        wanted = files_to_measure(front, edge_records(records), bench)
         edge = f" and {len(wanted) - len(front)} from its edge" if len(wanted) > len(front) else ""
         self.watcher.phase(f"measuring the front again, {len(front)} files{edge}, on the test split")
+        with bench.lock.working():
+            bench.measure_baseline_on_test()
+        note_baseline(self.study, bench.artifact.digest, bench.baseline)
         again = measure_again(wanted, bench, workbench, self.watcher.happened)
         with bench.lock.working():
             certified = certify(front, again, bench.baseline, self.folder, bench.target.conditions())
