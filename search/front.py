@@ -27,7 +27,18 @@ def pareto_mask(values: Points, objectives: Sequence[Objective]) -> NDArray[np.b
     Returns:
         Shape (n_points,).
     """
-    losses = as_losses(values, objectives)
+    return nondominated(as_losses(values, objectives))
+
+
+def nondominated(losses: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say which rows no other row dominates, smaller being better throughout; of equal rows the first counts.
+
+    Args:
+        losses: Shape (n_points, n_objectives), finite.
+
+    Returns:
+        Shape (n_points,).
+    """
     if not len(losses):
         return np.zeros(0, dtype=bool)
     return np.asarray(moocore.is_nondominated(losses), dtype=bool)

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from ..evaluators.measurement import Measurement
 from ..spaces.candidate import Candidate
 from .outcome import Evaluate as Evaluate
 from .outcome import Outcome as Outcome
@@ -63,9 +64,17 @@ class TrialRecord:
 
     def values(self, names: Sequence[str]) -> tuple[float, ...]:
         """Return the values of the named measurements of an evaluated trial."""
+        return tuple(self._measured[name].value for name in names)
+
+    def spreads(self, names: Sequence[str]) -> tuple[float, ...]:
+        """Return the spreads of the named measurements of an evaluated trial."""
+        return tuple(self._measured[name].spread for name in names)
+
+    @property
+    def _measured(self) -> Mapping[str, Measurement]:
         if self.outcome is None:
             raise ValueError(f"trial {self.number} is {self.state} and has no measurements")
-        return tuple(self.outcome.measurements[name].value for name in names)
+        return self.outcome.measurements
 
 
 def write_candidate(trial: Trial, candidate: Candidate) -> None:

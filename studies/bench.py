@@ -212,17 +212,25 @@ class Bench:
 
     def find_artifact(self, record: TrialRecord) -> Artifact:
         """Return the file of a trial: this machine's own, else that of the machine that made it, else made again."""
-        if record.candidate is None:
-            raise ValueError(f"trial {record.number} has no candidate")
-        path = self._builder.file_of(record.candidate)
+        if (kept := self.kept_artifact(record)) is not None:
+            return kept
+        with self.lock.working():
+            return self._builder.build(_candidate_of(record))
+
+    def kept_artifact(self, record: TrialRecord) -> Artifact | None:
+        """Return the file of a trial where this machine, or another one, has it; None where it had to be made again."""
+        path = self._builder.file_of(_candidate_of(record))
         digest = file_digest(path) if path.exists() else None
         wanted = record.outcome.digest if record.outcome else None
         if self._files is not None and wanted and wanted != digest and self._files.fetch(wanted, path):
             digest = wanted
-        if digest is not None:
-            return Artifact(path, digest)
-        with self.lock.working():
-            return self._builder.build(record.candidate)
+        return None if digest is None else Artifact(path, digest)
+
+
+def _candidate_of(record: TrialRecord) -> Candidate:
+    if record.candidate is None:
+        raise ValueError(f"trial {record.number} has no candidate")
+    return record.candidate
 
 
 def _timed_inputs(split: Pairs) -> NDArray[Any]:

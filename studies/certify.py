@@ -1,10 +1,10 @@
-"""The front measured again: accuracy on the held-out test split, latency afresh, from the very files to deploy."""
+"""The front judged by what was measured again, from the very files to deploy, and as it is kept."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,19 +12,24 @@ from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import CandidateFailure, OutputError
-from ..evaluators.measurement import Evaluator, Measurement
+from ..errors import OutputError
+from ..evaluators.measurement import Measurement
 from ..search.front import pareto_mask
+from ..search.noise import cover, front_probability
 from ..search.objectives import OBJECTIVES
-from ..search.record import TrialRecord
+from ..search.record import TrialRecord, utc_now
 from ..spaces.artifact import Artifact, file_digest
+from .certification import HOLDS, Certification, Mark
 from .folder import RunFolder, write_atomically
-from .tables import measurement_columns
+from .marks import marks_of, summarize
+from .remeasuring import Fresh, MeasuredAgain
+from .tables import OBJECTIVE_NAMES, measurement_columns
+from .tables import TEST_ACCURACY as TEST_ACCURACY
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TEST_ACCURACY = "test_accuracy"
+    from .bench import Bench
 
 
 @dataclass(frozen=True)
@@ -35,59 +40,130 @@ class FrontPoint:
         name: ``p01`` for the smallest file, and so on.
         record: The trial.
         measurements: By name; latency is the fresh one, ``accuracy`` is validation, ``test_accuracy`` is test.
-        holds: Whether no other point of the front dominates it in size, fresh latency and test accuracy.
+        mark: What the point is worth, measured again; see :func:`~karui.studies.marks.marks_of`.
+        front_probability: How likely it belongs to the front, given how well everything is known.
+        covered_by: Name of a point than which it is certainly worse, but for a gain that may be noise (see
+            :func:`~karui.search.noise.cover`); None where there is none.
         file: The ONNX file in the front's folder.
     """
 
     name: str
     record: TrialRecord
     measurements: Mapping[str, Measurement]
-    holds: bool
+    mark: Mark
+    front_probability: float
+    covered_by: str | None
     file: Path
+
+    @property
+    def holds(self) -> bool:
+        """Whether its mark is *holds*."""
+        return self.mark == HOLDS
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A front that was measured again.
+
+    Args:
+        points: Smallest file first.
+        certification: How they stood it.
+    """
+
+    points: tuple[FrontPoint, ...]
+    certification: Certification
+
+
+def files_to_measure(
+    front: Sequence[TrialRecord], edge: Sequence[TrialRecord], bench: Bench
+) -> list[tuple[TrialRecord, Artifact]]:
+    """Return the trials of the front, and those of its edge whose file is at hand, with their files.
+
+    Args:
+        front: Their files are made again where they are missing.
+        edge: Theirs are not: what is not on the front is not worth training.
+        bench: Finds files.
+
+    Raises:
+        OutputError: Where a file of the front is not byte for byte the one that the search measured.
+    """
+    found = [(record, bench.find_artifact(record)) for record in front]
+    for record, artifact in found:
+        _check_same(record, artifact)
+    for record in edge:
+        kept = bench.kept_artifact(record)
+        if kept is not None and record.outcome is not None and kept.digest == record.outcome.digest:
+            found.append((record, kept))
+    return found
 
 
 def certify(
     front: Sequence[TrialRecord],
-    evaluators: Sequence[Evaluator],
-    find_artifact: Callable[[TrialRecord], Artifact],
+    again: MeasuredAgain,
+    baseline: Mapping[str, Measurement],
     folder: RunFolder,
-) -> tuple[list[FrontPoint], list[str]]:
-    """Measure every point of the front again and copy its file to the front's folder.
+    conditions: Mapping[str, Any],
+) -> Certified:
+    """Judge a front by what was measured again, and copy its files to the front's folder.
 
-    A file that cannot be measured on the test split is left out, and never ends the certifying of the others.
+    Every point of the front stays, with its mark; from its edge those come in that nothing dominates, measured again.
+    A file that could not be measured is left out, and never ends the certifying of the others.
 
     Args:
-        front: Trials, smallest file first.
-        evaluators: Latency and test accuracy.
-        find_artifact: Returns the file of a trial, made again where it is missing.
+        front: The trials that no other dominated in the search.
+        again: What was measured, the edge of the front included.
+        baseline: The baseline's measurements, test accuracy included.
         folder: The results folder.
-
-    Returns:
-        The points, and for each trial that is left out one sentence that says why.
-
-    Raises:
-        OutputError: Where a file is not byte for byte the one that the search measured.
+        conditions: Of the latencies.
     """
-    measured, lost = [], []
-    for record in front:
-        artifact = find_artifact(record)
-        _check_same(record, artifact)
-        try:
-            fresh = {item.name: item for evaluator in evaluators for item in evaluator.measure(artifact)}
-        except CandidateFailure as failure:
-            lost.append(f"trial {record.number} fell off when it was measured again: {failure.reason}")
-            continue
-        known = record.outcome.measurements if record.outcome else {}
-        measured.append((record, artifact, {**known, **fresh}))
-    names = ("size_bytes", "latency_ms", TEST_ACCURACY)
-    mask = pareto_mask([[found[name].value for name in names] for _, _, found in measured], OBJECTIVES)
+    own = {record.number for record in front}
+    points = _points(again.found, own, baseline, folder)
+    found = {fresh.record.number: fresh for fresh in again.found}
+    kept = [found[point.record.number] for point in points]
     folder.front_files.mkdir(parents=True, exist_ok=True)
-    points = [
-        FrontPoint(f"p{rank:02d}", record, found, bool(holds), folder.front_files / f"p{rank:02d}-{record.key}.onnx")
-        for rank, ((record, _, found), holds) in enumerate(zip(measured, mask, strict=True), start=1)
+    _replace_files(folder, points, [fresh.artifact for fresh in kept])
+    certification = summarize(
+        kept,
+        [point.mark for point in points],
+        baseline,
+        time=utc_now(),
+        same_process=again.same_process,
+        conditions=conditions,
+        edge=(len(found.keys() - own), sum(fresh.record.number not in own for fresh in kept)),
+        lost=[
+            f"trial {number} fell off when it was measured again: {reason}"
+            for number, reason in again.lost.items()
+            if number in own
+        ],
+    )
+    return Certified(tuple(points), certification)
+
+
+def _points(
+    found: Sequence[Fresh], own: set[int], baseline: Mapping[str, Measurement], folder: RunFolder
+) -> list[FrontPoint]:
+    """Return the points of the front and those of its edge that nothing dominates, smallest file first."""
+    values, spreads = [fresh.values for fresh in found], [fresh.spreads for fresh in found]
+    likely = front_probability(values, spreads, OBJECTIVES)
+    undominated = pareto_mask(values, OBJECTIVES)
+    rows = [index for index, fresh in enumerate(found) if fresh.record.number in own or undominated[index]]
+    rows.sort(key=lambda index: found[index].record.values(OBJECTIVE_NAMES))
+    kept = [found[index] for index in rows]
+    marks = marks_of(kept, baseline)
+    covering = cover([fresh.values for fresh in kept], [fresh.spreads for fresh in kept], OBJECTIVES)
+    names = [f"p{rank:02d}" for rank in range(1, len(kept) + 1)]
+    return [
+        FrontPoint(
+            name=name,
+            record=fresh.record,
+            measurements=fresh.measurements,
+            mark=mark,
+            front_probability=float(likely[index]),
+            covered_by=None if by is None else names[by],
+            file=folder.front_files / f"{name}-{fresh.record.key}.onnx",
+        )
+        for name, index, fresh, mark, by in zip(names, rows, kept, marks, covering, strict=True)
     ]
-    _replace_files(folder, points, [artifact for _, artifact, _ in measured])
-    return points, lost
 
 
 def front_table(points: Sequence[FrontPoint], baseline: Mapping[str, Measurement]) -> pd.DataFrame:
@@ -108,6 +184,10 @@ def _front_row(point: FrontPoint, baseline: Mapping[str, Measurement]) -> dict[s
         "speed_x": 1.0 / found["latency_ratio"].value,
         "drop_points": 100.0 * (baseline[TEST_ACCURACY].value - found[TEST_ACCURACY].value),
         "holds": point.holds,
+        "mark": point.mark,
+        "front_probability": point.front_probability,
+        "covered_by": point.covered_by,
+        "search_latency_ms": point.record.values(["latency_ms"])[0],
         **measurement_columns(found),
         **point.record.parameters,
         "key": point.record.key,
@@ -130,6 +210,9 @@ def describe_point(point: FrontPoint, study: str, baseline: Mapping[str, Measure
         "measurements": {name: item.to_dict() for name, item in point.measurements.items()},
         "baseline": {name: item.to_dict() for name, item in baseline.items()},
         "holds": point.holds,
+        "mark": point.mark,
+        "front_probability": point.front_probability,
+        "covered_by": point.covered_by,
         "sha256": outcome.digest if outcome else "",
         "key": point.record.key,
         "versions": _versions(),

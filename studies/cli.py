@@ -131,9 +131,11 @@ def front(
     output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
 ) -> None:
     """Print the Pareto front of a study: every point's size, speed and accuracy."""
-    from .read import load_front
+    from .certification import read_certification
+    from .read import find_results, read_front
 
-    table = load_front(study, out, storage)
+    results = find_results(study, out, storage)
+    table = read_front(results)
     if output is Format.csv:
         sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
     elif output is Format.json:
@@ -143,6 +145,8 @@ def front(
         console.print(front_view(table), soft_wrap=True)
         if len(table) and "test_accuracy" not in table.columns:
             console.print("The front so far, by validation accuracy: the search has not finished.")
+        elif len(table) and (certification := read_certification(results.folder)) is not None:
+            console.print(certification.describe(), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -284,4 +288,6 @@ def _show_result(console: Console, result: StudyResult) -> None:
             console.print(Text(f"  {describe_values(record)}"))
         return
     console.print(front_view(result.front), soft_wrap=True)
+    if result.certification is not None:
+        console.print(result.certification.describe(), highlight=False, soft_wrap=True)
     console.print(Text(f"results: {result.folder}/ (front.csv, front.png, trials.csv, front/*.onnx)"))

@@ -93,6 +93,11 @@ class RunFolder:
         """Which front was measured again."""
         return self.path / ".certified"
 
+    @property
+    def certification(self) -> Path:
+        """How the front stood its test when it was measured again."""
+        return self.path / "certification.json"
+
     def prepare(self) -> None:
         """Make the folder and try to write in it.
 

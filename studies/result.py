@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..evaluators.measurement import Measurement
 from ..search.gatekeeper import GateReport
 from ..search.record import TrialRecord
+from .certification import Certification
 from .spec import StudySpec
 from .tables import OBJECTIVE_NAMES
 
@@ -30,6 +31,7 @@ class StudyResult:
         ending: Why the search ended, in one sentence.
         nearest: Where no trial kept every bound: the evaluated trials that broke them least, best first.
         gates: How many candidates each gate stopped, and how often it was wrong.
+        certification: How the front stood its test when it was measured again.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class StudyResult:
     ending: str
     nearest: tuple[TrialRecord, ...] = ()
     gates: tuple[GateReport, ...] = ()
+    certification: Certification | None = None
 
 
 def nearest_records(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,10 @@ from ..search.record import TrialRecord, read_records
 from ..search.workers import Workers
 from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
-from .certify import certify, front_table, write_descriptions
+from .certification import read_certification, write_certification
+from .certify import Certified, certify, files_to_measure, front_table, write_descriptions
 from .folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
+from .remeasuring import measure_again
 from .result import StudyResult, nearest_records
 from .same_kind import describe_difference
 from .shared_baseline import SharedBaseline, agreed_baseline, noted_weights
@@ -37,7 +39,7 @@ from .store import (
     training_seed,
     turns_of,
 )
-from .tables import OBJECTIVE_NAMES, front_records, trials_table, write_csv
+from .tables import OBJECTIVE_NAMES, edge_records, front_records, trials_table, write_csv
 from .watcher import Watcher
 from .workbench import Workbench, begin_bench, cache_of, prepare_task
 
@@ -96,13 +98,14 @@ class Session:
             check_meaning(self.study, self.spec.meaning(), self.spec.name)
             cache.trim()  # before anything dear: what killed searches left goes, and a folder of no use is told
             bench, seed = self._prepare(task, cache)
+        workbench = self._workbench(bench, seed, task)
         try:
-            ending = self._search(bench, self._crew(bench, seed, task))
+            ending = self._search(bench, self._crew(bench, workbench))
         finally:
             self._write_trials()
         waits = "waiting while another search measures the front again"
-        with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited, bench.lock.working():
-            return self._finish(bench, ending, waited)
+        with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited:
+            return self._finish(bench, workbench, ending, waited)
 
     def _conditions(self) -> dict[str, Any]:
         names = ("torch", "onnxruntime", "optuna")
@@ -189,16 +192,19 @@ class Session:
                 between_steps=lock.let_pass,
             )
 
-    def _crew(self, bench: Bench, seed: int, task: Task | None) -> Crew:
+    def _workbench(self, bench: Bench, seed: int, task: Task | None) -> Workbench:
+        import torch
+
+        folder = RunFolder(self.folder.path.absolute())
+        return Workbench(self.spec, folder, seed, bench.baseline, torch.get_num_threads(), task)
+
+    def _crew(self, bench: Bench, workbench: Workbench) -> Crew:
         """Return who evaluates candidates: worker processes, or this very process where there are none."""
         if not self.spec.workers:
             crew = InProcess(bench.evaluate)
             bench.announce = lambda stage: self.watcher.reached(crew.ticket or 0, stage)
             return crew
-        import torch
-
-        threads = max(1, torch.get_num_threads() // self.spec.workers)
-        workbench = Workbench(self.spec, RunFolder(self.folder.path.absolute()), seed, bench.baseline, threads, task)
+        workbench = replace(workbench, threads=max(1, workbench.threads // self.spec.workers))
         seconds = 60 * self.spec.candidate_minutes
         return Workers(self.spec.workers, workbench, candidate_seconds=seconds, output=self.folder.worker_output)
 
@@ -234,29 +240,39 @@ class Session:
     def _write_trials(self) -> None:
         write_csv(trials_table(read_records(self.study)), self.folder.trials_csv)
 
-    def _finish(self, bench: Bench, ending: str, waited: bool) -> StudyResult:
+    def _finish(self, bench: Bench, workbench: Workbench, ending: str, waited: bool) -> StudyResult:
         """Measure the front again, unless another search has done just that while this one waited for it."""
         records = read_records(self.study)
         front = front_records(records)
         mark = certified_mark(records, front)
         if waited and self.folder.certified.exists() and self.folder.certified.read_text() == mark:
             return self._result_of_another(bench, records, ending)
-        self.watcher.phase(f"measuring the front again, {len(front)} files, on the test split")
-        bench.measure_baseline_on_test()
+        wanted = files_to_measure(front, edge_records(records), bench)
+        edge = f" and {len(wanted) - len(front)} from its edge" if len(wanted) > len(front) else ""
+        self.watcher.phase(f"measuring the front again, {len(front)} files{edge}, on the test split")
+        with bench.lock.working():
+            bench.measure_baseline_on_test()
         note_baseline(self.study, bench.artifact.digest, bench.baseline)
-        points, lost = certify(
-            front, [bench.test_latency, bench.load, bench.test_accuracy], bench.find_artifact, self.folder
-        )
+        again = measure_again(wanted, bench, workbench, self.watcher.happened)
+        with bench.lock.working():
+            certified = certify(front, again, bench.baseline, self.folder, bench.target.conditions())
+            result = self._keep(bench, certified, records, ending)
+        write_atomically(self.folder.certified, mark.encode())
+        return result
+
+    def _keep(self, bench: Bench, certified: Certified, records: Sequence[TrialRecord], ending: str) -> StudyResult:
+        points, certification = certified.points, certified.certification
         write_descriptions(points, self.spec.name, bench.baseline)
         table = front_table(points, bench.baseline)
         write_csv(table, self.folder.front_csv)
         trials = trials_table(records)
         write_csv(trials, self.folder.trials_csv)
+        write_certification(self.folder, certification)
         self._plot(table, trials, bench)
-        write_atomically(self.folder.certified, mark.encode())
-        ending = "; ".join([ending, *lost])
+        ending = "; ".join([ending, *certification.lost])
         nearest = () if points else nearest_records(records, self.spec, bench.baseline)
-        return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest, self._gates(records))
+        gates = self._gates(records)
+        return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest, gates, certification)
 
     def _result_of_another(self, bench: Bench, records: Sequence[TrialRecord], ending: str) -> StudyResult:
         from .read import read_front_table
@@ -266,7 +282,9 @@ class Session:
         baseline = known[1] if known else bench.baseline
         nearest = () if len(table) else nearest_records(records, self.spec, baseline)
         trials = trials_table(records)
-        return StudyResult(self.folder.path, table, trials, baseline, ending, nearest, self._gates(records))
+        certification = read_certification(self.folder)
+        gates = self._gates(records)
+        return StudyResult(self.folder.path, table, trials, baseline, ending, nearest, gates, certification)
 
     def _gates(self, records: Sequence[TrialRecord]) -> tuple[GateReport, ...]:
         return report_gates(records, self.spec.bounds.objectives())

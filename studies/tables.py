@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluators.measurement import Measurement
 from ..search.front import pareto_mask
+from ..search.noise import edge_of_front
 from ..search.objectives import OBJECTIVES
 from ..search.promotion import without_replaced
 from ..search.record import TrialRecord
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OBJECTIVE_NAMES = tuple(objective.name for objective in OBJECTIVES)
+
+TEST_ACCURACY = "test_accuracy"
+
+FRESH_NAMES = ("size_bytes", "latency_ms", TEST_ACCURACY)
+"""What a front is judged by once it was measured again, in the order of the objectives."""
+
+MOST_ON_EDGE = 8
+"""How many files beside the front are measured again at most; each takes a few seconds."""
 
 _FIRST_COLUMNS = ["trial", "state", "stage", "reason", "kind", "candidate", "key", "feasible", "on_front", "seconds"]
 _STAGES = (
@@ -42,6 +51,25 @@ def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     mask = pareto_mask([record.values(OBJECTIVE_NAMES) for record in feasible], OBJECTIVES)
     front = [record for record, kept in zip(feasible, mask, strict=True) if kept]
     return sorted(front, key=lambda record: record.values(OBJECTIVE_NAMES))
+
+
+def edge_records(records: Sequence[TrialRecord], most: int = MOST_ON_EDGE) -> list[TrialRecord]:
+    """Return the feasible trials on the edge of the front: not on it, but only by what may be noise.
+
+    Which those are says :func:`~karui.search.noise.edge_of_front`. A file that another trial has as well counts once.
+
+    Args:
+        records: All trials.
+        most: How many to return at most, the likeliest first.
+    """
+    by_file: dict[str, TrialRecord] = {}
+    for record in without_replaced(records):
+        if record.feasible and record.outcome is not None:
+            by_file.setdefault(record.outcome.digest, record)
+    feasible = list(by_file.values())
+    values = [record.values(OBJECTIVE_NAMES) for record in feasible]
+    spreads = [record.spreads(OBJECTIVE_NAMES) for record in feasible]
+    return [feasible[index] for index in edge_of_front(values, spreads, OBJECTIVES, most)]
 
 
 def trials_table(records: Sequence[TrialRecord]) -> pd.DataFrame:

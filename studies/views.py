@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from .certification import HOLDS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -25,7 +27,7 @@ def front_view(table: pd.DataFrame) -> Text:
     """
     on_test = "test_accuracy" in table.columns
     accuracy = "test_accuracy" if on_test else "accuracy"
-    heads = ("point", "size", "latency", f"{'test' if on_test else 'validation'} accuracy", "holds" if on_test else "")
+    heads = ("point", "size", "latency", f"{'test' if on_test else 'validation'} accuracy", "mark" if on_test else "")
     view = Text(_columns(*heads) + "\n", style="")
     view.stylize("bold")
     for _, row in table.iterrows():
@@ -35,15 +37,22 @@ def front_view(table: pd.DataFrame) -> Text:
             f"{row['size_bytes'] / 1e3:,.1f} KB{smaller}",
             f"{row['latency_ms']:.3f} ms {1 / row['latency_ratio']:6.2f}x",
             with_spread(row, accuracy, 4),
-            ("yes" if row["holds"] else "no") if on_test else "",
+            _mark(row) if on_test else "",
         )
         view.append(_columns(*cells) + "\n", style="not bold")
-        view.append(f"       {row['candidate']}\n", style="dim not bold")
+        covering = row.get("covered_by")
+        no_gain = f"; no certain gain over {covering}" if isinstance(covering, str) else ""
+        view.append(f"       {row['candidate']}{no_gain}\n", style="dim not bold")
     return view
 
 
-def _columns(point: str, size: str, latency: str, accuracy: str, holds: str) -> str:
-    return f"{point:<6}{size:>18}  {latency:>18}  {accuracy:>19}  {holds:>5}".rstrip()
+def _mark(row: pd.Series[Any]) -> str:
+    """Return the mark of a point; a front of an earlier version has none."""
+    return str(row.get("mark", HOLDS if row["holds"] else "dominated"))
+
+
+def _columns(point: str, size: str, latency: str, accuracy: str, mark: str) -> str:
+    return f"{point:<6}{size:>18}  {latency:>18}  {accuracy:>19}  {mark}".rstrip()
 
 
 def with_spread(row: pd.Series[Any], name: str, digits: int) -> str:

@@ -46,7 +46,26 @@ class Workbench:
     task: Task | None = None
 
     def __call__(self, announce: Callable[[str], None]) -> Evaluate:
+        """Load the task, set the bench up, and return what evaluates candidates on it.
+
+        Raises:
+            KaruiError: Where the task cannot be loaded any more.
+        """
+        bench = self.open(announce)
+        cache = cache_of(self.spec, self.folder).folder
+
+        def evaluate(candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+            # a full disk is no fault of the candidate
+            with explain_os_errors(self.folder.path), explain_cache_errors(cache):
+                return bench.evaluate(candidate, gates)
+
+        return evaluate
+
+    def open(self, announce: Callable[[str], None]) -> Bench:
         """Load the task and set the bench up.
+
+        Args:
+            announce: Told of each stage that a candidate reaches.
 
         Raises:
             KaruiError: Where the task cannot be loaded any more.
@@ -63,16 +82,7 @@ class Workbench:
                 torch.set_num_threads(self.threads)
                 task = prepare_task(self.spec, self.task)
             with self.folder.alone("baseline", lambda: None), lock.working():
-                bench = self._bench(task, lock, announce)
-
-        cache = cache_of(self.spec, self.folder).folder
-
-        def evaluate(candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
-            # a full disk is no fault of the candidate
-            with explain_os_errors(self.folder.path), explain_cache_errors(cache):
-                return bench.evaluate(candidate, gates)
-
-        return evaluate
+                return self._bench(task, lock, announce)
 
     def _bench(self, task: Task, lock: MachineLock, announce: Callable[[str], None]) -> Bench:
         from ..spaces.baseline import prepare_baseline

@@ -6,13 +6,17 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from karui.errors import KaruiError
 from karui.evaluators.measurement import Measurement
 from karui.search.record import Outcome, TrialRecord
+from karui.search.workers import Workers
 from karui.spaces.candidate import Candidate
+from karui.studies import remeasuring
 from karui.studies.cli import main
 
 from .postgres import new_database, postgres_server
@@ -181,6 +185,29 @@ def _forget_modules(tmp_path: Path) -> Iterator[None]:
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _measure_again_here() -> Iterator[None]:
+    """Let studies without worker processes measure their fronts again within this process, as where none can be had.
+
+    A new one takes seconds to load torch; :func:`new_process` is for the tests that are about it.
+    """
+
+    def begin(size: int, factory: remeasuring.FreshProcess, **options: Any) -> Workers:
+        if factory.workbench.spec.workers:
+            return Workers(size, factory, **options)
+        raise KaruiError("the tests are in a hurry")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(remeasuring, "Workers", begin)
+        yield
+
+
+@pytest.fixture
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let fronts be measured again in new processes, as they are outside of these tests."""
+    monkeypatch.setattr(remeasuring, "Workers", Workers)
 
 
 Command = Callable[..., Finished]

@@ -85,7 +85,8 @@ def test_every_latency_is_measured_over_the_same_inputs(result: StudyResult) -> 
     evaluated = result.trials[result.trials["state"] == "evaluated"]
     for name in ("latency_ratio", "latency_ms", "latency_p95_ratio"):
         assert (evaluated[f"{name}_count"] == VALIDATION).all()
-        assert (result.front[f"{name}_count"] == TEST).all()
+        # Some are timed a second or third time, where that decides who belongs to the front.
+        assert (result.front[f"{name}_count"] % TEST == 0).all()
         assert (evaluated[name] > 0).all()
     baseline = result.baseline["latency_ms"]
     assert (baseline.conditions["split"], baseline.conditions["inputs"]) == ("validation", VALIDATION)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from karui.evaluators.measurement import Measurement
 from karui.search.record import TrialRecord
 from karui.spaces.candidate import Candidate
-from karui.studies.tables import front_records, measurement_columns, trials_table, write_csv
+from karui.studies.tables import edge_records, front_records, measurement_columns, trials_table, write_csv
 
 from .conftest import make_record
 
@@ -44,6 +44,23 @@ def test_the_front_is_the_one_that_brute_force_finds(rows: list[tuple[float, flo
     assert {record.number for record in front} == expected
     sizes = [record.values(["size_bytes"]) for record in front]
     assert sizes == sorted(sizes)
+
+
+def test_on_the_edge_is_who_may_belong_to_the_front_each_file_once() -> None:
+    # the spreads of a made-up record are 0.1 ms and 0.02
+    records = [
+        make_record(0, 10.0, 1.00, 0.90, digest="on the front"),
+        make_record(1, 11.0, 1.00, 0.90, digest="larger"),
+        make_record(2, 11.0, 1.05, 0.89, digest="larger and a little worse"),
+        make_record(3, 11.0, 1.05, 0.89, digest="larger and a little worse"),
+        make_record(4, 10.0, 1.00, 0.90, digest="on the front"),
+        make_record(5, 12.0, 3.00, 0.50, digest="far away"),
+        make_record(6, 10.5, 1.00, 0.90, digest="breaks a bound", feasible=False),
+    ]
+    assert [record.number for record in front_records(records)] == [0]
+    assert [record.number for record in edge_records([*records, FAILED, WAITING])] == [1, 2]
+    assert [record.number for record in edge_records(records, most=1)] == [1]
+    assert edge_records([FAILED, WAITING]) == []
 
 
 def test_every_trial_has_a_row_and_only_measured_ones_have_numbers() -> None:

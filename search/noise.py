@@ -1,0 +1,185 @@
+"""What the noise of measurements leaves open about a front: who is beaten beyond it, and who may belong to it.
+
+Every value carries a spread, half the width of its 95 % interval; of what is exact, such as a size, it is 0. Two values
+differ *beyond noise* where their difference is at least the root of the sum of their squared spreads, which is half the
+width of the 95 % interval of the difference of two independent values.
+
+Accuracies of two files on the same samples are not independent: both stumble over the same hard ones. Which samples
+a file had right is not kept, so their differences are taken for as noisy as those of independent values, which is more
+than they are. Nobody is called beaten for that who is not; some who are beaten are not called so.
+
+Sources: Hughes, "Evolutionary multi-objective ranking with uncertainty and noise", EMO 2001, and Teich, "Pareto-front
+exploration with uncertain objectives", EMO 2001 (dominance as a probability); Mlakar et al., "Comparing solutions under
+uncertainty in multiobjective optimization", Mathematical Problems in Engineering 2014 (dominance by intervals).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .front import Points, nondominated, pareto_mask
+from .objectives import Objective, as_losses
+
+SPREAD_PER_DEVIATION = 1.96
+"""How many standard deviations of a normal distribution a spread is."""
+
+RESAMPLES = 2000
+"""Resamples behind a probability, which therefore is known to about 0.02 at worst."""
+
+PLAUSIBLE = 0.05
+"""Probability of belonging to the front above which a point lies on its edge."""
+
+_OUT_OF_REACH = 2.0
+"""Who is dominated by so many times the noise has a chance of less than 1 in 10,000."""
+
+_ROWS_AT_ONCE = 256
+
+Floats = NDArray[np.float64]
+
+
+def dominated_beyond_noise(values: Points, spreads: Points, objectives: Sequence[Objective]) -> NDArray[np.bool_]:
+    """Say which points another one dominates beyond noise: no search needs to look at them again.
+
+    One point dominates another beyond noise where it is better beyond noise in every objective in which either is
+    noisy, no worse in those in which both are exact, and better in one at least. That is a strict partial order: no
+    point dominates itself, and who is dominated by a dominated one is dominated by its dominator as well, since the
+    root of the sum of two squares is no more than their sum. Without noise it is Pareto dominance.
+
+    Args:
+        values: Shape (n_points, n_objectives), finite.
+        spreads: Half widths of their 95 % intervals, of the same shape.
+        objectives: The columns' objectives.
+
+    Returns:
+        Shape (n_points,).
+
+    Raises:
+        ValueError: Where a value is missing or not finite, or a spread is negative.
+    """
+    return _dominated(*_checked(values, spreads, objectives), times=1.0)
+
+
+def cover(values: Points, spreads: Points, objectives: Sequence[Objective]) -> tuple[int | None, ...]:
+    """Say for every point which other one makes it unnecessary: all that it gains over that may be noise.
+
+    Point j covers point i where i is worse beyond noise in all objectives but at most one (or exactly alike, where
+    nothing is noisy), and better beyond noise in none. That is what plain dominance misses: it keeps a point that is
+    several times slower for a gain in accuracy that may be nothing but noise. Who is dominated beyond noise is covered.
+
+    Covering is not transitive (many gains within the noise may add up to one beyond it), so points are taken in
+    lexicographic order of their objectives, and only those that are not covered themselves cover others: who covers is
+    always there to be chosen instead.
+
+    Args:
+        values: Shape (n_points, n_objectives), finite.
+        spreads: Half widths of their 95 % intervals, of the same shape.
+        objectives: The columns' objectives.
+
+    Returns:
+        For every point the index of one that covers it, the first in that order; None where none does.
+
+    Raises:
+        ValueError: As :func:`dominated_beyond_noise`.
+    """
+    losses, widths = _checked(values, spreads, objectives)
+    found: list[int | None] = [None] * len(losses)
+    kept: list[int] = []
+    for point in np.lexsort(losses.T[::-1]).tolist():
+        gaps = losses[point] - losses[kept]
+        noise = np.hypot(widths[point], widths[kept])
+        no_gain = np.all((gaps >= 0) | (-gaps < noise), axis=1)
+        no_better = np.sum(gaps >= noise, axis=1) >= len(objectives) - 1
+        worse = np.any((gaps > 0) & (gaps >= noise), axis=1)
+        covering = np.flatnonzero(no_gain & no_better & worse)
+        if len(covering):
+            found[point] = kept[int(covering[0])]
+        else:
+            kept.append(point)
+    return tuple(found)
+
+
+def front_probability(
+    values: Points, spreads: Points, objectives: Sequence[Objective], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Floats:
+    """Return for every point how likely it belongs to the front, given how well each value is known.
+
+    A parametric bootstrap over the measurements (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section
+    6.5): every value is drawn from the normal distribution of its spread, all independently, and the share of the draws
+    is counted in which no other point dominates it. Of points that are equal in a draw the first counts.
+
+    Args:
+        values: Shape (n_points, n_objectives), finite.
+        spreads: Half widths of their 95 % intervals, of the same shape.
+        objectives: The columns' objectives.
+        resamples: How many draws.
+        seed: Seed of the draws.
+
+    Returns:
+        Shape (n_points,), from 0 to 1.
+
+    Raises:
+        ValueError: As :func:`dominated_beyond_noise`.
+    """
+    losses, widths = _checked(values, spreads, objectives)
+    probability = np.zeros(len(losses))
+    within_reach = np.flatnonzero(~_dominated(losses, widths, times=_OUT_OF_REACH))
+    losses, deviations = losses[within_reach], widths[within_reach] / SPREAD_PER_DEVIATION
+    if len(losses):
+        chance = np.random.default_rng(seed)
+        draws = (losses + deviations * chance.standard_normal(losses.shape) for _ in range(resamples))
+        times = np.sum([nondominated(drawn) for drawn in draws], axis=0)
+        probability[within_reach] = times / resamples
+    return probability
+
+
+def edge_of_front(
+    values: Points, spreads: Points, objectives: Sequence[Objective], most: int, probability: float = PLAUSIBLE
+) -> list[int]:
+    """Return the points on the edge of the front: dominated, but not beyond noise, and likely enough to belong to it.
+
+    Args:
+        values: Shape (n_points, n_objectives), finite.
+        spreads: Half widths of their 95 % intervals, of the same shape.
+        objectives: The columns' objectives.
+        most: How many to return at most.
+        probability: How likely they have to belong to the front.
+
+    Returns:
+        Indices, the likeliest first.
+
+    Raises:
+        ValueError: As :func:`dominated_beyond_noise`.
+    """
+    likely = front_probability(values, spreads, objectives)
+    open_to_doubt = ~pareto_mask(values, objectives) & ~dominated_beyond_noise(values, spreads, objectives)
+    edge = np.flatnonzero(open_to_doubt & (likely > probability))
+    ranked: list[int] = edge[np.argsort(-likely[edge], kind="stable")].tolist()
+    return ranked[:most]
+
+
+def _checked(values: Points, spreads: Points, objectives: Sequence[Objective]) -> tuple[Floats, Floats]:
+    losses = as_losses(values, objectives)
+    widths: Floats = np.asarray(spreads, dtype=np.float64).reshape(-1, len(objectives))
+    if widths.shape != losses.shape:
+        raise ValueError(f"a spread for each of {losses.shape} values expected, got {widths.shape}")
+    if not (np.isfinite(widths) & (widths >= 0)).all():
+        raise ValueError("a spread that is missing, not finite or negative says nothing")
+    return losses, widths
+
+
+def _dominated(losses: Floats, widths: Floats, times: float) -> NDArray[np.bool_]:
+    """Say which points another one dominates by so many times the noise."""
+    found = np.zeros(len(losses), dtype=bool)
+    # Most are dominated by the front itself, which is small; only who is not has to be compared with everybody.
+    for rivals in (np.flatnonzero(nondominated(losses)), np.arange(len(losses))):
+        left = np.flatnonzero(~found)
+        for start in range(0, len(left), _ROWS_AT_ONCE):
+            rows = left[start : start + _ROWS_AT_ONCE]
+            gaps = losses[rows, None] - losses[rivals]
+            noise = times * np.hypot(widths[rows, None], widths[rivals])
+            dominates = np.all(gaps >= noise, axis=2) & np.any(gaps > 0, axis=2)
+            found[rows] = np.any(dominates, axis=1)
+    return found
