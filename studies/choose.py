@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import KaruiError, NothingFits
 from ..search.front import knee_index
 from ..search.objectives import OBJECTIVES, Objective, parse_bound
-from .bundle import export_bundle
+from .bundle.export import export_bundle
 from .read import find_results, read_baseline_values, read_front
 from .shared_files import open_shared_files
 

@@ -21,6 +21,7 @@ from ..search.record import TrialRecord, read_records
 from ..search.workers import Workers
 from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
+from .bundle.samples import write_samples
 from .certify import certify, front_table, write_descriptions
 from .folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
 from .result import StudyResult, nearest_records
@@ -232,6 +233,7 @@ class Session:
             front, [bench.test_latency, bench.load, bench.test_accuracy], bench.find_artifact, self.folder
         )
         write_descriptions(points, self.spec.name, bench.baseline)
+        write_samples(bench.task, [point.file for point in points], self.folder)
         table = front_table(points, bench.baseline)
         write_csv(table, self.folder.front_csv)
         trials = trials_table(records)
