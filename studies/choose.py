@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import KaruiError, NothingFits
 from ..search.front import knee_index
 from ..search.objectives import OBJECTIVES, Objective, parse_bound
 from .bundle.export import export_bundle
-from .read import find_results, read_baseline_values, read_front
+from .read import Results, find_results, read_baseline_measurements, read_front
 from .shared_files import open_shared_files
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..evaluators.measurement import Measurement
+
+Floats = NDArray[np.float64]
 
 Preference = Literal["size", "latency", "accuracy", "knee"]
 
@@ -53,32 +58,122 @@ class Budget:
         return tuple(bounded)
 
 
-def pick_point(front: pd.DataFrame, budget: Budget, prefer: Preference, baseline: dict[str, float]) -> pd.Series[Any]:
-    """Return the row of the front that keeps the budget and is preferred.
+@dataclass(frozen=True)
+class JudgedFront:
+    """A front as a budget sees it.
+
+    Args:
+        table: The front, one row per point.
+        columns: The columns by which points are judged: bytes, milliseconds, accuracy.
+        values: Shape (n_points, 3).
+        objectives: The three, with the budget's bounds.
+        baseline: The baseline's values by the objectives' names.
+        violations: By what share each point breaks each bound, shape (n_points, 3); 0 or less where it keeps it.
+    """
+
+    table: pd.DataFrame
+    columns: tuple[str, ...]
+    values: Floats
+    objectives: tuple[Objective, ...]
+    baseline: dict[str, float]
+    violations: Floats
+
+    @property
+    def fitting(self) -> NDArray[np.intp]:
+        """Rows of the points that keep every bound."""
+        return np.flatnonzero((self.violations <= 0).all(axis=1))
+
+
+def judge_front(front: pd.DataFrame, budget: Budget, baseline: dict[str, float]) -> JudgedFront:
+    """Return a front with how far each point keeps a budget.
 
     Accuracy is that of the test split where the front has it, which the search never saw.
 
     Args:
         front: As :func:`karui.load_front` returns it.
         budget: The bounds.
-        prefer: ``size``, ``latency`` or ``accuracy`` (best in that one, ties by the others), or ``knee`` (the best
-            compromise, see :func:`karui.search.front.knee_index`).
         baseline: The baseline's values by name, for bounds such as ``0.3x``; test accuracy is compared with its own.
 
     Raises:
-        NothingFits: Where no point keeps the budget; it says which bound fails by how much, and the nearest points.
+        NothingFits: Where the front is empty.
+        KaruiError: Where a bound cannot be read.
     """
     if not len(front):
         raise NothingFits("the front is empty", remedy="search longer, or loosen the bounds of the study")
     objectives = budget.objectives()
-    columns = [accuracy_column(front) if item.name == "accuracy" else item.name for item in objectives]
+    columns = tuple(accuracy_column(front) if item.name == "accuracy" else item.name for item in objectives)
     baseline = {**baseline, "accuracy": baseline.get(accuracy_column(front), baseline["accuracy"])}
-    values = front[columns].to_numpy(dtype=np.float64)
+    values = front[list(columns)].to_numpy(dtype=np.float64)
     violations = np.array([_violations(row, objectives, baseline) for row in values])
-    fitting = np.flatnonzero((violations <= 0).all(axis=1))
-    if not len(fitting):
-        raise _nothing_fits(front, values, violations, objectives, baseline)
-    return front.iloc[int(fitting[_preferred(values[fitting], prefer, objectives)])]
+    return JudgedFront(front, columns, values, objectives, baseline, violations)
+
+
+def pick_point(
+    front: pd.DataFrame, budget: Budget, prefer: Preference, baseline: dict[str, float], point: str | None = None
+) -> pd.Series[Any]:
+    """Return the row of the front that keeps the budget and is preferred, or is named.
+
+    Args:
+        front: As :func:`karui.load_front` returns it.
+        budget: The bounds.
+        prefer: ``size``, ``latency`` or ``accuracy`` (best in that one, ties by the others), or ``knee`` (the best
+            compromise, see :func:`karui.search.front.knee_index`).
+        baseline: The baseline's values by name, see :func:`judge_front`.
+        point: Name of the point, such as ``p07``, instead of a preference; it has to keep the budget as well.
+
+    Raises:
+        NothingFits: Where no point keeps the budget; it says which bound fails by how much, and the nearest points.
+        KaruiError: Where no point has that name.
+    """
+    if point is not None:
+        front = _named(front, point)
+    judged = judge_front(front, budget, baseline)
+    if not len(judged.fitting):
+        raise _nothing_fits(judged, point)
+    return front.iloc[int(judged.fitting[_preferred(judged.values[judged.fitting], prefer, judged.objectives)])]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A point of a front, and what it was chosen from.
+
+    Args:
+        row: The point.
+        front: The whole front.
+        budget: The bounds.
+        prefer: What was preferred; None where the point was named.
+        baseline: The baseline's measurements by name.
+        results: Where all of that lies.
+    """
+
+    row: pd.Series[Any]
+    front: pd.DataFrame
+    budget: Budget
+    prefer: Preference | None
+    baseline: dict[str, Measurement]
+    results: Results
+
+
+def choose(
+    study: str | Path,
+    out: str | Path | None = None,
+    storage: str | None = None,
+    budget: Budget | None = None,
+    prefer: Preference = "knee",
+    point: str | None = None,
+) -> Choice:
+    """Choose one point of a study's front; see :func:`pick`."""
+    results = find_results(study, out, storage)
+    front, baseline = read_front(results), read_baseline_measurements(results)
+    budget = Budget() if budget is None else budget
+    row = pick_point(front, budget, prefer, {name: item.value for name, item in baseline.items()}, point)
+    return Choice(row, front, budget, prefer if point is None else None, baseline, results)
+
+
+def export_choice(choice: Choice, destination: Path, artifacts: str | Path | None = None) -> None:
+    """Write the bundle of a point; see :func:`~karui.studies.bundle.export.export_bundle`."""
+    files = None if artifacts is None else open_shared_files(str(artifacts), Path())
+    export_bundle(choice.row, choice.results.folder, destination, files)
 
 
 def pick(
@@ -91,6 +186,7 @@ def pick(
     max_latency: str | float | None = None,
     min_accuracy: str | float | None = None,
     prefer: Preference = "knee",
+    point: str | None = None,
     export: str | Path | None = None,
 ) -> pd.Series[Any]:
     """Choose one point of a study's front under a budget, export it where asked to, and return its row.
@@ -104,19 +200,18 @@ def pick(
         max_latency: Longest latency, such as ``0.4ms`` or ``0.3x``.
         min_accuracy: Lowest accuracy, on the test split where the front was measured on it.
         prefer: What counts among the points that fit; see :func:`pick_point`.
-        export: Folder to write ``model.onnx``, ``config.json`` and ``README.md`` to.
+        point: Name of a point, such as ``p07``, instead of a preference.
+        export: Folder to write the bundle to; see :func:`~karui.studies.bundle.export.export_bundle`.
 
     Raises:
         NothingFits: Where no point keeps the budget.
-        KaruiError: Where there is no front, or it cannot be exported.
+        KaruiError: Where there is no front, no such point, or it cannot be exported.
     """
-    results = find_results(study, out, storage)
     budget = Budget(max_size, max_latency, min_accuracy)
-    row = pick_point(read_front(results), budget, prefer, read_baseline_values(results))
+    choice = choose(study, out, storage, budget, prefer, point)
     if export is not None:
-        files = None if artifacts is None else open_shared_files(str(artifacts), Path())
-        export_bundle(row, results.folder, Path(export), files)
-    return row
+        export_choice(choice, Path(export), artifacts)
+    return choice.row
 
 
 def accuracy_column(front: pd.DataFrame) -> str:
@@ -140,24 +235,34 @@ def _preferred(values: np.ndarray[Any, Any], prefer: Preference, objectives: tup
     return int(np.lexsort([losses[:, column] for column in [*reversed(others), first]])[0])
 
 
-def _nothing_fits(
-    front: pd.DataFrame,
-    values: np.ndarray[Any, Any],
-    violations: np.ndarray[Any, Any],
-    objectives: tuple[Objective, ...],
-    baseline: dict[str, float],
-) -> NothingFits:
-    order = np.argsort(np.maximum(violations, 0).sum(axis=1), kind="stable")[:3]
+def _named(front: pd.DataFrame, point: str) -> pd.DataFrame:
+    names = front["point"].tolist() if len(front) else []
+    if point not in names:
+        raise KaruiError(
+            "the front has no such point",
+            where="--point",
+            expected=f"one of {', '.join(names)}" if names else "a point of a front, which is empty",
+            got=point,
+            remedy="`karui front` lists them; a front that was measured again may have named them anew",
+        )
+    return front[front["point"] == point]
+
+
+def _nothing_fits(judged: JudgedFront, point: str | None) -> NothingFits:
+    objectives, baseline = judged.objectives, judged.baseline
+    order = np.argsort(np.maximum(judged.violations, 0).sum(axis=1), kind="stable")[:3]
     near = []
     for index in order:
+        row_of_three = zip(objectives, judged.violations[index], judged.values[index], strict=True)
         broken = [
-            f"{objective.bound_text(baseline[objective.name])} broken by {share:.1%} ({values[index, column]:.6g})"
-            for column, (objective, share) in enumerate(zip(objectives, violations[index], strict=True))
+            f"{objective.bound_text(baseline[objective.name])} broken by {share:.1%} ({value:.6g})"
+            for objective, share, value in row_of_three
             if share > 0
         ]
-        near.append(f"{front.iloc[int(index)]['point']} ({front.iloc[int(index)]['candidate']}): {'; '.join(broken)}")
+        row = judged.table.iloc[int(index)]
+        near.append(f"{row['point']} ({row['candidate']}): {'; '.join(broken)}")
     return NothingFits(
-        "no point of the front keeps this budget",
+        "no point of the front keeps this budget" if point is None else f"{point} does not keep this budget",
         expected=", ".join(filter(None, (item.bound_text(baseline[item.name]) for item in objectives))),
         got="nearest: " + "\n            ".join(near),
         remedy="loosen the bound that is broken, or search longer",

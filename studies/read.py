@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, StudyFileError
+from ..evaluators.measurement import Measurement
 from ..search.record import read_records
 from .folder import RunFolder
 from .spec import load_spec
@@ -118,17 +119,22 @@ def read_front_table(folder: RunFolder) -> pd.DataFrame:
 
 
 def read_baseline_values(results: Results) -> dict[str, float]:
-    """Return the baseline's values by name, from the front's descriptions or else from the database.
+    """Return the baseline's values by name; see :func:`read_baseline_measurements`."""
+    return {name: item.value for name, item in read_baseline_measurements(results).items()}
+
+
+def read_baseline_measurements(results: Results) -> dict[str, Measurement]:
+    """Return the baseline's measurements by name, from the front's descriptions or else from the database.
 
     Raises:
         OutputError: Where neither knows it.
     """
     folder = results.folder
     for described in sorted(folder.front_files.glob("*.json")):
-        return {key: item["value"] for key, item in read_description(described)["baseline"].items()}
+        return {key: Measurement.from_dict(item) for key, item in read_description(described)["baseline"].items()}
     known = read_baseline(open_study(results.storage, results.name, create=False))
     if known is not None:
-        return {key: item.value for key, item in known[1].items()}
+        return known[1]
     raise OutputError(
         "the baseline was not measured yet", where=str(folder.path), remedy="run the search for a little longer"
     )

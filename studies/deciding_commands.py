@@ -1,0 +1,83 @@
+"""The commands of the morning after: ``karui pick``, ``verify`` and ``compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ..errors import KaruiError
+from .command_options import Artifacts, Out, Prefer, Storage, Study
+from .views import point_view
+
+
+def pick(
+    study: Study,
+    out: Out = None,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Largest file, such as 60KB or 0.1x.")] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Longest latency, such as 0.4ms, or 0.3x of the baseline's.")
+    ] = None,
+    min_accuracy: Annotated[str | None, typer.Option(metavar="NUMBER", help="Lowest accuracy, such as 0.97.")] = None,
+    prefer: Annotated[Prefer, typer.Option(help="What to prefer among the points that fit.")] = Prefer.knee,
+    point: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The point of that name, such as p07, instead of a preference.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why this one and not its neighbours.")] = False,
+    requests: Annotated[
+        str | None, typer.Option(metavar="RATE", help="What it serves, such as 500/s or 10M/month; with --price.")
+    ] = None,
+    price: Annotated[
+        str | None, typer.Option(metavar="PRICE", help="Of a core, such as 0.04/core-hour: says what is saved a month.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the bundle: the file, its papers, samples and sums.")
+    ] = None,
+) -> None:
+    """Choose one point of the front under a budget, and export it.
+
+    Exit code 1 where no point fits: then it says which bound fails by how much, and the nearest points.
+    """
+    from .choose import Budget, choose, export_choice
+    from .cost import describe_saving, parse_price, parse_requests, saving_of
+
+    _check_pair(requests, price)
+    served = None if requests is None or price is None else (parse_requests(requests), parse_price(price))
+    choice = choose(study, out, storage, Budget(max_size, max_latency, min_accuracy), prefer.value, point)
+    console = Console()
+    console.print(point_view(choice.row))
+    if explain:
+        from .explain import explain_choice
+
+        _print_sentences(console, explain_choice(choice))
+    if served is not None:
+        _print_sentences(console, describe_saving(saving_of(choice.row, choice.baseline, served[0]), served[1]))
+    if export is not None:
+        export_choice(choice, export, artifacts)
+        console.print(Text(f"exported to {export}/"))
+
+
+def _check_pair(requests: str | None, price: str | None) -> None:
+    if (requests is None) != (price is None):
+        raise KaruiError(
+            "requests and price belong together",
+            where="--requests, --price",
+            expected="both, such as --requests 10M/month --price 0.04/core-hour, or none",
+            got="--requests alone" if price is None else "--price alone",
+        )
+
+
+def _print_sentences(console: Console, sentences: list[str]) -> None:
+    for sentence in sentences:
+        console.print()
+        console.print(Text(sentence), soft_wrap=not console.is_terminal)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(pick)
