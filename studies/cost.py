@@ -167,8 +167,8 @@ def describe_saving(saving: Saving, price: Price) -> list[str]:
         f"({abs(share):.1%}).{noise}",
         f"That takes for granted that a request is one run of {inputs}, as it was timed, alone on {cores} of "
         f"{saving.processor}; that nothing else about a request (network, preparation) changes; and that cores are "
-        f"paid by use. On average {_short(busy[1])} of them are busy instead of {_short(busy[0])}: what is paid for idle "
-        "cores is not saved.",
+        f"paid by use. On average {_short(busy[1])} of them are busy instead of {_short(busy[0])}: what is paid for "
+        "idle cores is not saved.",
     ]
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..errors import KaruiError
 from .command_options import Artifacts, Out, Prefer, Storage, Study
-from .views import point_view
+from .views import point_view, verification_view
 
 
 def pick(
@@ -62,6 +62,43 @@ def pick(
         console.print(Text(f"exported to {export}/"))
 
 
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that `karui pick --export` wrote.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An .npz with inputs and targets, to measure accuracy on.")
+    ] = None,
+    target: Annotated[str, typer.Option(metavar="NAME", help="Where to measure latency; none to leave it.")] = "local",
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="baseline.onnx of the results: compares ratios instead of milliseconds."),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", min=0.0, help="Of outputs, of the largest.", show_default="in config.json"),
+    ] = None,
+    latency_tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", min=0.0, help="Of latency.", show_default="0.15 with --reference, else 0.5"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Check that a bundle is what was exported, answers as it did, and is as good and as fast as it says.
+
+    Exit code 1 where anything is missed, 2 where it cannot be checked. What cannot be compared is said to be so.
+    """
+    from .bundle.verify import VerifyOptions, verify_bundle
+    from .bundle.verify import as_json as written
+
+    options = VerifyOptions(data, None if target == "none" else target, reference, tolerance, latency_tolerance)
+    found = verify_bundle(bundle, options)
+    if as_json:
+        print(written(found))
+    else:
+        Console().print(verification_view(found), soft_wrap=True)
+    if found.verdict == "missed":
+        raise typer.Exit(1)
+
+
 def _check_pair(requests: str | None, price: str | None) -> None:
     if (requests is None) != (price is None):
         raise KaruiError(
@@ -81,3 +118,4 @@ def _print_sentences(console: Console, sentences: list[str]) -> None:
 def add_commands(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(pick)
+    app.command()(verify)

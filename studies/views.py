@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..spaces.stage_cache import EntrySize
+    from .bundle.verify import Verification
 
 
 def front_view(table: pd.DataFrame) -> Text:
@@ -58,6 +59,20 @@ def cache_view(folder: Path, entries: Sequence[EntrySize]) -> Text:
         sizes = [entry.size_bytes for entry in entries if entry.kind == kind]
         view.append(f"{kind:<10}{len(sizes):>8}  {sum(sizes) / 1e6:>12,.1f} MB\n")
     view.append(f"{'all':<10}{len(entries):>8}  {sum(entry.size_bytes for entry in entries) / 1e6:>12,.1f} MB")
+    return view
+
+
+_COLOURS = {"kept": "green", "missed": "bold red", "not comparable": "yellow", "not checked": "yellow"}
+
+
+def verification_view(verification: Verification) -> Text:
+    """Lay out what was checked of a bundle, one line each, and what came of all."""
+    view = Text()
+    for check in verification.checks:
+        view.append(f"{check.name:<14}")
+        view.append(f"{check.verdict:<15}", style=_COLOURS[check.verdict])
+        view.append(f"{check.text}\n")
+    view.append(f"{verification.bundle}: {verification.verdict}", style=_COLOURS[verification.verdict])
     return view
 
 
