@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import KaruiError
-from .command_options import Artifacts, Out, Prefer, Storage, Study
+from .command_options import Artifacts, Format, Out, Prefer, Storage, Study
 from .views import point_view, verification_view
 
 
@@ -68,6 +69,9 @@ def verify(
         Path | None, typer.Option(metavar="FILE", help="An .npz with inputs and targets, to measure accuracy on.")
     ] = None,
     target: Annotated[str, typer.Option(metavar="NAME", help="Where to measure latency; none to leave it.")] = "local",
+    target_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="What that target asks for; may be given again.")
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="baseline.onnx of the results: compares ratios instead of milliseconds."),
@@ -88,8 +92,10 @@ def verify(
     """
     from .bundle.verify import VerifyOptions, verify_bundle
     from .bundle.verify import as_json as written
+    from .target_options import read_target_options
 
-    options = VerifyOptions(data, None if target == "none" else target, reference, tolerance, latency_tolerance)
+    asked = read_target_options(target_option or [])
+    options = VerifyOptions(data, None if target == "none" else target, reference, tolerance, latency_tolerance, asked)
     found = verify_bundle(bundle, options)
     if as_json:
         print(written(found))
@@ -97,6 +103,30 @@ def verify(
         Console().print(verification_view(found), soft_wrap=True)
     if found.verdict == "missed":
         raise typer.Exit(1)
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A results folder, or a study.")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Another one.")],
+    plot: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes.")] = Path("compare.png"),
+    output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
+) -> None:
+    """Compare two runs: both fronts on one plot and table, and what both have measured."""
+    import json
+
+    from .compare import compare_runs, load_run
+    from .compare_view import comparison_table, comparison_view, save_comparison
+
+    found = compare_runs(load_run(run_a), load_run(run_b))
+    save_comparison(plot, found)
+    if output is Format.csv:
+        sys.stdout.write(comparison_table(found).to_csv(index=False, lineterminator="\n"))
+    elif output is Format.json:
+        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        console = Console()
+        console.print(comparison_view(found), soft_wrap=True)
+        console.print(Text(f"picture: {plot}"))
 
 
 def _check_pair(requests: str | None, price: str | None) -> None:
@@ -119,3 +149,4 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(pick)
     app.command()(verify)
+    app.command()(compare)

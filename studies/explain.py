@@ -10,6 +10,7 @@ import numpy as np
 
 from ..search.front import knee_shares
 from ..search.objectives import as_losses
+from .bundle.model_card import standing
 from .choose import Choice, JudgedFront, judge_front
 
 if TYPE_CHECKING:
@@ -161,9 +162,8 @@ def _describe(found: Neighbour | None, column: int) -> str:
     text = f"Next {_NEXT[column]}: {found.row['point']} ({found.row['candidate']}), {'; '.join(said)}."
     if found.broken:
         text += f" It breaks {' and '.join(found.broken)}."
-    if not bool(found.row.get("holds", True)):
-        text += " It did not hold when the front was measured again."
-    return text
+    told = standing({str(name): value for name, value in found.row.items()})
+    return f"{text} {told}" if told else text
 
 
 def _size_text(difference: Difference) -> str:

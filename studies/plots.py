@@ -145,14 +145,14 @@ def draw_front(axes: Axes, numbers: FrontNumbers, cost: str) -> None:
         label="your model (float32)",
     )
     axes.set_xscale("log")
-    _label_ticks(axes.xaxis)
+    label_ticks(axes.xaxis)
     axes.set_xlabel("latency, ms (log)" if cost == "latencies_ms" else "file size, KB (log)")
     split = "test" if numbers.on_test else "validation"
     axes.set_ylabel(f"{numbers.metric_name} ({split})")
     axes.grid(True, which="both", linewidth=0.3, alpha=0.6)
 
 
-def _label_ticks(axis: Axis) -> None:
+def label_ticks(axis: Axis) -> None:
     """Label enough ticks that a logarithmic axis can be read, also where it spans less than a decade."""
     low, high = axis.get_data_interval()
     if low > 0 and high < 8 * low:

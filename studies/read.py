@@ -118,6 +118,29 @@ def read_front_table(folder: RunFolder) -> pd.DataFrame:
         ) from error
 
 
+def read_trials(results: Results) -> pd.DataFrame:
+    """Return every trial, from ``trials.csv`` where a search has written it, otherwise from the database.
+
+    Raises:
+        OutputError: Where neither can be read.
+    """
+    import pandas as pd
+
+    path = results.folder.trials_csv
+    if not path.exists():
+        with explain_storage_errors(results.storage):
+            return trials_table(read_records(open_study(results.storage, results.name, create=False)))
+    try:
+        return pd.read_csv(path, dtype={"key": str, "sha256": str})
+    except (ValueError, OSError) as error:
+        raise OutputError(
+            "the trials cannot be read",
+            where=str(path),
+            got=str(error),
+            remedy="delete that file and run the search again; it only writes the trials anew",
+        ) from error
+
+
 def read_baseline_values(results: Results) -> dict[str, float]:
     """Return the baseline's values by name; see :func:`read_baseline_measurements`."""
     return {name: item.value for name, item in read_baseline_measurements(results).items()}

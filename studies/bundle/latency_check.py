@@ -14,6 +14,7 @@ from ...evaluators.machine_lock import MachineLock
 from ...evaluators.targets import TARGETS, Target
 from ...evaluators.timing import TimingSettings
 from ...spaces.artifact import file_digest
+from ..target_options import make_target
 from .arrays import read_arrays
 from .check import Check
 from .config import SAMPLES, BundleConfig, MeasurementPaper
@@ -110,17 +111,12 @@ def _open_target(options: VerifyOptions, conditions: Mapping[str, Any]) -> Targe
     """Return the target as it was then; None where this machine has not the provider."""
     import onnxruntime
 
-    if options.target not in TARGETS:
-        raise KaruiError(
-            "there is no such target",
-            where="--target",
-            expected=f"one of {', '.join(sorted(TARGETS))}",
-            got=str(options.target),
-        )
     provider = conditions["provider"]
     if options.target == "local" and provider not in onnxruntime.get_available_providers():
         return None
-    return TARGETS[options.target](threads=conditions["threads"], provider=provider, **options.target_options)
+    given = {"threads": conditions["threads"], "provider": provider}
+    target: Target = make_target(str(options.target), TARGETS, options.target_options, **given)
+    return target
 
 
 def _differing(said: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from .config import SAMPLES
@@ -133,11 +134,8 @@ def _limits(config: dict[str, Any]) -> str:
             "- Activations are rounded to 8 bits: another processor may give outputs that differ by a step, see "
             f"`tolerance` in `config.json`{' and the samples' if config['samples'] else ''}."
         )
-    if not config["holds"]:
-        lines.append(
-            "- **This point did not hold**: measured again, another point of the front was at least as good in size, "
-            "latency and accuracy."
-        )
+    if told := standing(config):
+        lines.append(f"- **{told}**")
     return "\n".join(["## Limits", "", *lines])
 
 
@@ -153,6 +151,20 @@ def _origin(config: dict[str, Any]) -> str:
         "everything is still as it was exported.\n\n"
         f"    sha256 {config['sha256']}  model.onnx"
     )
+
+
+def standing(point: Mapping[str, Any]) -> str:
+    """Return in a sentence what the point is worth, measured again; empty where it holds.
+
+    Args:
+        point: A row of the front or a configuration: its ``mark``, or else whether it ``holds``.
+    """
+    mark = point.get("mark", "holds" if point.get("holds", True) else "fell off")
+    if mark == "within noise":
+        return "Measured again, it cannot be told whether another point of the front is as good."
+    if mark == "fell off":
+        return "It fell off when the front was measured again: another point was at least as good."
+    return ""
 
 
 def plain(text: object) -> str:

@@ -57,7 +57,7 @@ class VerifyOptions:
         reference: The float32 file against which latency was measured; without it milliseconds are compared.
         tolerance: Largest difference of the samples' outputs, instead of what ``config.json`` says.
         latency_tolerance: By what share latency may be higher; as wide as the comparison asks for where None.
-        target_options: Handed to the target as keywords.
+        target_options: What that target asks for, as text by name, such as ``host``.
     """
 
     data: Path | None = None
@@ -65,7 +65,7 @@ class VerifyOptions:
     reference: Path | None = None
     tolerance: float | None = None
     latency_tolerance: float | None = None
-    target_options: Mapping[str, Any] = field(default_factory=dict)
+    target_options: Mapping[str, str] = field(default_factory=dict)
 
 
 def verify_bundle(bundle: Path, options: VerifyOptions | None = None) -> Verification:
