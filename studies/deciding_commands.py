@@ -115,7 +115,8 @@ def compare(
     import json
 
     from .compare import compare_runs, load_run
-    from .compare_view import comparison_table, comparison_view, save_comparison
+    from .compare_plot import save_comparison
+    from .compare_view import comparison_table, comparison_view
 
     found = compare_runs(load_run(run_a), load_run(run_b))
     save_comparison(plot, found)

@@ -11,7 +11,8 @@ import numpy as np
 from ..search.front import knee_shares
 from ..search.objectives import as_losses
 from .bundle.model_card import standing
-from .choose import Choice, JudgedFront, judge_front
+from .choose import Choice
+from .judge import JudgedFront, judge_front
 
 if TYPE_CHECKING:
     import pandas as pd
