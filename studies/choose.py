@@ -16,7 +16,6 @@ from .judge import Budget as Budget
 from .judge import JudgedFront, judge_front
 from .judge import accuracy_column as accuracy_column
 from .read import Results, find_results, read_baseline_measurements, read_front
-from .shared_files import open_shared_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +90,11 @@ def choose(
 
 def export_choice(choice: Choice, destination: Path, artifacts: str | Path | None = None) -> None:
     """Write the bundle of a point; see :func:`~karui.studies.bundle.export.export_bundle`."""
-    files = None if artifacts is None else open_shared_files(str(artifacts), Path())
+    files = None
+    if artifacts is not None:
+        from .shared_files import open_shared_files
+
+        files = open_shared_files(str(artifacts), Path())
     export_bundle(choice.row, choice.results.folder, destination, files)
 
 
