@@ -55,8 +55,8 @@ def hypervolume(values: Points, baseline: Sequence[float]) -> float:
 def knee_index(values: Points, objectives: Sequence[Objective]) -> int:
     """Return the point closest to the ideal one, by :func:`knee_shares`; ties go to the earlier point.
 
-    Source: compromise programming (Yu, Management Science 1973; Zeleny 1973), Euclidean norm. What it returns no other
-    point dominates (Yu, theorem 4.1).
+    Source: compromise programming (Yu, Management Science 1973; Zeleny 1973), Euclidean norm. No other point dominates
+    what it returns: one that did would be closer.
 
     Raises:
         ValueError: Where there is no point.

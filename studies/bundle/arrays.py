@@ -6,12 +6,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...evaluators.runtime import Runner
+if TYPE_CHECKING:
+    from ...evaluators.runtime import Runner
 
 BATCH_SIZE = 256
 

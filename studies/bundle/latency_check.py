@@ -64,12 +64,15 @@ def check_latency(bundle: Path, config: BundleConfig, options: VerifyOptions, ch
             timing = target.time_pair(options.reference or file, file, inputs, TimingSettings())
     except CandidateFailure as failure:
         return Check("latency", "missed", f"the file does not run on the target: {failure.reason}")
-    differing = _differing(said.conditions, target.conditions())
+    here = target.conditions()
+    differing = _differing(said.conditions, here)
+    newer = _other_runtime(said.conditions, here)
     if options.reference is None:
         found, spread, expected = timing.reference_ms, timing.reference_ms_spread, config.measurements["latency_ms"]
-        return _judge(found, spread, expected, "ms", options.latency_tolerance or MILLISECONDS_TOLERANCE, differing)
-    tolerance = options.latency_tolerance or RATIO_TOLERANCE
-    return _judge(timing.ratio, timing.ratio_spread, said, "of the reference's", tolerance, differing)
+        tolerance = MILLISECONDS_TOLERANCE if options.latency_tolerance is None else options.latency_tolerance
+        return _judge(found, spread, expected, f"ms{newer}", tolerance, differing)
+    tolerance = RATIO_TOLERANCE if options.latency_tolerance is None else options.latency_tolerance
+    return _judge(timing.ratio, timing.ratio_spread, said, f"of the reference's{newer}", tolerance, differing)
 
 
 def _judge(found: float, spread: float, said: MeasurementPaper, unit: str, tolerance: float, differing: str) -> Check:
@@ -123,3 +126,9 @@ def _differing(said: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Return in what the two devices differ; empty where they are of one kind."""
     keys = [key for key in _KIND if key in said and said[key] != here.get(key)]
     return ", ".join(f"{key} {here.get(key)!r} instead of {said[key]!r}" for key in keys)
+
+
+def _other_runtime(said: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return that the runtime is of another version: what that makes of the latency is for the check to find."""
+    then, now = said.get("onnxruntime"), here.get("onnxruntime")
+    return "" if then == now else f" with onnxruntime {now} instead of {then}"

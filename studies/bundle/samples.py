@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import OutputError
 from ...spaces.artifact import file_digest
 from ..folder import RunFolder, write_atomically
+from .arrays import read_arrays
 
 if TYPE_CHECKING:
     from ...spaces.task import Task
@@ -78,12 +80,19 @@ def write_samples(task: Task, files: Sequence[Path], folder: RunFolder) -> None:
 
 
 def read_task_paper(folder: RunFolder) -> TaskPaper | None:
-    """Return what was written of the task, or None where an earlier version of karui certified the front."""
+    """Return what was written of the task, or None where an earlier version of karui certified the front.
+
+    Raises:
+        OutputError: Where it is damaged.
+    """
     path = folder.deploy / "task.json"
     if not path.is_file():
         return None
-    plain = json.loads(path.read_text(encoding="utf-8"))
-    return TaskPaper(**{**plain, "input_shape": tuple(plain["input_shape"]), "labels": tuple(plain["labels"])})
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return TaskPaper(**{**plain, "input_shape": tuple(plain["input_shape"]), "labels": tuple(plain["labels"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, str(error)) from error
 
 
 def read_samples(folder: RunFolder, file: Path, digest: str) -> Arrays | None:
@@ -93,13 +102,26 @@ def read_samples(folder: RunFolder, file: Path, digest: str) -> Arrays | None:
         folder: The results folder.
         file: The ONNX file of the front.
         digest: Its SHA-256; what was written of another file is None.
+
+    Raises:
+        OutputError: Where it is damaged.
     """
     path = folder.deploy / f"{file.stem}.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as kept:
-        arrays = dict(kept)
+    arrays, fault = read_arrays(path, ("inputs", "outputs"))
+    if fault or "sha256" not in arrays:
+        raise _damaged(path, fault or "it does not say of which file it is")
     return arrays if str(arrays.pop("sha256")) == digest else None
+
+
+def _damaged(path: Path, got: str) -> OutputError:
+    return OutputError(
+        "what certification left for bundles cannot be read",
+        where=str(path),
+        got=got,
+        remedy="run the search again; it only writes the front anew",
+    )
 
 
 def npz_bytes(arrays: Arrays) -> bytes:

@@ -25,7 +25,7 @@ from karui.spaces.reach import check_reach
 from karui.spaces.space import SearchSpace
 from karui.studies.bundle.config import BundleConfig, config_schema, read_config
 from karui.studies.bundle.export import export_bundle
-from karui.studies.bundle.model_card import plain
+from karui.studies.bundle.model_card import model_card, plain, standing
 from karui.studies.bundle.samples import MOST_SAMPLES, read_samples, read_task_paper, write_samples
 from karui.studies.bundle.whole_folder import whole_folder
 from karui.studies.folder import RunFolder
@@ -212,6 +212,37 @@ def test_a_front_of_an_earlier_version_is_exported_without_samples(tmp_path: Pat
     assert (config["task"], config["samples"]) == (None, None)
     assert violations(config, config_schema(), config_schema()) == []
     assert say(tmp_path / "bundle").returncode == 2
+
+
+def test_what_is_damaged_in_the_results_is_told_and_nothing_is_exported(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results", POINTS)
+    for path in (*(results / "deploy").glob("*.npz"), results / "deploy" / "task.json"):
+        content = path.read_bytes()
+        path.write_bytes(content[:40])
+        with pytest.raises(
+            OutputError, match=rf"certification left for bundles cannot be read(?s:.*){path.parent.name}"
+        ):
+            [karui.pick(results, point=point, export=tmp_path / "bundle") for point in ("p01", "p02")]
+        path.write_bytes(content)
+        shutil.rmtree(tmp_path / "bundle", ignore_errors=True)
+    karui.pick(results, export=tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("point", "word"),
+    [
+        ({"mark": "holds", "holds": True}, ""),
+        ({"mark": "within noise", "holds": False}, "cannot be told whether another point"),
+        ({"mark": "fell off", "holds": False}, "fell off when the front was measured again"),
+        ({"holds": True}, ""),
+        ({"holds": False}, "fell off when the front was measured again"),
+    ],
+)
+def test_what_a_point_is_worth_is_said_by_its_mark(bundle: Path, point: dict[str, Any], word: str) -> None:
+    told = standing(point)
+    assert (word in told) if word else told == ""
+    config = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
+    assert told in model_card({**config, **point})
 
 
 # --- whole or not at all ----------------------------------------------------------------------------------------------

@@ -100,6 +100,16 @@ def test_a_point_that_is_alone_or_named_says_so(tmp_path: Path) -> None:
     assert "No point of the front is more accurate." in named
 
 
+def test_a_front_so_far_is_explained_by_validation(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results", FRONT)
+    front = pd.read_csv(results / "front.csv")
+    without = front.drop(columns=["test_accuracy", "test_accuracy_spread", "size_x", "speed_x", "drop_points", "holds"])
+    without.assign(accuracy=[0.5, 0.6, 0.7, 0.8]).to_csv(results / "front.csv", index=False)
+    said = explain_choice(choose(results, point="p01"))
+    # The spread of validation is 2 points on each.
+    assert "10.00 ± 2.83 points of accuracy more (0.6000 instead of 0.5000)" in said[-1]
+
+
 def test_the_command_explains_and_counts(tmp_path: Path, karui_command: Command) -> None:
     results = make_results(tmp_path / "results", FRONT)
     finished = karui_command(

@@ -307,22 +307,32 @@ class Clock:
     processor: str = "P"
     threads: int = 0
     provider: str = ""
+    version: str = "1.0"
 
     def __call__(self, threads: int, provider: str) -> Clock:
-        return Clock(self.candidate_ms, self.ratio, self.processor, threads, provider)
+        return Clock(self.candidate_ms, self.ratio, self.processor, threads, provider, self.version)
 
     def time_pair(self, reference: Path, candidate: Path, inputs: np.ndarray, settings: object) -> PairTiming:
         assert inputs.shape == (1, CLASSES)
         return PairTiming(self.candidate_ms, 0.008, self.candidate_ms, 1.0, self.ratio, 0.004, 20, (1, 1))
 
     def conditions(self) -> dict[str, Any]:
-        return {**DEVICE, "processor": self.processor, "threads": self.threads, "provider": self.provider}
+        return {**DEVICE, "processor": self.processor, "threads": self.threads, "provider": self.provider} | {
+            "onnxruntime": self.version
+        }
 
 
 # 0.4 of the reference is said, ± 0.004, and 0.8 ms, ± 0.008
 @pytest.mark.parametrize(
     ("milliseconds", "tolerance", "verdict"),
-    [(0.8, None, "kept"), (1.22, None, "kept"), (1.23, None, "missed"), (0.9, 0.1, "missed"), (0.4, None, "kept")],
+    [
+        (0.8, None, "kept"),
+        (1.22, None, "kept"),
+        (1.23, None, "missed"),
+        (0.9, 0.1, "missed"),
+        (0.83, 0.0, "missed"),
+        (0.4, None, "kept"),
+    ],
 )
 def test_milliseconds_may_be_higher_by_a_wide_tolerance(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, milliseconds: float, tolerance: float | None, verdict: str
@@ -361,6 +371,13 @@ def test_another_kind_of_device_is_measured_and_not_compared(bundle: Path, monke
     assert (found.verdict, verdicts(found)["latency"]) == ("kept", "not comparable")
     assert "50 ± 0.008 ms" in text_of(found, "latency")
     assert "processor 'slow one' instead of 'P'" in text_of(found, "latency")
+
+
+def test_another_version_of_the_runtime_is_compared_and_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TARGETS, "clock", Clock(0.8, 1.0, version="2.0"))
+    found = verify_bundle(bundle, VerifyOptions(target="clock"))
+    assert verdicts(found)["latency"] == "kept"
+    assert "0.8 ± 0.008 ms with onnxruntime 2.0 instead of 1.0, 0.8 ± 0.008 was measured" in text_of(found, "latency")
 
 
 def test_this_machine_is_measured(bundle: Path) -> None:
