@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-_KIND = ("processor", "provider", "threads", "onnxruntime")
+_KIND = ("processor", "runtime", "provider", "threads", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,8 @@ def _digest(run: Run) -> str:
 
 def _differing(first: Run, second: Run) -> str:
     """Return in what the devices of two runs differ; empty where they are of one kind."""
-    one, other = (run.baseline["latency_ms"].conditions for run in (first, second))
+    # Runs of earlier versions name no runtime: there was one.
+    one, other = ({"runtime": "onnxruntime", **run.baseline["latency_ms"].conditions} for run in (first, second))
     keys = [key for key in _KIND if one.get(key) != other.get(key)]
     return ", ".join(f"{key} {one.get(key)!r} and {other.get(key)!r}" for key in keys)
 

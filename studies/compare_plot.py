@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from .folder import explain_os_errors, write_atomically
-from .plots import label_ticks, staircase
+from .plots import as_it_is, label_ticks, staircase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,14 +61,15 @@ def draw_comparison(axes: Axes, found: Comparison, cost: str) -> None:
         "size": "size, share of its own baseline's (log)",
     }
     axes.set_xlabel((names if found.absolute else shares)[cost])
-    axes.set_ylabel(f"{found.metric} ({'test' if found.on_test else 'validation'})")
+    axes.set_ylabel(f"{as_it_is(found.metric)} ({'test' if found.on_test else 'validation'})")
     axes.grid(True, which="both", linewidth=0.3, alpha=0.6)
 
 
 def _labels(found: Comparison) -> tuple[str, str]:
     """Return how the two are told apart: two runs of one study by their folders."""
     first, second = found.first, found.second
-    return (first.path, second.path) if first.name == second.name else (first.name, second.name)
+    names = (first.path, second.path) if first.name == second.name else (first.name, second.name)
+    return as_it_is(names[0]), as_it_is(names[1])
 
 
 def _units(found: Comparison, side: Side, cost: str) -> float:

@@ -155,8 +155,13 @@ def draw_front(axes: Axes, numbers: FrontNumbers, cost: str) -> None:
     label_ticks(axes.xaxis)
     axes.set_xlabel("latency, ms (log)" if cost == "latencies_ms" else "file size, KB (log)")
     split = "test" if numbers.on_test else "validation"
-    axes.set_ylabel(f"{numbers.metric_name} ({split})")
+    axes.set_ylabel(f"{as_it_is(numbers.metric_name)} ({split})")
     axes.grid(True, which="both", linewidth=0.3, alpha=0.6)
+
+
+def as_it_is(text: str) -> str:
+    """Return a text that matplotlib shows as it is, and does not take for a formula."""
+    return text.replace("$", r"\$")
 
 
 def label_ticks(axis: Axis) -> None:
@@ -184,7 +189,7 @@ def save_front(path: Path, numbers: FrontNumbers, title: str) -> None:
     right.set_ylabel("")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(as_it_is(title))
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=130)
     with explain_os_errors(path):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import CandidateFailure, KaruiError
 from ...evaluators.machine_lock import MachineLock
+from ...evaluators.runtime import CPU_PROVIDER
 from ...evaluators.targets import TARGETS, Target
 from ...evaluators.timing import TimingSettings
 from ...spaces.artifact import file_digest
@@ -28,7 +29,10 @@ RATIO_TOLERANCE = 0.15
 MILLISECONDS_TOLERANCE = 0.5
 """By what share milliseconds may be higher than they were: a machine's clock and load differ from day to day."""
 
-_KIND = ("processor", "provider", "threads")
+ONNXRUNTIME = "onnxruntime"
+"""The runtime where conditions name none."""
+
+_KIND = ("processor", "runtime", "provider", "threads")
 
 
 def check_latency(bundle: Path, config: BundleConfig, options: VerifyOptions, changed: set[str]) -> Check:
@@ -56,7 +60,7 @@ def check_latency(bundle: Path, config: BundleConfig, options: VerifyOptions, ch
         return Check("latency", "not checked", "the bundle holds no samples to time it on")
     target = _open_target(options, said.conditions)
     if target is None:
-        told = f"onnxruntime has no {said.conditions['provider']} here, by which it was measured"
+        told = f"onnxruntime has no {said.conditions.get('provider')} here, by which it was measured"
         return Check("latency", "not comparable", told)
     file = bundle / "model.onnx"
     try:
@@ -114,10 +118,11 @@ def _open_target(options: VerifyOptions, conditions: Mapping[str, Any]) -> Targe
     """Return the target as it was then; None where this machine has not the provider."""
     import onnxruntime
 
-    provider = conditions["provider"]
-    if options.target == "local" and provider not in onnxruntime.get_available_providers():
+    provider, runtime = conditions.get("provider", CPU_PROVIDER), conditions.get("runtime", ONNXRUNTIME)
+    here = onnxruntime.get_available_providers()
+    if options.target == "local" and runtime == ONNXRUNTIME and provider not in here:
         return None
-    given = {"threads": conditions["threads"], "provider": provider}
+    given = {"threads": conditions.get("threads", 1), "provider": provider, "runtime": runtime}
     target: Target = make_target(str(options.target), TARGETS, options.target_options, **given)
     return target
 
@@ -130,5 +135,6 @@ def _differing(said: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 def _other_runtime(said: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Return that the runtime is of another version: what that makes of the latency is for the check to find."""
-    then, now = said.get("onnxruntime"), here.get("onnxruntime")
-    return "" if then == now else f" with onnxruntime {now} instead of {then}"
+    name = str(said.get("runtime", ONNXRUNTIME))
+    then, now = said.get(name), here.get(name)
+    return "" if then == now else f" with {name} {now} instead of {then}"

@@ -102,12 +102,13 @@ def _rows_of_some(found: dict[str, Any]) -> list[str]:
 
 def _conditions(found: dict[str, Any]) -> str:
     conditions = found["latency_ratio"]["conditions"]
-    batch = conditions.get("batch_size", 1)
+    batch, runtime = conditions.get("batch_size", 1), conditions.get("runtime", "onnxruntime")
+    known = {"processor": "a device that does not tell", "threads": 1, "provider": "its own provider", **conditions}
     return (
         f"± is half the width of the 95 % interval. Latency is the ratio of {_statistic(found)}, timed in alternation "
-        f"with the float32 model on {plain(conditions['processor'])}, {conditions['threads']} thread(s), "
-        f"{conditions['provider']}, onnxruntime {conditions['onnxruntime']}, {batch} input(s) at a time; milliseconds "
-        "are that ratio times the latency that the float32 model had when the search began."
+        f"with the float32 model on {plain(known['processor'])}, {known['threads']} thread(s), "
+        f"{plain(known['provider'])}, {plain(runtime)} {plain(known.get(runtime, ''))}, {batch} input(s) at a time; "
+        "milliseconds are that ratio times the latency that the float32 model had when the search began."
     )
 
 

@@ -117,6 +117,13 @@ def test_the_card_shows_measurements_with_conditions_and_leaves_the_use_open(bun
     assert file_digest(bundle / "model.onnx") in card
 
 
+def test_the_card_tells_another_runtime_and_a_device_that_tells_little(tmp_path: Path) -> None:
+    device = {"target": "board", "runtime": "openvino", "openvino": "2026.4"}
+    karui.pick(make_results(tmp_path / "results", POINTS, device=device), export=tmp_path / "bundle")
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "on a device that does not tell, 1 thread(s), its own provider, openvino 2026.4, 1 input(s)" in card
+
+
 def test_texts_of_the_user_are_shown_and_do_nothing() -> None:
     hostile = "<img src=x onerror=alert(1)> | [a](javascript:b) `c`\n# head & *bold*"
     shown = plain(hostile)

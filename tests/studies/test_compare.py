@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from karui.studies.common_candidates import compare_common
 from karui.studies.compare import Comparison, compare_runs, covered_by, load_run
+from karui.studies.compare_plot import draw_comparison
 
 from .conftest import Command
 from .made_results import DEVICE, Point, make_results
@@ -87,6 +89,12 @@ def test_devices_and_baselines_that_differ_are_told(tmp_path: Path) -> None:
     assert "The baselines are two files" in found.notes[1]
     # Ratios are compared all the same.
     assert found.first.covered == (True, False)
+
+
+def test_a_run_that_names_no_runtime_was_made_by_onnxruntime(tmp_path: Path) -> None:
+    assert compared(tmp_path / "a", device={**DEVICE, "runtime": "onnxruntime"}).absolute
+    found = compared(tmp_path / "b", device={**DEVICE, "runtime": "openvino"})
+    assert "runtime 'onnxruntime' and 'openvino'" in found.notes[0]
 
 
 def test_without_the_test_split_in_both_validation_counts(tmp_path: Path) -> None:
@@ -180,6 +188,17 @@ def test_other_devices_are_shown_in_ratios(tmp_path: Path, karui_command: Comman
     shown = karui_command("compare", first, second)
     assert "The devices differ" in shown.out
     assert " ms " not in shown.out.split("covered\n")[1].split("Hypervolume")[0]
+
+
+def test_a_name_that_looks_like_a_formula_is_shown_as_it_is(tmp_path: Path) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    first = make_results(tmp_path / r"$\frac{$" / "same", ONE)
+    second = make_results(tmp_path / "b$c" / "same", OTHER)
+    draw_comparison(axes, compare_runs(load_run(first), load_run(second)), "size")
+    texts = axes.legend().get_texts()
+    assert texts[0].get_text().replace("\\$", "$") == f"A: {first}"
+    figure.draw_without_rendering()  # where a formula that is none would raise
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path, karui_command: Command) -> None:
