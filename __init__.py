@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .errors import KaruiError, NothingFits
     from .spaces.task import Task
     from .studies.choose import pick
+    from .studies.figures import plot_front, plot_hypervolume
     from .studies.read import load_front
     from .studies.run import StudyResult, run_study
     from .studies.spec import StudySpec, load_spec
@@ -27,6 +28,8 @@ _HOME = {
     "load_front": "studies.read",
     "load_spec": "studies.spec",
     "pick": "studies.choose",
+    "plot_front": "studies.figures",
+    "plot_hypervolume": "studies.figures",
     "run_study": "studies.run",
 }
 
@@ -40,6 +43,8 @@ __all__ = [
     "load_front",
     "load_spec",
     "pick",
+    "plot_front",
+    "plot_hypervolume",
     "run_study",
 ]
 

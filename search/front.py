@@ -64,17 +64,31 @@ def hypervolume(values: Points, baseline: Sequence[float]) -> float:
 
 
 def knee_index(values: Points, objectives: Sequence[Objective]) -> int:
-    """Return the point closest to the ideal one after scaling each objective to [0, 1] over the points.
+    """Return the point closest to the ideal one, by :func:`knee_shares`; ties go to the earlier point.
 
-    Sizes and times are compared by their logarithm, since halving is what matters. Source: compromise programming
-    (Yu, Management Science 1973; Zeleny 1973), Euclidean norm. Ties go to the earlier point.
+    Source: compromise programming (Yu, Management Science 1973; Zeleny 1973), Euclidean norm. No other point dominates
+    what it returns: one that did would be closer.
 
     Raises:
         ValueError: Where there is no point.
     """
+    shares = knee_shares(values, objectives)
+    if not len(shares):
+        raise ValueError("no point to choose from")
+    return int(np.argmin(np.linalg.norm(shares, axis=1)))
+
+
+def knee_shares(values: Points, objectives: Sequence[Objective]) -> NDArray[np.float64]:
+    """Return each objective scaled to [0, 1] over the points: 0 the best of them, 1 the worst; 0 where all are alike.
+
+    Sizes and times are scaled by their logarithm, since halving is what matters.
+
+    Returns:
+        Shape (n_points, n_objectives).
+    """
     points = np.asarray(values, dtype=np.float64).reshape(-1, len(objectives))
     if not len(points):
-        raise ValueError("no point to choose from")
+        return points
     scaled = np.column_stack(
         [
             np.log(column) if objective.unit != "1" else column
@@ -83,5 +97,5 @@ def knee_index(values: Points, objectives: Sequence[Objective]) -> int:
     )
     losses = as_losses(scaled, objectives)
     width = np.ptp(losses, axis=0)
-    distances = np.linalg.norm((losses - losses.min(axis=0)) / np.where(width > 0, width, 1.0), axis=1)
-    return int(np.argmin(distances))
+    shares: NDArray[np.float64] = (losses - losses.min(axis=0)) / np.where(width > 0, width, 1.0)
+    return shares

@@ -19,6 +19,7 @@ def check_reach(space: SearchSpace, task: Task) -> None:
     """
     inputs = task.input_shape
     outputs = _output_shape(task)
+    _check_labels(task, outputs)
     _check_loss(task)
     _check_classes(space, task, outputs)
     axis = _axis_of_images(space)
@@ -29,6 +30,18 @@ def check_reach(space: SearchSpace, task: Task) -> None:
             expected="inputs of shape (channels, height, width) and one row of outputs for each",
             got=f"inputs of shape {inputs}, outputs of shape {outputs}",
             remedy=f"leave the section [{axis}] out, or keep only the family {SHALLOWER!r} of [students]",
+        )
+
+
+def _check_labels(task: Task, outputs: tuple[int, ...]) -> None:
+    """Check that there is a name for each output, where there are names."""
+    if task.labels and outputs != (len(task.labels),):
+        raise TaskError(
+            "the task's labels do not fit its model",
+            where="Task(labels=...)",
+            expected=f"a name for each of the outputs, whose shape is {outputs}",
+            got=f"{len(task.labels)} names",
+            remedy="name every output once, in their order, or leave labels out",
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,9 @@ class Task:
         metric_name: What the metric is called in tables and plots.
         baseline_epochs: Epochs for which karui trains ``model`` once before the search; 0 for a trained model.
         augment: Optional change of a training batch of inputs (for example random flips), applied in training only.
+        preprocessing: How raw data become inputs, in words or as JSON-able numbers (such as mean and deviation): what
+            whoever deploys the file has to do. It is handed on as it is, never applied.
+        labels: Names of the outputs, in their order; of classes where the outputs are logits.
 
     Raises:
         TaskError: Where a part has the wrong type, or a data set is empty.
@@ -60,6 +64,8 @@ class Task:
     metric_name: str = "accuracy"
     baseline_epochs: int = 0
     augment: Callable[[Tensor], Tensor] | None = None
+    preprocessing: Mapping[str, Any] | str | None = None
+    labels: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -88,6 +94,7 @@ class Task:
                 expected="a whole number, 0 or more",
                 got=repr(self.baseline_epochs),
             )
+        _check_papers(self.preprocessing, self.labels)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -161,6 +168,33 @@ def _check_split(name: str, split: Any) -> None:
             expected="(input tensor, target) for each index",
             got=_type_name(sample),
         )
+
+
+def _check_papers(preprocessing: Any, labels: Any) -> None:
+    """Check what is only handed on with the file: found out at its export, it would be too late."""
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise TaskError(
+            "the task's labels are no names",
+            where="Task(labels=...)",
+            expected='one text for each output, such as ["cat", "dog"]',
+            got=repr(labels)[:200],
+        )
+    try:
+        text = isinstance(preprocessing, (str, Mapping, type(None))) and json.dumps(preprocessing, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise _bad_preprocessing(str(error)) from error
+    if not text:
+        raise _bad_preprocessing(_type_name(preprocessing))
+
+
+def _bad_preprocessing(got: str) -> TaskError:
+    return TaskError(
+        "the task's preprocessing cannot be written down",
+        where="Task(preprocessing=...)",
+        expected="a text, or a dict of texts, finite numbers and lists of them",
+        got=got,
+        remedy="turn tensors and arrays into numbers or lists, or say it in words",
+    )
 
 
 def _type_name(thing: object) -> str:

@@ -10,75 +10,92 @@ import numpy as np
 
 from ..errors import KaruiError, NothingFits
 from ..search.front import knee_index
-from ..search.objectives import OBJECTIVES, Objective, parse_bound
-from .bundle import export_bundle
-from .read import find_results, read_baseline_values, read_front
-from .shared_files import open_shared_files
+from ..search.objectives import Objective
+from .bundle.export import export_bundle
+from .judge import Budget as Budget
+from .judge import JudgedFront, judge_front
+from .judge import accuracy_column as accuracy_column
+from .read import Results, find_results, read_baseline_measurements, read_front
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..evaluators.measurement import Measurement
+
+
 Preference = Literal["size", "latency", "accuracy", "knee"]
 
-_OPTIONS = {"size_bytes": "--max-size", "latency_ms": "--max-latency", "accuracy": "--min-accuracy"}
 
-
-@dataclass(frozen=True)
-class Budget:
-    """What the chosen file must keep to.
-
-    Args:
-        max_size: Such as ``60KB`` or ``0.1x``.
-        max_latency: Such as ``0.4ms`` or ``0.3x``.
-        min_accuracy: Such as ``0.97``.
-    """
-
-    max_size: str | float | None = None
-    max_latency: str | float | None = None
-    min_accuracy: str | float | None = None
-
-    def objectives(self) -> tuple[Objective, ...]:
-        """Return the objectives with these bounds.
-
-        Raises:
-            KaruiError: Where a bound cannot be read.
-        """
-        bounded = []
-        for objective, text in zip(OBJECTIVES, (self.max_size, self.max_latency, self.min_accuracy), strict=True):
-            try:
-                bound = None if text is None else parse_bound(text, objective)
-            except ValueError as error:
-                raise KaruiError("a bound cannot be read", where=_OPTIONS[objective.name], got=str(error)) from error
-            bounded.append(Objective(objective.name, objective.direction, objective.unit, bound))
-        return tuple(bounded)
-
-
-def pick_point(front: pd.DataFrame, budget: Budget, prefer: Preference, baseline: dict[str, float]) -> pd.Series[Any]:
-    """Return the row of the front that keeps the budget and is preferred.
-
-    Accuracy is that of the test split where the front has it, which the search never saw.
+def pick_point(
+    front: pd.DataFrame, budget: Budget, prefer: Preference, baseline: dict[str, float], point: str | None = None
+) -> pd.Series[Any]:
+    """Return the row of the front that keeps the budget and is preferred, or is named.
 
     Args:
         front: As :func:`karui.load_front` returns it.
         budget: The bounds.
         prefer: ``size``, ``latency`` or ``accuracy`` (best in that one, ties by the others), or ``knee`` (the best
             compromise, see :func:`karui.search.front.knee_index`).
-        baseline: The baseline's values by name, for bounds such as ``0.3x``; test accuracy is compared with its own.
+        baseline: The baseline's values by name, see :func:`judge_front`.
+        point: Name of the point, such as ``p07``, instead of a preference; it has to keep the budget as well.
 
     Raises:
         NothingFits: Where no point keeps the budget; it says which bound fails by how much, and the nearest points.
+        KaruiError: Where no point has that name.
     """
-    if not len(front):
-        raise NothingFits("the front is empty", remedy="search longer, or loosen the bounds of the study")
-    objectives = budget.objectives()
-    columns = [accuracy_column(front) if item.name == "accuracy" else item.name for item in objectives]
-    baseline = {**baseline, "accuracy": baseline.get(accuracy_column(front), baseline["accuracy"])}
-    values = front[columns].to_numpy(dtype=np.float64)
-    violations = np.array([_violations(row, objectives, baseline) for row in values])
-    fitting = np.flatnonzero((violations <= 0).all(axis=1))
-    if not len(fitting):
-        raise _nothing_fits(front, values, violations, objectives, baseline)
-    return front.iloc[int(fitting[_preferred(values[fitting], prefer, objectives)])]
+    if point is not None:
+        front = _named(front, point)
+    judged = judge_front(front, budget, baseline)
+    if not len(judged.fitting):
+        raise _nothing_fits(judged, point)
+    return front.iloc[int(judged.fitting[_preferred(judged.values[judged.fitting], prefer, judged.objectives)])]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A point of a front, and what it was chosen from.
+
+    Args:
+        row: The point.
+        front: The whole front.
+        budget: The bounds.
+        prefer: What was preferred; None where the point was named.
+        baseline: The baseline's measurements by name.
+        results: Where all of that lies.
+    """
+
+    row: pd.Series[Any]
+    front: pd.DataFrame
+    budget: Budget
+    prefer: Preference | None
+    baseline: dict[str, Measurement]
+    results: Results
+
+
+def choose(
+    study: str | Path,
+    out: str | Path | None = None,
+    storage: str | None = None,
+    budget: Budget | None = None,
+    prefer: Preference = "knee",
+    point: str | None = None,
+) -> Choice:
+    """Choose one point of a study's front; see :func:`pick`."""
+    results = find_results(study, out, storage)
+    front, baseline = read_front(results), read_baseline_measurements(results)
+    budget = Budget() if budget is None else budget
+    row = pick_point(front, budget, prefer, {name: item.value for name, item in baseline.items()}, point)
+    return Choice(row, front, budget, prefer if point is None else None, baseline, results)
+
+
+def export_choice(choice: Choice, destination: Path, artifacts: str | Path | None = None) -> None:
+    """Write the bundle of a point; see :func:`~karui.studies.bundle.export.export_bundle`."""
+    files = None
+    if artifacts is not None:
+        from .shared_files import open_shared_files
+
+        files = open_shared_files(str(artifacts), Path())
+    export_bundle(choice.row, choice.results.folder, destination, files)
 
 
 def pick(
@@ -91,6 +108,7 @@ def pick(
     max_latency: str | float | None = None,
     min_accuracy: str | float | None = None,
     prefer: Preference = "knee",
+    point: str | None = None,
     export: str | Path | None = None,
 ) -> pd.Series[Any]:
     """Choose one point of a study's front under a budget, export it where asked to, and return its row.
@@ -104,31 +122,18 @@ def pick(
         max_latency: Longest latency, such as ``0.4ms`` or ``0.3x``.
         min_accuracy: Lowest accuracy, on the test split where the front was measured on it.
         prefer: What counts among the points that fit; see :func:`pick_point`.
-        export: Folder to write ``model.onnx``, ``config.json`` and ``README.md`` to.
+        point: Name of a point, such as ``p07``, instead of a preference.
+        export: Folder to write the bundle to; see :func:`~karui.studies.bundle.export.export_bundle`.
 
     Raises:
         NothingFits: Where no point keeps the budget.
-        KaruiError: Where there is no front, or it cannot be exported.
+        KaruiError: Where there is no front, no such point, or it cannot be exported.
     """
-    results = find_results(study, out, storage)
     budget = Budget(max_size, max_latency, min_accuracy)
-    row = pick_point(read_front(results), budget, prefer, read_baseline_values(results))
+    choice = choose(study, out, storage, budget, prefer, point)
     if export is not None:
-        files = None if artifacts is None else open_shared_files(str(artifacts), Path())
-        export_bundle(row, results.folder, Path(export), files)
-    return row
-
-
-def accuracy_column(front: pd.DataFrame) -> str:
-    """Return the column by which points are judged: test accuracy where it was measured."""
-    return "test_accuracy" if "test_accuracy" in front.columns else "accuracy"
-
-
-def _violations(
-    row: np.ndarray[Any, Any], objectives: tuple[Objective, ...], baseline: dict[str, float]
-) -> list[float]:
-    pairs = zip(objectives, row, strict=True)
-    return [objective.violation(float(value), baseline[objective.name]) or 0.0 for objective, value in pairs]
+        export_choice(choice, Path(export), artifacts)
+    return choice.row
 
 
 def _preferred(values: np.ndarray[Any, Any], prefer: Preference, objectives: tuple[Objective, ...]) -> int:
@@ -140,24 +145,34 @@ def _preferred(values: np.ndarray[Any, Any], prefer: Preference, objectives: tup
     return int(np.lexsort([losses[:, column] for column in [*reversed(others), first]])[0])
 
 
-def _nothing_fits(
-    front: pd.DataFrame,
-    values: np.ndarray[Any, Any],
-    violations: np.ndarray[Any, Any],
-    objectives: tuple[Objective, ...],
-    baseline: dict[str, float],
-) -> NothingFits:
-    order = np.argsort(np.maximum(violations, 0).sum(axis=1), kind="stable")[:3]
+def _named(front: pd.DataFrame, point: str) -> pd.DataFrame:
+    names = front["point"].tolist() if len(front) else []
+    if point not in names:
+        raise KaruiError(
+            "the front has no such point",
+            where="--point",
+            expected=f"one of {', '.join(names)}" if names else "a point of a front, which is empty",
+            got=point,
+            remedy="`karui front` lists them; a front that was measured again may have named them anew",
+        )
+    return front[front["point"] == point]
+
+
+def _nothing_fits(judged: JudgedFront, point: str | None) -> NothingFits:
+    objectives, baseline = judged.objectives, judged.baseline
+    order = np.argsort(np.maximum(judged.violations, 0).sum(axis=1), kind="stable")[:3]
     near = []
     for index in order:
+        row_of_three = zip(objectives, judged.violations[index], judged.values[index], strict=True)
         broken = [
-            f"{objective.bound_text(baseline[objective.name])} broken by {share:.1%} ({values[index, column]:.6g})"
-            for column, (objective, share) in enumerate(zip(objectives, violations[index], strict=True))
+            f"{objective.bound_text(baseline[objective.name])} broken by {share:.1%} ({value:.6g})"
+            for objective, share, value in row_of_three
             if share > 0
         ]
-        near.append(f"{front.iloc[int(index)]['point']} ({front.iloc[int(index)]['candidate']}): {'; '.join(broken)}")
+        row = judged.table.iloc[int(index)]
+        near.append(f"{row['point']} ({row['candidate']}): {'; '.join(broken)}")
     return NothingFits(
-        "no point of the front keeps this budget",
+        "no point of the front keeps this budget" if point is None else f"{point} does not keep this budget",
         expected=", ".join(filter(None, (item.bound_text(baseline[item.name]) for item in objectives))),
         got="nearest: " + "\n            ".join(near),
         remedy="loosen the bound that is broken, or search longer",

@@ -1,10 +1,9 @@
-"""The command line: ``karui search``, ``front``, ``pick``, ``preflight``, ``init`` and ``cache``."""
+"""The command line: ``karui search``, ``front``, ``preflight``, ``init``, ``cache``, and what decides afterwards."""
 
 from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +13,10 @@ from rich.text import Text
 
 from .. import __version__
 from ..errors import KaruiError, OutputError
+from .command_options import Artifacts, Format, Out, Storage, Study
+from .deciding_commands import add_commands
 from .folder import CACHE_NAME, explain_cache_errors
-from .views import cache_view, front_view, point_view, preflight_view
+from .views import cache_view, front_view, preflight_view
 
 if TYPE_CHECKING:
     from .run import StudyResult
@@ -31,35 +32,6 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-
-Study = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study file (.toml), or a bundled study: digits, fashion.")
-]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Results folder.", show_default="runs/<study>")]
-Artifacts = Annotated[
-    str | None,
-    typer.Option(metavar="LOCATION", help="Files of all machines: a folder they share, or an fsspec URL (s3://...)."),
-]
-Storage = Annotated[
-    str | None, typer.Option(metavar="URL", help="Optuna storage URL.", show_default="sqlite:///<out>/study.db")
-]
-
-
-class Format(StrEnum):
-    """How a front is printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
-class Prefer(StrEnum):
-    """What is preferred among the points that keep a budget."""
-
-    size = "size"
-    latency = "latency"
-    accuracy = "accuracy"
-    knee = "knee"
 
 
 def _version(wanted: bool) -> None:
@@ -149,43 +121,7 @@ def front(
             console.print(certification.describe(), highlight=False, soft_wrap=True)
 
 
-@app.command()
-def pick(
-    study: Study,
-    out: Out = None,
-    storage: Storage = None,
-    artifacts: Artifacts = None,
-    max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Largest file, such as 60KB or 0.1x.")] = None,
-    max_latency: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Longest latency, such as 0.4ms, or 0.3x of the baseline's.")
-    ] = None,
-    min_accuracy: Annotated[str | None, typer.Option(metavar="NUMBER", help="Lowest accuracy, such as 0.97.")] = None,
-    prefer: Annotated[Prefer, typer.Option(help="What to prefer among the points that fit.")] = Prefer.knee,
-    export: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the file and its papers to a folder.")
-    ] = None,
-) -> None:
-    """Choose one point of the front under a budget, and export it.
-
-    Exit code 1 where no point fits: then it says which bound fails by how much, and the nearest points.
-    """
-    from .choose import pick as pick_from_study
-
-    row = pick_from_study(
-        study,
-        out=out,
-        storage=storage,
-        artifacts=artifacts,
-        max_size=max_size,
-        max_latency=max_latency,
-        min_accuracy=min_accuracy,
-        prefer=prefer.value,
-        export=export,
-    )
-    console = Console()
-    console.print(point_view(row))
-    if export is not None:
-        console.print(Text(f"exported to {export}/"))
+add_commands(app)
 
 
 @app.command()

@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "preflight.json"
 
     @property
+    def deploy(self) -> Path:
+        """What a bundle of each of these files needs of the task."""
+        return self.path / "deploy"
+
+    @property
     def build(self) -> Path:
         """Networks and files of all candidates."""
         return self.path / "build"

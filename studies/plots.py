@@ -49,7 +49,7 @@ class FrontNumbers:
         trials: All feasible evaluated trials, by validation accuracy.
         front: The points of the front by kind of architecture; test accuracy where it was measured.
         steps: The front in accuracy over latency and over size: the best accuracy at or under each cost.
-        baseline: The baseline as a series of one.
+        baseline: The baseline as a series of one; of none where nothing is known of it.
         on_test: Whether the front's accuracies are those of the test split.
         metric_name: What the metric is called.
     """
@@ -74,30 +74,36 @@ def staircase(costs: tuple[float, ...], accuracies: tuple[float, ...]) -> tuple[
 
 
 def front_numbers(
-    front: pd.DataFrame, trials: pd.DataFrame, baseline: dict[str, float], metric_name: str = "accuracy"
+    front: pd.DataFrame, trials: pd.DataFrame, baseline: dict[str, float] | None, metric_name: str = "accuracy"
 ) -> FrontNumbers:
     """Collect what the plot of a front shows.
 
     Args:
         front: As :func:`karui.load_front` returns it.
         trials: As in ``trials.csv``.
-        baseline: The baseline's ``size_bytes``, ``latency_ms``, ``accuracy`` and, where known, ``test_accuracy``.
+        baseline: The baseline's ``size_bytes``, ``latency_ms``, ``accuracy`` and, where known, ``test_accuracy``; None
+            where nothing is known of it.
         metric_name: What the metric is called.
     """
     on_test = "test_accuracy" in front.columns
     column = "test_accuracy" if on_test else "accuracy"
     evaluated = trials[trials["feasible"].astype("boolean").fillna(False).astype(bool)] if len(trials) else trials
-    by_kind = {
-        kind: _series(front[front["kind"] == kind], column) for kind in _COLOURS if (front["kind"] == kind).any()
-    }
-    accuracy = baseline[column] if column in baseline else baseline["accuracy"]
+    kinds = [kind for kind in _COLOURS if len(front) and (front["kind"] == kind).any()]
+    by_kind = {kind: _series(front[front["kind"] == kind], column) for kind in kinds}
     return FrontNumbers(
         trials=_series(evaluated, "accuracy") if len(evaluated) else Series((), (), (), ()),
         front=by_kind,
-        baseline=Series((baseline["size_bytes"] / 1e3,), (baseline["latency_ms"],), (accuracy,), (0.0,)),
+        baseline=_baseline_series(baseline, column),
         on_test=on_test,
         metric_name=metric_name,
     )
+
+
+def _baseline_series(baseline: dict[str, float] | None, column: str) -> Series:
+    if baseline is None:
+        return Series((), (), (), ())
+    accuracy = baseline[column] if column in baseline else baseline["accuracy"]
+    return Series((baseline["size_bytes"] / 1e3,), (baseline["latency_ms"],), (accuracy,), (0.0,))
 
 
 def _series(table: pd.DataFrame, accuracy: str) -> Series:
@@ -113,9 +119,10 @@ def _series(table: pd.DataFrame, accuracy: str) -> Series:
 def draw_front(axes: Axes, numbers: FrontNumbers, cost: str) -> None:
     """Draw accuracy over ``latencies_ms`` or ``sizes_kb`` into the given axes."""
     trials = numbers.trials
-    axes.scatter(
-        getattr(trials, cost), trials.accuracies, s=14, color="0.75", linewidths=0, label="all trials (validation)"
-    )
+    if trials.accuracies:
+        axes.scatter(
+            getattr(trials, cost), trials.accuracies, s=14, color="0.75", linewidths=0, label="all trials (validation)"
+        )
     all_costs = tuple(value for series in numbers.front.values() for value in getattr(series, cost))
     all_accuracies = tuple(value for series in numbers.front.values() for value in series.accuracies)
     corners = staircase(all_costs, all_accuracies)
@@ -142,17 +149,22 @@ def draw_front(axes: Axes, numbers: FrontNumbers, cost: str) -> None:
         edgecolors="black",
         linewidths=0.8,
         zorder=4,
-        label="your model (float32)",
+        label="your model (float32)" if numbers.baseline.accuracies else None,
     )
     axes.set_xscale("log")
-    _label_ticks(axes.xaxis)
+    label_ticks(axes.xaxis)
     axes.set_xlabel("latency, ms (log)" if cost == "latencies_ms" else "file size, KB (log)")
     split = "test" if numbers.on_test else "validation"
-    axes.set_ylabel(f"{numbers.metric_name} ({split})")
+    axes.set_ylabel(f"{as_it_is(numbers.metric_name)} ({split})")
     axes.grid(True, which="both", linewidth=0.3, alpha=0.6)
 
 
-def _label_ticks(axis: Axis) -> None:
+def as_it_is(text: str) -> str:
+    """Return a text that matplotlib shows as it is, and does not take for a formula."""
+    return text.replace("$", r"\$")
+
+
+def label_ticks(axis: Axis) -> None:
     """Label enough ticks that a logarithmic axis can be read, also where it spans less than a decade."""
     low, high = axis.get_data_interval()
     if low > 0 and high < 8 * low:
@@ -177,7 +189,7 @@ def save_front(path: Path, numbers: FrontNumbers, title: str) -> None:
     right.set_ylabel("")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(as_it_is(title))
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=130)
     with explain_os_errors(path):

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, StudyFileError
-from ..search.record import read_records
+from ..evaluators.measurement import Measurement
 from .folder import RunFolder
-from .spec import load_spec
-from .store import explain_storage_errors, open_study, read_baseline, study_name
-from .tables import front_records, trials_table
+
+# Optuna and its database, which take most of a second to load, are loaded where there is no front.csv to read.
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +48,8 @@ def find_results(study: str | Path, out: str | Path | None = None, storage: str 
     if out is None and path.is_dir() and ((path / "front.csv").exists() or (path / "study.db").exists()):
         folder = RunFolder(path)
         return Results(_name_in(folder), folder, storage or folder.own_storage)
+    from .spec import load_spec
+
     try:
         name = load_spec(study).name
     except StudyFileError:
@@ -70,6 +71,10 @@ def find_results(study: str | Path, out: str | Path | None = None, storage: str 
 
 def _name_in(folder: RunFolder) -> str:
     """Return the name of the study whose results a folder holds; the folder's own name may be another."""
+    for described in sorted(folder.front_files.glob("*.json")):
+        return str(read_description(described)["study"])
+    from .store import study_name
+
     return study_name(folder.own_storage, folder.path.name) if folder.database.exists() else folder.path.name
 
 
@@ -117,18 +122,52 @@ def read_front_table(folder: RunFolder) -> pd.DataFrame:
         ) from error
 
 
+def read_trials(results: Results) -> pd.DataFrame:
+    """Return every trial, from ``trials.csv`` where a search has written it, otherwise from the database.
+
+    Raises:
+        OutputError: Where neither can be read.
+    """
+    import pandas as pd
+
+    path = results.folder.trials_csv
+    if not path.exists():
+        from ..search.record import read_records
+        from .store import explain_storage_errors, open_study
+        from .tables import trials_table
+
+        with explain_storage_errors(results.storage):
+            return trials_table(read_records(open_study(results.storage, results.name, create=False)))
+    try:
+        return pd.read_csv(path, dtype={"key": str, "sha256": str})
+    except (ValueError, OSError) as error:
+        raise OutputError(
+            "the trials cannot be read",
+            where=str(path),
+            got=str(error),
+            remedy="delete that file and run the search again; it only writes the trials anew",
+        ) from error
+
+
 def read_baseline_values(results: Results) -> dict[str, float]:
-    """Return the baseline's values by name, from the front's descriptions or else from the database.
+    """Return the baseline's values by name; see :func:`read_baseline_measurements`."""
+    return {name: item.value for name, item in read_baseline_measurements(results).items()}
+
+
+def read_baseline_measurements(results: Results) -> dict[str, Measurement]:
+    """Return the baseline's measurements by name, from the front's descriptions or else from the database.
 
     Raises:
         OutputError: Where neither knows it.
     """
     folder = results.folder
     for described in sorted(folder.front_files.glob("*.json")):
-        return {key: item["value"] for key, item in read_description(described)["baseline"].items()}
+        return {key: Measurement.from_dict(item) for key, item in read_description(described)["baseline"].items()}
+    from .store import open_study, read_baseline
+
     known = read_baseline(open_study(results.storage, results.name, create=False))
     if known is not None:
-        return {key: item.value for key, item in known[1].items()}
+        return known[1]
     raise OutputError(
         "the baseline was not measured yet", where=str(folder.path), remedy="run the search for a little longer"
     )
@@ -153,6 +192,10 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def _front_so_far(results: Results) -> pd.DataFrame:
+    from ..search.record import read_records
+    from .store import explain_storage_errors, open_study
+    from .tables import front_records, trials_table
+
     with explain_storage_errors(results.storage):
         records = front_records(read_records(open_study(results.storage, results.name, create=False)))
     table = trials_table(records)

@@ -21,6 +21,7 @@ from ..search.record import TrialRecord, read_records
 from ..search.workers import Workers
 from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
+from .bundle.samples import write_samples
 from .certification import read_certification, write_certification
 from .certify import Certified, certify, files_to_measure, front_table, write_descriptions
 from .folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
@@ -263,6 +264,7 @@ class Session:
     def _keep(self, bench: Bench, certified: Certified, records: Sequence[TrialRecord], ending: str) -> StudyResult:
         points, certification = certified.points, certified.certification
         write_descriptions(points, self.spec.name, bench.baseline)
+        write_samples(bench.task, [point.file for point in points], self.folder)
         table = front_table(points, bench.baseline)
         write_csv(table, self.folder.front_csv)
         trials = trials_table(records)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..spaces.stage_cache import EntrySize
+    from .bundle.verify import Verification
     from .verdicts import Preflight
 
 
@@ -88,6 +89,20 @@ def preflight_view(found: Preflight) -> Text:
         view.append(f"{verdict.variant:<34}{smaller:>8}  {faster:>14}  {verdict.pays_in}{slower}\n")
     if found.multiples:
         view.append(f"channels: in multiples of {found.multiple}\n")
+    return view
+
+
+_COLOURS = {"kept": "green", "missed": "bold red", "not comparable": "yellow", "not checked": "yellow"}
+
+
+def verification_view(verification: Verification) -> Text:
+    """Lay out what was checked of a bundle, one line each, and what came of all."""
+    view = Text()
+    for check in verification.checks:
+        view.append(f"{check.name:<14}")
+        view.append(f"{check.verdict:<15}", style=_COLOURS[check.verdict])
+        view.append(f"{check.text}\n")
+    view.append(f"{verification.bundle}: {verification.verdict}", style=_COLOURS[verification.verdict])
     return view
 
 

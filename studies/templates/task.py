@@ -49,5 +49,6 @@ def make_task() -> karui.Task:
         test=TensorDataset(images[1400:], labels[1400:]),  # touched only for the final front
         # calibration=...           ranges of activations; the first samples of `train` if left out
         # loss=..., metric=...      cross entropy and top-1 accuracy if left out; a higher metric is better
+        # labels=..., preprocessing=...    handed on with the file: names of the outputs, how data become inputs
         baseline_epochs=10,  # karui trains the model first, once; 0 for a model that is trained already
     )

@@ -111,3 +111,9 @@ def _distance(points: list[Point], index: int) -> float:
     width = np.ptp(columns, axis=0)
     width[width == 0] = 1.0
     return float(np.linalg.norm((columns[index] - columns.min(axis=0)) / width))
+
+
+@given(POINTS.filter(bool))
+def test_no_point_dominates_the_knee(points: list[Point]) -> None:
+    knee = points[knee_index(points, OBJECTIVES)]
+    assert not any(dominates(other, knee) for other in points)

@@ -136,6 +136,19 @@ def test_where_nothing_fits_the_broken_bound_and_the_nearest_are_told() -> None:
     assert caught.value.exit_code == 1
 
 
+def test_a_named_point_is_taken_if_it_keeps_the_budget() -> None:
+    front = front_of([(50_000, 1.0, 0.5), (60_000, 1.0, 0.8), (80_000, 1.0, 0.9)])
+    assert pick_point(front, Budget(), "size", BASELINE, "p03")["point"] == "p03"
+    assert pick_point(front, Budget(max_size="80KB"), "size", BASELINE, "p02")["point"] == "p02"
+    with pytest.raises(NothingFits, match=r"p02 does not keep this budget(?s:.*)broken by 50\.0% \(60000\)") as caught:
+        pick_point(front, Budget(max_size="40KB"), "size", BASELINE, "p02")
+    assert "p01" not in str(caught.value)
+    with pytest.raises(KaruiError, match=r"no such point(?s:.*)one of p01, p02, p03(?s:.*)got: p3"):
+        pick_point(front, Budget(), "size", BASELINE, "p3")
+    with pytest.raises(KaruiError, match=r"no such point(?s:.*)which is empty"):
+        pick_point(pd.DataFrame(columns=["point"]), Budget(), "knee", BASELINE, "p01")
+
+
 def test_an_empty_front_is_told() -> None:
     with pytest.raises(NothingFits, match="the front is empty"):
         pick_point(pd.DataFrame(columns=["point"]), Budget(), "knee", BASELINE)

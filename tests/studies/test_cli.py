@@ -28,7 +28,7 @@ def explained(err: str, *words: str) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["search", "front", "pick", "init", "cache", "--version", "Pareto front"]),
+        ([], ["search", "front", "pick", "verify", "compare", "init", "cache", "--version", "Pareto front"]),
         (
             ["search"],
             ["STUDY", "--trials", "--hours", "--out", "--storage", "--seed", "--data", "--workers", "runs/<study>"],
@@ -36,6 +36,9 @@ def explained(err: str, *words: str) -> bool:
         (["front"], ["STUDY", "--out", "--format", "table|csv|json"]),
         (["pick"], ["--max-size", "60KB", "--max-latency", "0.4ms", "0.3x", "--min-accuracy", "0.97", "--export"]),
         (["pick"], ["--prefer", "size|latency|accuracy|knee", "Exit code 1"]),
+        (["pick"], ["--point", "p07", "--explain", "--requests", "10M/month", "--price", "0.04/core-hour"]),
+        (["verify"], ["BUNDLE", "--data", "--target", "--reference", "--tolerance", "--json", "Exit code 1"]),
+        (["compare"], ["RUN_A", "RUN_B", "--plot", "compare.png", "table|csv|json"]),
         (["search"], ["--cache", "karui-cache beside --out"]),
         (["init"], ["NAME"]),
         (["cache"], ["DIR", "runs/karui-cache", "--clear"]),

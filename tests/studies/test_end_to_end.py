@@ -253,7 +253,8 @@ def test_ratios_are_taken_against_the_baseline(finished: Finished) -> None:
 def test_what_is_picked_runs_with_onnxruntime_alone(finished: Finished, tmp_path: Path) -> None:
     row = karui.pick(finished.study, out=finished.folder, prefer="size", export=tmp_path / "device")
     assert row["size_bytes"] == finished.front["size_bytes"].min()
-    assert {path.name for path in (tmp_path / "device").iterdir()} == {"model.onnx", "config.json", "README.md"}
+    names = {"model.onnx", "config.json", "config.schema.json", "MODEL_CARD.md", "run.py", "samples", "SHA256SUMS"}
+    assert {path.name for path in (tmp_path / "device").iterdir()} == names
     code = (
         "import sys, numpy, onnxruntime\n"
         "session = onnxruntime.InferenceSession('model.onnx', providers=['CPUExecutionProvider'])\n"
@@ -290,15 +291,25 @@ def test_the_configuration_says_what_it_is_and_how_it_was_measured(finished: Fin
     assert described["baseline"]["size_bytes"]["value"] == (finished.folder / "baseline.onnx").stat().st_size
 
 
-def test_the_code_in_the_exported_readme_runs(finished: Finished, tmp_path: Path) -> None:
+def test_the_exported_program_runs_the_exported_samples(finished: Finished, tmp_path: Path) -> None:
     karui.pick(finished.folder, export=tmp_path)
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    code = text.split("```python\n")[1].split("```")[0]
-    result = subprocess.run(
-        [sys.executable, "-c", code + "print(outputs.shape)"], check=True, cwd=tmp_path, capture_output=True, text=True
+    code = "import runpy, sys; sys.argv = ['run.py']; runpy.run_path('run.py', run_name='__main__')"
+    watched = (
+        f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, 'karui' in sys.modules)); {code}"
     )
-    assert result.stdout == "(1, 4)\n"
-    assert digest_of(tmp_path / "model.onnx") in text
+    command = [sys.executable, "-c", watched]
+    result = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout.endswith("False False\n")
+    assert "outputs are as expected" in result.stdout
+    samples = np.load(tmp_path / "samples" / "samples.npz")
+    images, labels = finished.splits["test"]
+    rows = [number * len(images) // 16 for number in range(16)]
+    np.testing.assert_array_equal(samples["inputs"], images[rows])
+    assert samples["targets"].tolist() == labels[rows].tolist()
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (answers,) = session.run(None, {session.get_inputs()[0].name: images[rows]})
+    np.testing.assert_allclose(samples["outputs"], answers, atol=1e-5)
+    assert digest_of(tmp_path / "model.onnx") in (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_a_file_that_was_changed_is_not_exported(finished: Finished, tmp_path: Path) -> None:
@@ -319,8 +330,10 @@ def test_a_file_that_was_changed_is_not_exported(finished: Finished, tmp_path: P
 
 def test_a_place_that_cannot_be_exported_to_is_told(finished: Finished, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
-    with pytest.raises(OutputError, match=r"folder to export to cannot be written(?s:.*)another --export"):
+    with pytest.raises(OutputError, match=r"a file lies where the bundle is to go(?s:.*)another --export"):
         karui.pick(finished.folder, export=tmp_path / "taken")
+    with pytest.raises(OutputError, match=r"folder to export to cannot be written(?s:.*)another --export"):
+        karui.pick(finished.folder, export=tmp_path / "taken" / "bundle")
 
 
 def test_the_commands_show_the_front_and_pick_of_it(finished: Finished, karui_command: Command, tmp_path: Path) -> None:

@@ -112,19 +112,19 @@ def test_an_exported_file_with_an_exit_says_how_it_is_used(
 ) -> None:
     early = result.front[result.front["exit.depth"] > 0]
     chosen = early.iloc[0] if len(early) else result.front.iloc[0]
+    bundle = tmp_path / "bundle"
     picked = karui_command(
-        "pick", result.folder, "--max-size", str(chosen["size_bytes"]), "--prefer", "accuracy", "--export", tmp_path
+        "pick", result.folder, "--max-size", str(chosen["size_bytes"]), "--prefer", "accuracy", "--export", bundle
     )
     assert (picked.code, picked.err) == (0, "")
     assert "95th percentile over inputs" in picked.out
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    described = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert f"means over {TEST} inputs of the test split" in text
-    assert f"{described['measurements']['latency_p95_ratio']['value']:.2f}x" in text
-    assert ("one at a time" in text) == ("exit_depth" in described["candidate"])
-    code = text.split("```python\n")[1].split("```")[0] + "print(outputs.shape)"
-    ran = subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True)
-    assert ran.stdout == "(1, 4)\n"
+    card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    described = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
+    assert f"means over {TEST} inputs of the test split" in card
+    assert f"model's | {described['measurements']['latency_p95_ratio']['value']:.2f} |" in card
+    assert ("one at a time" in card) == ("exit_depth" in described["candidate"])
+    ran = subprocess.run([sys.executable, "run.py"], check=True, cwd=bundle, capture_output=True, text=True)
+    assert "outputs are as expected" in ran.stdout
 
 
 def test_the_same_study_goes_on_and_finds_nothing_new(result: StudyResult, study: Path) -> None:

@@ -1,0 +1,1 @@
+"""What goes to the device: a folder with the file, its papers, samples and sums; and whether it is still as it was."""

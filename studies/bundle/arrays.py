@@ -1,0 +1,63 @@
+"""Arrays from a file that may be damaged, and a file run on arrays, without torch."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ...evaluators.runtime import Runner
+
+BATCH_SIZE = 256
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], str]:
+    """Return the arrays of an ``.npz`` and an empty text, or what is wrong with it in a few words.
+
+    Args:
+        path: The file.
+        names: Arrays that it has to hold, with as many rows each, one at least.
+    """
+    try:
+        kept = np.load(path, allow_pickle=False)
+        if isinstance(kept, np.ndarray):
+            return {}, "it is one array, an .npz with several by name was expected"
+        with kept:
+            arrays = dict(kept)
+    except FileNotFoundError:
+        return {}, "there is no such file"
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return {}, f"it is damaged, cut short, or no .npz ({' '.join(str(error).split())})"
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        return {}, f"it has no array {' and none '.join(missing)}; it has {', '.join(sorted(arrays)) or 'nothing'}"
+    rows = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in names}
+    if len(set(rows.values())) > 1 or not all(rows.values()):
+        told = ", ".join(f"{count} {name}" for name, count in rows.items())
+        return {}, f"it holds {told}; as many of each were expected, one at least"
+    return arrays, ""
+
+
+def run_inputs(runner: Runner, inputs: NDArray[Any]) -> NDArray[Any]:
+    """Return a file's outputs for inputs of any number, shape (n, ...).
+
+    A file that accepts one batch size only gets that size, the last batch filled up with copies of its first input.
+
+    Raises:
+        CandidateFailure: Where the file cannot be run on them.
+    """
+    size = runner.fixed_batch_size or BATCH_SIZE
+    outputs = []
+    for start in range(0, len(inputs), size):
+        batch = np.ascontiguousarray(inputs[start : start + size])
+        rows = len(batch)
+        if runner.fixed_batch_size is not None and rows < size:
+            batch = np.concatenate([batch, np.repeat(batch[:1], size - rows, axis=0)])
+        outputs.append(runner.run(batch)[:rows])
+    return np.concatenate(outputs)

@@ -1,0 +1,92 @@
+"""The folder that goes to the device: the file, its papers, samples, a program that runs it, and sums."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from shutil import copyfile
+from typing import TYPE_CHECKING, Any
+
+from ...errors import OutputError
+from ...spaces.artifact import file_digest
+from ..folder import RunFolder, explain_os_errors, write_atomically
+from ..read import read_description
+from .config import CONFIG, SAMPLES, SCHEMA, bundle_config, config_schema
+from .model_card import model_card
+from .samples import npz_bytes, read_samples, read_task_paper
+from .sums import write_sums
+from .whole_folder import whole_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..shared_files import SharedFiles
+
+RUN = Path(__file__).parent.parent / "templates" / "run_bundle.py"
+
+
+def export_bundle(row: pd.Series[Any], folder: RunFolder, destination: Path, files: SharedFiles | None = None) -> Path:
+    """Write the bundle of one row of a front, whole or not at all, and return its folder; it takes no torch.
+
+    ``model.onnx``, ``config.json`` with its schema, ``MODEL_CARD.md``, ``run.py``, samples with expected outputs where
+    certification has left them, and ``SHA256SUMS``.
+
+    Args:
+        row: The row.
+        folder: The results folder.
+        destination: The folder to write; it may not exist, be empty, or be an earlier bundle.
+        files: Where the file may be if it is not in the results folder.
+
+    Raises:
+        OutputError: Where the front is not re-measured yet, its file is missing or changed, or the folder cannot be
+            written or holds something else.
+    """
+    source = _checked_file(row, folder, files)
+    samples = read_samples(folder, source, str(row["sha256"]))
+    described = read_description(source.with_suffix(".json"))
+    config = bundle_config(described, read_task_paper(folder), 0 if samples is None else len(samples["inputs"]))
+    with explain_os_errors(destination, "folder to export to", "another --export"), whole_folder(destination) as made:
+        copyfile(source, made / "model.onnx")
+        _write_json(made / CONFIG, config)
+        _write_json(made / SCHEMA, config_schema())
+        write_atomically(made / "MODEL_CARD.md", model_card(config).encode())
+        copyfile(RUN, made / "run.py")
+        if samples is not None:
+            write_atomically(made / SAMPLES, npz_bytes(samples))
+        write_sums(made)
+    return destination
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _checked_file(row: pd.Series[Any], folder: RunFolder, files: SharedFiles | None) -> Path:
+    if "file" not in row:
+        raise OutputError(
+            "the front was not re-measured yet, so there is no file to deploy",
+            where=str(folder.path),
+            expected="a search that has finished",
+            got="a front from a search that is running or was stopped",
+            remedy="give the search command again to finish it; a smaller --trials ends it sooner",
+        )
+    path = folder.path / str(row["file"])
+    if not path.is_file() and files is not None:
+        with explain_os_errors(folder.path):
+            files.fetch(str(row["sha256"]), path)
+    if not path.is_file():
+        raise OutputError(
+            "the file of that point is missing",
+            where=str(path),
+            remedy="run the search again: it makes the front's files anew; or name the --artifacts that hold it",
+        )
+    digest = file_digest(path)
+    if digest != row["sha256"]:
+        raise OutputError(
+            "the file of that point is not the one that was measured",
+            where=str(path),
+            expected=f"sha256 {row['sha256']}",
+            got=f"sha256 {digest}",
+            remedy="delete that file and run the search again: it makes the front's files anew",
+        )
+    return path
