@@ -185,6 +185,26 @@ def pick(
 
 
 @app.command()
+def report(
+    study: Study,
+    out: Out = None,
+    storage: Storage = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="The page.", show_default="report.html in --out")
+    ] = None,
+) -> None:
+    """Write one page about a study, which opens from disk, and its plots as PNG and SVG.
+
+    It also works while the search runs, and where no candidate keeps the bounds.
+    """
+    from .report import write_report
+
+    page, *pictures = write_report(study, out=out, storage=storage, to=to)
+    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    print(f"and {len(pictures)} pictures to {pictures[0].parent}/")
+
+
+@app.command()
 def init(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]) -> None:
     """Write a commented study file and a task file to start from; the pair runs as written."""
     from .scaffold import write_scaffold
