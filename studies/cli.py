@@ -1,4 +1,4 @@
-"""The command line: ``karui search``, ``front``, ``pick``, ``init`` and ``cache``."""
+"""The command line: ``karui search``, ``watch``, ``front``, ``pick``, ``report``, ``init`` and ``cache``."""
 
 from __future__ import annotations
 
@@ -202,6 +202,22 @@ def report(
     page, *pictures = write_report(study, out=out, storage=storage, to=to)
     print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
     print(f"and {len(pictures)} pictures to {pictures[0].parent}/")
+
+
+@app.command("watch")
+def watch_search(
+    study: Study,
+    out: Out = None,
+    storage: Storage = None,
+    once: Annotated[bool, typer.Option("--once", help="Show how things stand, and end.")] = False,
+) -> None:
+    """Show a search that runs elsewhere: progress, running candidates, the front so far, what failed, the time left.
+
+    It reads only; it ends when the search does, or with Ctrl-C, which the search does not notice.
+    """
+    from .watch import watch
+
+    watch(study, Console(), out=out, storage=storage, once=once)
 
 
 @app.command()

@@ -79,4 +79,5 @@ def _spread_out(values: NDArray[np.float64]) -> NDArray[np.int_]:
     order = np.argsort(cell_of, kind="stable")
     within = np.empty(len(values), dtype=int)
     within[order] = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    within[[*scaled.argmin(axis=0), *scaled.argmax(axis=0)]] = -1  # the outermost before all others
     return np.sort(np.argsort(within, kind="stable")[:MOST_DRAWN])

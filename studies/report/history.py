@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...search.front import hypervolume, pareto_mask
-from ...search.objectives import OBJECTIVES
+from ...search.front import hypervolume
+from ..growth import FrontGrowth
 from ..tables import OBJECTIVE_NAMES
 from .axes import AXES
 
@@ -46,20 +46,12 @@ def volume_history(
     """
     values = evaluated[list(OBJECTIVE_NAMES)].to_numpy(dtype=np.float64)
     feasible = evaluated["feasible"].to_numpy(dtype=bool)
-    front: NDArray[np.float64] = np.empty((0, 3))
-    volumes, volume = [], 0.0
-    for point, counts in zip(values, feasible, strict=True):
-        if counts and not _is_covered(point, front):
-            front = np.vstack([front, point])
-            front = front[pareto_mask(front, OBJECTIVES)]
-            volume = hypervolume(front, baseline)
-        volumes.append(volume)
-    hours = _hours(evaluated["trial"].to_numpy(dtype=int), events)
-    return History(tuple(range(1, len(volumes) + 1)), hours, tuple(volumes))
-
-
-def _is_covered(point: NDArray[np.float64], front: NDArray[np.float64]) -> bool:
-    return bool(((front[:, :2] <= point[:2]).all(axis=1) & (front[:, 2] >= point[2])).any())
+    growth = FrontGrowth(baseline)
+    numbers = evaluated["trial"].to_numpy(dtype=int)
+    for number, point, counts in zip(numbers.tolist(), values, feasible.tolist(), strict=True):
+        growth.add(number, point, counts)
+    hours = _hours(numbers, events)
+    return History(tuple(range(1, len(values) + 1)), hours, tuple(growth.volumes))
 
 
 def _hours(numbers: NDArray[np.int_], events: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:

@@ -122,7 +122,7 @@ def _closed(script: str) -> str:
 
 @cache
 def _part(name: str) -> str:
-    return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+    return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _digest(script: str) -> str:

@@ -23,6 +23,7 @@ function showLimit(name) {
   const text = Number.isFinite(limit) ? `${name === "accuracy" ? "≥" : "≤"} ${TEXTS[name](limit)}${share}` : "any";
   byId(`budget-${name}-text`).textContent = text;
   slider.setAttribute("aria-valuetext", text);
+  slider.dataset.limit = limit;
 }
 
 let waiting = false;
