@@ -73,6 +73,22 @@ class Opened:
         """The point that the page names as the best pick."""
         return self.page.inner_text("#pick .link")
 
+    def place_of(self, name: str) -> tuple[float, float]:
+        """Where on the screen a point lies in the plot of accuracy over size."""
+        self.page.locator("#plot-size").scroll_into_view_if_needed()
+        x, y = self.page.evaluate(
+            """name => {
+                const plot = document.getElementById("plot-size");
+                const { xaxis, yaxis } = plot._fullLayout;
+                const at = plot.data[2].customdata.indexOf(name);
+                const box = plot.getBoundingClientRect();
+                return [box.left + xaxis._offset + xaxis.d2p(plot.data[2].x[at]),
+                        box.top + yaxis._offset + yaxis.d2p(plot.data[2].y[at])];
+            }""",
+            name,
+        )
+        return x, y
+
     def detail(self) -> str:
         """The heading of the details."""
         return self.page.inner_text("#detail h2")
@@ -196,10 +212,7 @@ def test_a_budget_that_nothing_keeps_is_told(opened: Opened) -> None:
 def test_a_click_on_a_point_selects_it_everywhere(opened: Opened) -> None:
     # the largest file lies alone at the right of the plot
     name = opened.front.loc[opened.front["size_bytes"].idxmax(), "point"]
-    at = opened.drawn("plot-size").index(name)
-    box = opened.page.locator("#plot-size .trace.scatter .points").nth(1).locator("path").nth(at).bounding_box()
-    assert box is not None
-    opened.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    opened.page.mouse.click(*opened.place_of(name))
     opened.page.wait_for_function("name => document.querySelector('#detail h2').textContent === name", arg=name)
     row = opened.front[opened.front["point"] == name].iloc[0]
     ring = "id => [document.getElementById(id).data[4].x[0], document.getElementById(id).data[4].y[0]]"
@@ -345,9 +358,7 @@ def test_nothing_that_a_study_says_is_run(browser: Browser, tmp_path: Path) -> N
         opened.page.select_option("#colour", name)
     for row in opened.page.locator("#table tbody tr").all()[:3]:
         row.click()
-    box = opened.page.locator("#plot-size .trace.scatter .points").nth(1).locator("path").first.bounding_box()
-    assert box is not None
-    opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    opened.page.mouse.move(*opened.place_of(opened.front.loc[opened.front["size_bytes"].idxmax(), "point"]))
     opened.page.wait_for_selector("#plot-size .hovertext")
     assert opened.page.evaluate("window.stolen") is None
     assert opened.page.locator("img").count() == 0
