@@ -1,4 +1,4 @@
-"""The command line: ``karui search``, ``front``, ``preflight``, ``init``, ``cache``, and what decides afterwards."""
+"""The command line: searching, watching, printing the front; and, from other files, what decides afterwards."""
 
 from __future__ import annotations
 
@@ -145,6 +145,42 @@ def preflight(
         console.print(preflight_view(each))
     for sentence in sentences(found, resolve_spec(study)):
         console.print(Text(f"note: {sentence}"))
+
+
+@app.command()
+def report(
+    study: Study,
+    out: Out = None,
+    storage: Storage = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="The page.", show_default="report.html in --out")
+    ] = None,
+) -> None:
+    """Write one page about a study, which opens from disk, and its plots as PNG and SVG.
+
+    It also works while the search runs, and where no candidate keeps the bounds.
+    """
+    from .report import write_report
+
+    page, *pictures = write_report(study, out=out, storage=storage, to=to)
+    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    print(f"and {len(pictures)} pictures to {pictures[0].parent}/")
+
+
+@app.command("watch")
+def watch_search(
+    study: Study,
+    out: Out = None,
+    storage: Storage = None,
+    once: Annotated[bool, typer.Option("--once", help="Show how things stand, and end.")] = False,
+) -> None:
+    """Show a search that runs elsewhere: progress, running candidates, the front so far, what failed, the time left.
+
+    It reads only; it ends when the search does, or with Ctrl-C, which the search does not notice.
+    """
+    from .watch import watch
+
+    watch(study, Console(), out=out, storage=storage, once=once)
 
 
 @app.command()

@@ -1,0 +1,46 @@
+"""The hypervolume of a front that grows point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..search.front import hypervolume, pareto_mask
+from ..search.objectives import OBJECTIVES
+
+
+class FrontGrowth:
+    """Takes in measured trials one by one; what others of the front cover costs next to nothing.
+
+    Args:
+        baseline: The baseline's size, latency and accuracy.
+    """
+
+    def __init__(self, baseline: Sequence[float]) -> None:
+        self._baseline = baseline
+        self._front: NDArray[np.float64] = np.empty((0, 3))
+        self.volumes: list[float] = []
+        self.seen: set[int] = set()
+
+    def add(self, number: int, values: Sequence[float] | NDArray[np.float64], feasible: bool) -> None:
+        """Take in a trial.
+
+        Args:
+            number: Its number.
+            values: Its size, latency and accuracy.
+            feasible: Whether it keeps every bound; otherwise it adds nothing.
+        """
+        self.seen.add(number)
+        point = np.asarray(values, dtype=np.float64)
+        volume = self.volumes[-1] if self.volumes else 0.0
+        if feasible and not self._is_covered(point):
+            front = np.vstack([self._front, point])
+            self._front = front[pareto_mask(front, OBJECTIVES)]
+            volume = hypervolume(self._front, self._baseline)
+        self.volumes.append(volume)
+
+    def _is_covered(self, point: NDArray[np.float64]) -> bool:
+        no_larger = (self._front[:, :2] <= point[:2]).all(axis=1)
+        return bool((no_larger & (self._front[:, 2] >= point[2])).any())

@@ -1,0 +1,187 @@
+"""Everything that a page shows, as numbers and words: what the pictures are drawn from as well."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ...spaces.candidate import Candidate
+from .axes import axes_used, combination_labels, parameter_names
+from .cloud import cloud_columns, plain_value
+from .conditions import how_measured
+from .endings import Ending, count_states, endings_of
+from .history import Contribution, History, axis_contributions, volume_history
+from .importance import Importances, parameter_importances
+from .points import page_points
+from .targets import Flip, ranking_flips, target_columns
+from .words import Highlight, highlights, material_metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .material import Material
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a page shows.
+
+    Args:
+        title: Name of the study.
+        status: How far the search is, in one sentence.
+        notes: What a reader must know before anything else.
+        highlights: The points that the summary names.
+        interactive: What the page's script works with; JSON types.
+        history: How the hypervolume grew.
+        contributions: What each axis brought.
+        importances: How much each parameter decided.
+        states: How many trials ended how, by state in words.
+        endings: What was stopped or failed, and why.
+        measured: How the numbers were made: pairs of a topic and a sentence.
+        targets: Names of several targets whose latencies are known.
+        flips: Where they disagree.
+        certification: What the certification found of the front as a whole: pairs of a topic and a value.
+    """
+
+    title: str
+    status: str
+    notes: tuple[str, ...]
+    highlights: tuple[Highlight, ...]
+    interactive: dict[str, Any]
+    history: History
+    contributions: tuple[Contribution, ...]
+    importances: Importances
+    states: dict[str, int]
+    endings: tuple[Ending, ...]
+    measured: tuple[tuple[str, str], ...]
+    targets: tuple[str, ...]
+    flips: tuple[Flip, ...]
+    certification: tuple[tuple[str, str], ...]
+
+
+def page_content(material: Material, command: list[str]) -> Content:
+    """Work out what a page shows.
+
+    Args:
+        material: What the report is made of; its baseline is known.
+        command: How ``karui pick`` is called for this study, up to its choice.
+    """
+    evaluated = material.evaluated
+    searched = tuple(material.baseline[name].value for name in ("size_bytes", "latency_ms", "accuracy"))
+    feasible = evaluated[evaluated["feasible"]]
+    columns = target_columns(material.points)
+    return Content(
+        title=material.name,
+        status=_status(material),
+        notes=tuple(_notes(material)),
+        highlights=tuple(highlights(material)) if material.is_front else (),
+        interactive=_interactive(material, command),
+        history=volume_history(evaluated, searched, material.events),
+        contributions=axis_contributions(feasible, axes_used(feasible), searched),
+        importances=parameter_importances(evaluated),
+        states=count_states(material.trials),
+        endings=endings_of(material.trials),
+        measured=tuple(how_measured(material)),
+        targets=tuple(columns),
+        flips=ranking_flips(material.points, columns) if len(columns) > 1 else (),
+        certification=tuple(_certification(material)),
+    )
+
+
+def _status(material: Material) -> str:
+    counts = count_states(material.trials)
+    measured = counts.get("measured", 0)
+    points = len(material.points) if material.is_front else 0
+    told = [f"{len(material.trials):,} trials, {measured:,} measured", f"{points} on the front"]
+    if material.events:
+        last = datetime.fromisoformat(material.events[-1]["time"])
+        told.append(f"as of {last:%Y-%m-%d %H:%M} UTC")
+    return " · ".join(told)
+
+
+def _notes(material: Material) -> list[str]:
+    notes = []
+    if not material.is_front:
+        count = len(material.points)
+        notes.append(
+            f"No candidate keeps every bound. Shown are the {count} nearest, those that break the bounds least."
+            if count
+            else "No candidate has been measured yet."
+        )
+    elif not material.on_test:
+        notes.append(
+            "The search has not finished: this is the front so far, by validation accuracy. "
+            "Finished, it is measured again on test examples that the search never saw."
+        )
+    elif material.is_stale:
+        notes.append(
+            "The search has gone on since this front was measured again. The same search command, run to its end, "
+            "measures the front of all trials."
+        )
+    return notes
+
+
+def _interactive(material: Material, command: list[str]) -> dict[str, Any]:
+    size, latency, accuracy = material.baseline_values
+    evaluated = material.evaluated
+    names = [name for name in parameter_names(evaluated) if evaluated[name].nunique() > 1]
+    others = evaluated[~evaluated["trial"].isin(set(material.points["trial"]))] if len(material.points) else evaluated
+    judged = material.baseline.get(material.accuracy, material.baseline["accuracy"])
+    return {
+        "study": material.name,
+        "isFront": material.is_front,
+        "onTest": material.on_test,
+        "metric": material_metric(material),
+        "baseline": {
+            "size": size,
+            "latency": latency,
+            "accuracy": accuracy,
+            "latencySpread": material.baseline["latency_ms"].spread,
+            "accuracySpread": judged.spread,
+        },
+        "int8": _uniform_int8(material),
+        "parameters": names,
+        "points": page_points(material, names, command),
+        "cloud": cloud_columns(others, names, combination_labels(axes_used(others), len(others))),
+        "pickCommand": command,
+    }
+
+
+def _uniform_int8(material: Material) -> dict[str, Any] | None:
+    """Return the values of the model with all weights and activations rounded to 8 bits and nothing else, or None."""
+    plain = Candidate(weight_bits=8, activation_bits=8)
+    names = {plain.describe(), plain.canonical().describe()}
+
+    def first(rows: pd.DataFrame) -> pd.Series[Any] | None:
+        found = rows[rows["candidate"].isin(names)]
+        return found.iloc[0] if len(found) else None
+
+    row, column = first(material.points) if material.is_front else None, material.accuracy
+    if row is None:
+        row, column = first(material.evaluated), "accuracy"
+    if row is None:
+        return None
+    return {
+        "trial": int(row["trial"]),
+        "size": float(row["size_bytes"]),
+        "latency": float(row["latency_ms"]),
+        "accuracy": float(row[column]),
+        "onTest": column == "test_accuracy",
+    }
+
+
+def _certification(material: Material) -> list[tuple[str, str]]:
+    """Return the plain values of ``certification.json``, where there is one."""
+    path = material.folder.path / "certification.json"
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    told = []
+    for name, value in plain.items() if isinstance(plain, dict) else ():
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool) and name not in ("format", "study"):
+            shown = f"{value:.3g}" if isinstance(value, float) else str(plain_value(value))
+            told.append((name.replace("_", " "), shown))
+    return told

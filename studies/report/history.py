@@ -1,0 +1,106 @@
+"""How the front grew, and what each axis brought to it, by hypervolume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...search.front import hypervolume
+from ..growth import FrontGrowth
+from ..tables import OBJECTIVE_NAMES
+from .axes import AXES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class History:
+    """The hypervolume of the front so far after each trial that was measured.
+
+    Args:
+        counts: How many trials had been measured by then.
+        hours: Since the search first began; empty where the log does not know it of every trial.
+        volumes: The hypervolume, never falling.
+    """
+
+    counts: tuple[int, ...]
+    hours: tuple[float, ...]
+    volumes: tuple[float, ...]
+
+
+def volume_history(
+    evaluated: pd.DataFrame, baseline: Sequence[float], events: Sequence[Mapping[str, Any]] = ()
+) -> History:
+    """Return how the hypervolume grew, by validation accuracy, one entry per trial that was measured.
+
+    Args:
+        evaluated: The trials with all three values, in the order of their numbers.
+        baseline: The baseline's size, latency and validation accuracy.
+        events: The search's log, for the times.
+    """
+    values = evaluated[list(OBJECTIVE_NAMES)].to_numpy(dtype=np.float64)
+    feasible = evaluated["feasible"].to_numpy(dtype=bool)
+    growth = FrontGrowth(baseline)
+    numbers = evaluated["trial"].to_numpy(dtype=int)
+    for number, point, counts in zip(numbers.tolist(), values, feasible.tolist(), strict=True):
+        growth.add(number, point, counts)
+    hours = _hours(numbers, events)
+    return History(tuple(range(1, len(values) + 1)), hours, tuple(growth.volumes))
+
+
+def _hours(numbers: NDArray[np.int_], events: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Return when each trial ended, in hours since the first event; nothing where it is not known of every trial."""
+    ended = {event["trial"]: event["time"] for event in events if event.get("event") == "trial ended"}
+    if not len(numbers) or not all(int(number) in ended for number in numbers):
+        return ()
+    begin = datetime.fromisoformat(min(event["time"] for event in events))
+    hours = [(datetime.fromisoformat(ended[int(number)]) - begin).total_seconds() / 3600 for number in numbers]
+    # several workers end trials out of order; by then at the latest all before it were known as well
+    return tuple(np.maximum.accumulate(hours).tolist())
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one axis brought to the front.
+
+    Args:
+        axis: Its name in words.
+        points: How many points of the front use it.
+        trials: How many trials that keep the bounds use it.
+        share_of_points: Share of the front's hypervolume lost without the points that use it.
+        share_for_good: The same where the best trials that do not use it take their places.
+    """
+
+    axis: str
+    points: int
+    trials: int
+    share_of_points: float
+    share_for_good: float
+
+
+def axis_contributions(
+    feasible: pd.DataFrame, uses: Mapping[str, NDArray[np.bool_]], baseline: Sequence[float]
+) -> tuple[Contribution, ...]:
+    """Return what each axis brought to the front, by validation accuracy; axes that no trial uses are left out.
+
+    Args:
+        feasible: The trials that keep every bound.
+        uses: By axis, which of them use it; see :func:`~karui.studies.report.axes.axes_used`.
+        baseline: The baseline's size, latency and validation accuracy.
+    """
+    values = feasible[list(OBJECTIVE_NAMES)].to_numpy(dtype=np.float64)
+    on_front = feasible["on_front"].to_numpy(dtype=bool)
+    whole = hypervolume(values[on_front], baseline)
+    found = []
+    for axis, used in uses.items():
+        if used.any():
+            rest, others = hypervolume(values[on_front & ~used], baseline), hypervolume(values[~used], baseline)
+            shares = [1.0 - min(part / whole, 1.0) if whole else 0.0 for part in (rest, others)]
+            found.append(Contribution(AXES[axis], int((on_front & used).sum()), int(used.sum()), *shares))
+    return tuple(sorted(found, key=lambda each: -each.share_of_points))

@@ -1,0 +1,230 @@
+"""What a report is made of: trials, front, baseline and log, read once and quickly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import sqlalchemy
+from sqlalchemy.engine import make_url
+
+from ...evaluators.measurement import Measurement
+from ...search.objectives import Objective, with_bounds
+from ...search.record import TrialRecord, read_records
+from ..folder import RunFolder
+from ..log import read_log
+from ..read import Results, read_description, read_front_table
+from ..store import explain_storage_errors, open_study, read_baseline
+from ..tables import OBJECTIVE_NAMES, trials_table
+from .documents import PointDocument, read_documents
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEAREST = 10
+"""How many candidates are shown where none keeps every bound."""
+
+_ENDED = ("COMPLETE", "PRUNED", "FAIL")
+_BOUNDS = {"size_bytes": "max_size", "latency_ms": "max_latency", "accuracy": "min_accuracy"}
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of.
+
+    Args:
+        name: Name of the study.
+        folder: Its results folder.
+        trials: One row per trial that has begun, as in ``trials.csv``.
+        points: The front, one row per point; where no trial keeps every bound, the nearest ones.
+        is_front: Whether ``points`` is a front.
+        on_test: Whether its accuracies are those of the test split.
+        is_stale: Whether the search has gone on since that front was measured again.
+        baseline: The baseline's measurements by name; empty where they are not known yet.
+        objectives: Size, latency and accuracy with the study's bounds.
+        documents: What is known of each point, by trial.
+        attributes: What the study's storage knows of the study itself.
+        events: The search's log.
+    """
+
+    name: str
+    folder: RunFolder
+    trials: pd.DataFrame
+    points: pd.DataFrame
+    is_front: bool
+    on_test: bool
+    is_stale: bool
+    baseline: dict[str, Measurement]
+    objectives: tuple[Objective, ...]
+    documents: dict[int, PointDocument]
+    attributes: dict[str, Any]
+    events: list[dict[str, Any]]
+
+    @property
+    def accuracy(self) -> str:
+        """The column by which points are judged."""
+        return "test_accuracy" if self.on_test else "accuracy"
+
+    @property
+    def baseline_values(self) -> tuple[float, float, float]:
+        """The baseline's size in bytes, latency in ms, and accuracy on the split that the points are judged by."""
+        accuracy = self.accuracy if self.accuracy in self.baseline else "accuracy"
+        size, latency, judged = (self.baseline[name].value for name in ("size_bytes", "latency_ms", accuracy))
+        return size, latency, judged
+
+    @property
+    def evaluated(self) -> pd.DataFrame:
+        """The trials that were measured to their end."""
+        return evaluated_rows(self.trials)
+
+
+def evaluated_rows(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials that have all three values."""
+    if not set(OBJECTIVE_NAMES) <= set(trials.columns):
+        return trials.iloc[:0].reindex(columns=[*trials.columns, *OBJECTIVE_NAMES])
+    return trials[trials[list(OBJECTIVE_NAMES)].notna().all(axis=1) & (trials["state"] == "evaluated")]
+
+
+def read_material(results: Results) -> Material:
+    """Read all that a report is made of.
+
+    Trials come from ``trials.csv`` where it has all that have ended, which is much quicker than the database.
+
+    Raises:
+        OutputError: Where there is nothing to read, or it cannot be read.
+    """
+    folder = results.folder
+    study = _open(results)
+    trials, records = _trials(results, study)
+    front = read_front_table(folder) if folder.front_csv.exists() else None
+    baseline = _baseline(folder, study)
+    attributes = dict(study.user_attrs) if study is not None else {}
+    objectives = _objectives(attributes)
+    points, is_front = _points(front, trials, objectives, baseline)
+    on_front = set(trials.loc[trials["on_front"].astype(bool), "trial"]) if len(trials) else set()
+    return Material(
+        name=results.name,
+        folder=folder,
+        trials=trials,
+        points=points,
+        is_front=is_front,
+        on_test=is_front and "test_accuracy" in points.columns,
+        is_stale=front is not None and is_front and not on_front <= set(points["trial"]),
+        baseline=baseline,
+        objectives=objectives,
+        documents=read_documents(folder, points, records, study),
+        attributes=attributes,
+        events=read_log(folder.log) if folder.log.exists() else [],
+    )
+
+
+def _open(results: Results) -> optuna.Study | None:
+    if results.storage == results.folder.own_storage and not results.folder.database.exists():
+        return None
+    return open_study(results.storage, results.name, create=False)
+
+
+def _trials(results: Results, study: optuna.Study | None) -> tuple[pd.DataFrame, list[TrialRecord]]:
+    """Return the table of trials, and their records where they had to be read from the database."""
+    import pandas as pd
+
+    path = results.folder.trials_csv
+    if path.exists():
+        text = dict.fromkeys(("stage", "reason", "kind", "candidate", "key", "sha256"), str)
+        # a cell's operation "none" is a value, and so is a reason of "NA"
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
+        if study is None or int((table["state"] != "running").sum()) == count_ended(results.storage, results.name):
+            return _plain(table), []
+    if study is None:
+        return _plain(trials_table([])), []
+    with explain_storage_errors(results.storage):
+        records = read_records(study)
+    return _plain(trials_table(records)), records
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Make a table read from a file and one made of records alike: texts are texts, and flags are flags."""
+    texts = {name: table[name].fillna("").astype(str) for name in ("stage", "reason", "kind", "candidate", "key")}
+    flags = {name: (table[name] == True) | (table[name] == "True") for name in ("feasible", "on_front")}  # noqa: E712
+    return table.assign(**texts, **flags)
+
+
+def count_ended(storage: str, name: str) -> int:
+    """Return how many trials of a study have ended, without reading them.
+
+    Raises:
+        OutputError: Where the storage cannot be read.
+    """
+    query = sqlalchemy.text(
+        "SELECT COUNT(*) FROM trials JOIN studies ON trials.study_id = studies.study_id "
+        "WHERE studies.study_name = :name AND trials.state IN :states"
+    ).bindparams(sqlalchemy.bindparam("states", expanding=True))
+    with explain_storage_errors(storage):
+        engine = sqlalchemy.create_engine(make_url(storage))
+        try:
+            with engine.connect() as connection:
+                return int(connection.execute(query, {"name": name, "states": _ENDED}).scalar_one())
+        finally:
+            engine.dispose()
+
+
+def _baseline(folder: RunFolder, study: optuna.Study | None) -> dict[str, Measurement]:
+    for path in sorted(folder.front_files.glob("*.json")):
+        described = read_description(path)["baseline"]
+        return {name: Measurement.from_dict(item) for name, item in described.items()}
+    known = read_baseline(study) if study is not None else None
+    return known[1] if known else {}
+
+
+def _objectives(attributes: dict[str, Any]) -> tuple[Objective, ...]:
+    bounds = attributes.get("meaning", {}).get("bounds", {})
+    return with_bounds({name: bounds.get(key) for name, key in _BOUNDS.items()})
+
+
+def _points(
+    front: pd.DataFrame | None,
+    trials: pd.DataFrame,
+    objectives: tuple[Objective, ...],
+    baseline: dict[str, Measurement],
+) -> tuple[pd.DataFrame, bool]:
+    """Return the front measured again, or else the front so far, or else the nearest trials; and whether it is one."""
+    if front is not None and len(front):
+        return front, True
+    evaluated = evaluated_rows(trials)
+    so_far = evaluated[evaluated["on_front"]].sort_values(list(OBJECTIVE_NAMES), kind="stable")
+    if len(so_far):
+        return _named(so_far, "p"), True
+    return _named(nearest_rows(evaluated, objectives, baseline), "n"), False
+
+
+def _named(table: pd.DataFrame, letter: str) -> pd.DataFrame:
+    table = table.reset_index(drop=True)
+    table.insert(0, "point", [f"{letter}{rank:02d}" for rank in range(1, len(table) + 1)])
+    return table
+
+
+def nearest_rows(
+    evaluated: pd.DataFrame, objectives: tuple[Objective, ...], baseline: dict[str, Measurement]
+) -> pd.DataFrame:
+    """Return the measured trials that break the bounds least, by the sum of their relative violations, best first."""
+    if not baseline or not len(evaluated):
+        return evaluated.iloc[:0]
+    sums = np.array([math.fsum(violations_of(row, objectives, baseline).values()) for _, row in evaluated.iterrows()])
+    return evaluated.iloc[np.argsort(sums, kind="stable")[:NEAREST]]
+
+
+def violations_of(
+    row: pd.Series[Any], objectives: tuple[Objective, ...], baseline: dict[str, Measurement]
+) -> dict[str, float]:
+    """Return by what share of its limit a trial breaks each bound that it breaks."""
+    shares = {item.name: item.violation(float(row[item.name]), baseline[item.name].value) for item in objectives}
+    return {name: share for name, share in shares.items() if share is not None and share > 0}
+
+
+def report_folder(page: Path) -> Path:
+    """Return the folder of the pictures that belong to a page."""
+    return page.with_suffix("")

@@ -1,0 +1,198 @@
+"""The report in plain words: what a point is made of, and how it compares with the user's model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...search.front import knee_index
+from ...search.objectives import OBJECTIVES
+from ...spaces.architectures import CellNetwork, Student, describe_architecture
+from ...spaces.candidate import FLOAT_BITS, HALF_BITS, Candidate
+from ...spaces.stages.choice import StageNetwork
+
+if TYPE_CHECKING:
+    from .material import Material
+
+WITHIN_POINTS = 1.0
+"""How much accuracy may be lost, in points, by the smallest and the fastest that the summary names."""
+
+_IMPORTANCES = {
+    "magnitude": "those of smallest magnitude",
+    "batch_norm": "those of smallest batch-normalization scale",
+    "taylor": "those of least effect on the loss (first-order Taylor)",
+    "geometric_median": "those nearest the geometric median",
+}
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """One point that the summary names.
+
+    Args:
+        role: What it is the best in.
+        point: Its name.
+        sentence: What it is, in plain words.
+    """
+
+    role: str
+    point: str
+    sentence: str
+
+
+def describe_bytes(size_bytes: float) -> str:
+    """Return a size with its unit, in thousands of bytes."""
+    if size_bytes < 1e3:
+        return f"{size_bytes:.0f} bytes"
+    if size_bytes < 1e6:
+        return f"{size_bytes / 1e3:.3g} KB" if size_bytes < 1e5 else f"{size_bytes / 1e3:.0f} KB"
+    return f"{size_bytes / 1e6:.3g} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.3g} GB"
+
+
+def describe_ms(latency_ms: float) -> str:
+    """Return a time with its unit, to three digits."""
+    return f"{latency_ms:.3g} ms" if latency_ms < 1000 else f"{latency_ms / 1000:.3g} s"
+
+
+def times(factor: float, more: str, less: str) -> str:
+    """Return how many times more or less something is, such as ``7.2x smaller``."""
+    if 0.995 <= factor < 1.005:
+        return f"as {more.removesuffix('er')} as"
+    larger = max(factor, 1 / factor)
+    digits = 0 if larger >= 99.95 else 1 if larger >= 1.95 else 2
+    return f"{larger:.{digits}f}x {more if factor > 1 else less} than"
+
+
+def highlights(material: Material) -> list[Highlight]:
+    """Return the points to name first: the best compromise, the smallest, the fastest and the most accurate one.
+
+    The smallest and the fastest are those that lose at most one point of accuracy, where there are any.
+    """
+    points = material.points
+    values = points[["size_bytes", "latency_ms", material.accuracy]].to_numpy(dtype=np.float64)
+    least = material.baseline_values[2] - WITHIN_POINTS / 100
+    near = np.flatnonzero(values[:, 2] >= least - 1e-12)
+    some, among = (near, "within 1 point") if len(near) else (np.arange(len(values)), "at any accuracy")
+    chosen = {
+        "Best compromise": knee_index(values, OBJECTIVES),
+        f"Smallest {among}": int(some[np.lexsort((values[some, 1], values[some, 0]))[0]]),
+        f"Fastest {among}": int(some[np.lexsort((values[some, 0], values[some, 1]))[0]]),
+        "Most accurate": int(np.lexsort((values[:, 0], values[:, 1], -values[:, 2]))[0]),
+    }
+    roles: dict[int, list[str]] = {}
+    for role, at in chosen.items():
+        roles.setdefault(at, []).append(role)
+    return [
+        Highlight(_joined(words), str(points.iloc[at]["point"]), _sentence(material, at)) for at, words in roles.items()
+    ]
+
+
+def _joined(roles: list[str]) -> str:
+    """Return several roles of one point in one phrase, such as ``Smallest within 1 point, fastest within 1 point``."""
+    first, *others = roles
+    return ", ".join([first, *(other[0].lower() + other[1:] for other in others)])
+
+
+def _sentence(material: Material, at: int) -> str:
+    row = material.points.iloc[at]
+    size, latency, _ = material.baseline_values
+    smaller = times(size / row["size_bytes"], "smaller", "larger")
+    faster = times(_speed(row, latency), "faster", "slower")
+    one = f"{smaller.removesuffix(' than')} and {faster}" if smaller.endswith("than") else f"{smaller} and {faster}"
+    return f"This {describe_bytes(row['size_bytes'])} file is {one} your model and {_loss(material, row)}."
+
+
+def _speed(row: Any, baseline_ms: float) -> float:
+    ratio = row.get("latency_ratio", float("nan"))
+    return 1.0 / ratio if ratio == ratio else baseline_ms / float(row["latency_ms"])
+
+
+def _loss(material: Material, row: Any) -> str:
+    drop, half = drop_points(material, row)
+    if abs(drop) < 0.05 and not half:
+        return "loses no accuracy"
+    interval = f" ± {half:.1f}" if half else ""
+    return f"{'loses' if drop >= 0 else 'gains'} {abs(drop):.1f}{interval} points of {material_metric(material)}"
+
+
+def drop_points(material: Material, row: Any) -> tuple[float, float]:
+    """Return how many points of accuracy are lost, and half the width of the 95 % interval of the difference.
+
+    The two accuracies are taken for independent, which makes the interval too wide rather than too narrow: both files
+    were judged on the same examples.
+    """
+    name = material.accuracy
+    baseline = material.baseline.get(name, material.baseline["accuracy"])
+    spread = float(row.get(f"{name}_spread", 0.0))
+    half = float(np.hypot(spread if spread == spread else 0.0, baseline.spread))
+    return 100.0 * (baseline.value - float(row[name])), 100.0 * half
+
+
+def material_metric(material: Material) -> str:
+    """Return what the metric is called."""
+    known = material.baseline.get("accuracy")
+    return str(known.conditions.get("metric", "accuracy")) if known is not None else "accuracy"
+
+
+def configuration(candidate: Candidate) -> list[tuple[str, str]]:
+    """Return in words what a candidate keeps, removes and rounds: pairs of a topic and a sentence."""
+    told = [("Network", _network(candidate)), ("Channels", _channels(candidate)), ("Zeros", _zeros(candidate))]
+    told += [("Weights", _weights(candidate)), ("Activations", _activations(candidate))]
+    if candidate.exit_depth:
+        where, sure = f"{candidate.exit_depth:.0%}", f"{candidate.exit_threshold:.0%}"
+        told.append(("Early exit", f"after {where} of the multiply-adds, where it is more than {sure} sure"))
+    if candidate.epochs_factor != 1:
+        told.append(("Training", f"{candidate.epochs_factor} times the study's epochs"))
+    return told
+
+
+def _network(candidate: Candidate) -> str:
+    architecture = candidate.architecture
+    if isinstance(architecture, Student):
+        family = "your model's own blocks" if architecture.family == "shallower" else architecture.family
+        depth = f", {architecture.depth:.0%} of the blocks" if architecture.depth != 1 else ""
+        return f"a student of {family}: {architecture.width:.0%} of the channels{depth}"
+    if isinstance(architecture, CellNetwork):
+        cells = architecture.cells_per_stage
+        return (
+            f"stacked from one searched cell, {architecture.channels} channels at first, "
+            f"{cells} {'cell' if cells == 1 else 'cells'} a stage: {architecture.genotype.text()}"
+        )
+    if isinstance(architecture, StageNetwork):
+        return f"inverted-residual stages: {describe_architecture(architecture)}"
+    return "your model, every block kept"
+
+
+def _channels(candidate: Candidate) -> str:
+    if not candidate.removed_channels:
+        return "none removed"
+    which = _IMPORTANCES.get(candidate.channel_importance, str(candidate.channel_importance))
+    where = "in every layer alike" if candidate.channel_scope == "layer" else "over all layers together"
+    return f"{candidate.removed_channels:.0%} removed for good, {where}, {which}"
+
+
+def _zeros(candidate: Candidate) -> str:
+    if not candidate.zeroed_weights:
+        return "none set"
+    pattern = "anywhere" if candidate.zero_pattern == "free" else f"in the pattern {candidate.zero_pattern}"
+    when = "step by step in training" if candidate.zeroing == "gradual" else "at once, the others making good the error"
+    return f"{candidate.zeroed_weights:.0%} of the remaining weights set to zero {pattern}, {when}"
+
+
+def _weights(candidate: Candidate) -> str:
+    if candidate.weight_bits == FLOAT_BITS:
+        return "kept in float32"
+    if candidate.weight_bits == HALF_BITS:
+        return "stored as float16, computed in float32"
+    trained = ", and trained with that rounding" if candidate.bit_training == "aware" else ""
+    if candidate.group_bits:
+        return f"rounded to {', '.join(map(str, candidate.group_bits))} bits, by groups of layers{trained}"
+    mean = " on average, spread by how sensitive layers are" if candidate.bit_allocation == "budget" else ""
+    return f"rounded to {candidate.weight_bits:g} bits{mean}{trained}"
+
+
+def _activations(candidate: Candidate) -> str:
+    bits = candidate.activation_bits
+    return "kept in float32" if bits == FLOAT_BITS else f"rounded to {bits} bits"
