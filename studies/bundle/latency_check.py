@@ -13,7 +13,7 @@ from ...errors import CandidateFailure, KaruiError
 from ...evaluators.machine_lock import MachineLock
 from ...evaluators.runtime import CPU_PROVIDER
 from ...evaluators.targets import TARGETS, Target
-from ...evaluators.timing import TimingSettings
+from ...evaluators.timing import PairTiming, TimingSettings
 from ...spaces.artifact import file_digest
 from ..target_options import make_target
 from .arrays import read_arrays
@@ -68,22 +68,28 @@ def check_latency(bundle: Path, config: BundleConfig, options: VerifyOptions, ch
             timing = target.time_pair(options.reference or file, file, inputs, TimingSettings())
     except CandidateFailure as failure:
         return Check("latency", "missed", f"the file does not run on the target: {failure.reason}")
-    here = target.conditions()
-    differing = _differing(said.conditions, here)
-    newer = _other_runtime(said.conditions, here)
-    if options.reference is None:
-        found, spread, expected = timing.reference_ms, timing.reference_ms_spread, config.measurements["latency_ms"]
-        tolerance = MILLISECONDS_TOLERANCE if options.latency_tolerance is None else options.latency_tolerance
-        return _judge(found, spread, expected, f"ms{newer}", tolerance, differing)
-    tolerance = RATIO_TOLERANCE if options.latency_tolerance is None else options.latency_tolerance
-    return _judge(timing.ratio, timing.ratio_spread, said, f"of the reference's{newer}", tolerance, differing)
+    return _compare(config, timing, target.conditions(), options)
+
+
+def _compare(config: BundleConfig, timing: PairTiming, here: Mapping[str, Any], options: VerifyOptions) -> Check:
+    """Compare the ratio where there is a reference, else milliseconds: where these are of the device that was timed."""
+    said, said_ms = config.measurements["latency_ratio"], config.measurements["latency_ms"]
+    differing, newer = _differing(said.conditions, here), _other_runtime(said.conditions, here)
+    if options.reference is not None:
+        tolerance = RATIO_TOLERANCE if options.latency_tolerance is None else options.latency_tolerance
+        return _judge(timing.ratio, timing.ratio_spread, said, f"of the reference's{newer}", tolerance, differing)
+    tolerance = MILLISECONDS_TOLERANCE if options.latency_tolerance is None else options.latency_tolerance
+    scale = said_ms.conditions.get("milliseconds_of", said_ms.conditions.get("target"))
+    if scale != said_ms.conditions.get("target"):  # the slowest of several targets, told in another's milliseconds
+        differing = f"in the measure of {scale}"
+    return _judge(timing.reference_ms, timing.reference_ms_spread, said_ms, f"ms{newer}", tolerance, differing)
 
 
 def _judge(found: float, spread: float, said: MeasurementPaper, unit: str, tolerance: float, differing: str) -> Check:
     numbers = {"found": found, "spread": spread, "said": said.value, "said_spread": said.spread, "tolerance": tolerance}
     text = f"{found:.4g} ± {spread:.2g} {unit}, {said.value:.4g} ± {said.spread:.2g} was measured"
     if differing:
-        return Check("latency", "not comparable", f"{text} on another kind of device: {differing}", numbers)
+        return Check("latency", "not comparable", f"{text} {differing}", numbers)
     slow = found - spread > (said.value + said.spread) * (1 + tolerance)
     return Check("latency", "missed" if slow else "kept", f"{text}, {tolerance:.0%} more is allowed", numbers)
 
@@ -130,7 +136,8 @@ def _open_target(options: VerifyOptions, conditions: Mapping[str, Any]) -> Targe
 def _differing(said: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Return in what the two devices differ; empty where they are of one kind."""
     keys = [key for key in _KIND if key in said and said[key] != here.get(key)]
-    return ", ".join(f"{key} {here.get(key)!r} instead of {said[key]!r}" for key in keys)
+    told = ", ".join(f"{key} {here.get(key)!r} instead of {said[key]!r}" for key in keys)
+    return f"on another kind of device: {told}" if told else ""
 
 
 def _other_runtime(said: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 from karui.spaces.task import Pairs, Task, iterate
@@ -47,6 +48,23 @@ def test_digits_are_standardised_images(digits_task: Task) -> None:
     assert classes.dtype == torch.int64
     assert float(images.mean()) == pytest.approx(0.0, abs=1e-4)
     assert float(images.std()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_digits_are_prepared_as_their_paper_says(digits_task: Task) -> None:
+    """Follow the steps with numpy alone, as whoever deploys the file has to."""
+    paper = digits_task.preprocessing
+    assert isinstance(paper, dict)
+    data = load_digits()
+    # Half-pixel centres: output i lies at (i + 0.5) / 2 - 0.5 of the 8 inputs, and beyond the edges on them.
+    places = np.clip((np.arange(16) + 0.5) / 2 - 0.5, 0, 7)
+    weights = np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(8)))
+    prepared = (weights @ (data.images / 16) @ weights.T - paper["mean"]) / paper["deviation"]
+    images, classes = contents(digits_task.test)
+    for image, label in zip(images[:20, 0].numpy(), classes[:20].tolist(), strict=True):
+        distances = np.abs(prepared - image).max(axis=(1, 2))
+        nearest = int(distances.argmin())
+        assert distances[nearest] < 1e-5
+        assert digits_task.labels[label] == str(data.target[nearest])
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])

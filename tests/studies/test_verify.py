@@ -373,6 +373,18 @@ def test_another_kind_of_device_is_measured_and_not_compared(bundle: Path, monke
     assert "processor 'slow one' instead of 'P'" in text_of(found, "latency")
 
 
+def test_milliseconds_in_the_measure_of_another_target_are_not_compared(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TARGETS, "clock", Clock(0.8, 1.0))
+    config = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
+    config["measurements"]["latency_ms"]["conditions"]["milliseconds_of"] = "pi4"
+    change_config(bundle, measurements=config["measurements"])
+    found = verify_bundle(bundle, VerifyOptions(target="clock"))
+    assert verdicts(found)["latency"] == "not comparable"
+    assert "in the measure of pi4" in text_of(found, "latency")
+
+
 def test_another_version_of_the_runtime_is_compared_and_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TARGETS, "clock", Clock(0.8, 1.0, version="2.0"))
     found = verify_bundle(bundle, VerifyOptions(target="clock"))
