@@ -101,6 +101,13 @@ class ProgressView:
         """Show what concerns the whole search; what concerns one candidate is told when that ends."""
         if event == "stale trial":
             self._say(f"trial {details['trial']} was left running by a search that is gone")
+        elif event == "target unavailable" and details["is_news"]:
+            got = f": {details['got']}" if details["got"] else ""
+            self.note(f"{details['reason']}{got}; what is to be measured there waits, and others are made meanwhile")
+        elif event == "target unavailable":
+            self._say(f"trial {details['trial']} waits; the target is tried in {details['again_in_seconds']} s")
+        elif event == "target answers again":
+            self.note(f"the target answers again; {details['candidates']} candidates have waited for it")
         elif event == "promotion begun":
             self._promoted, self._to_promote = 0, details["candidates"]
             times = f"{details['epochs_factor']} times the epochs"
