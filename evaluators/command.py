@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import CandidateFailure, KaruiError, TargetUnavailable
 from .machine_lock import open_lock, shared_folder
-from .telling import Tell, tell_nobody
+from .telling import FOR_DEVICE, Tell, tell_nobody
 from .timing import PairTiming, TimingSettings, median_with_spread
 from .timing_over_inputs import InputsTiming, summarize
 
@@ -170,7 +170,7 @@ class CommandTarget:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = open_lock(folder / self.lock_name)
         if not lock.take(shared=False, wait=False):
-            self._tell(f"waiting for device {self.name}")
+            self._tell(f"{FOR_DEVICE} {self.name}")
             lock.take(shared=False, wait=True)
         try:
             yield

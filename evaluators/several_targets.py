@@ -68,10 +68,10 @@ def chosen(found: Mapping[str, tuple[Measurement, ...]], objective: str, ratio: 
         objective: A target, or :data:`WORST`.
         ratio: Name of the measurement by which the worst is told; where none has it, the first target counts.
     """
-    first = next(iter(found))
     if objective != WORST:
         return _as_of(found[objective], objective)
     ratios = {target: item for target, items in found.items() for item in items if item.name == ratio}
+    first = next(iter(ratios or found))
     if not ratios:
         return _as_of(found[first], first)
     worst = max(ratios, key=lambda target: ratios[target].value)

@@ -15,7 +15,7 @@ from ..errors import CandidateFailure, KaruiError, TargetUnavailable
 from ..spaces.artifact import file_digest
 from .runtime import CPU_PROVIDER
 from .ssh_connection import Connection, Device
-from .telling import Tell, tell_nobody
+from .telling import FOR_DEVICE, Tell, tell_nobody
 from .timing import PairTiming, TimingSettings
 from .timing_over_inputs import InputsTiming
 
@@ -141,7 +141,7 @@ class SshTarget:
         if self._connection is None:
             self._connection = Connection(self._device)
         try:
-            return self._connection.ask(request, attached, lambda: self._tell(f"waiting for device {self.name}"))
+            return self._connection.ask(request, attached, lambda: self._tell(f"{FOR_DEVICE} {self.name}"))
         except KaruiError:
             self.close()
             raise

@@ -8,5 +8,9 @@ Tell = Callable[[str], None]
 """Is told in a few words."""
 
 
+FOR_DEVICE = "waiting for device"
+"""What is told begins with this where somebody else measures on the device."""
+
+
 def tell_nobody(text: str) -> None:
     """Tell nobody."""

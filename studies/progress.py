@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..evaluators.telling import FOR_DEVICE
 from ..search.front import hypervolume
 from ..search.record import TrialRecord
 from ..spaces.candidate import Candidate
@@ -82,8 +83,8 @@ class ProgressView:
         """Show where a candidate in flight is."""
         summary, _ = self._running.get(number, ("", ""))
         self._running[number] = (summary, stage)
-        # whoever waits to measure waits for a step of the others; for a network it may be minutes
-        if stage == WAITING:
+        # whoever waits to measure waits for a step of the others; for a network or a device it may be minutes
+        if stage == WAITING or stage.startswith(FOR_DEVICE):
             self._say(f"trial {number}: {stage}")
 
     def ended(self, record: TrialRecord) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -24,7 +24,6 @@ from ..spaces.stage_cache import StageCache
 from .certify import certify, front_table, write_descriptions
 from .folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
 from .result import StudyResult, nearest_records
-from .same_kind import describe_difference
 from .shared_baseline import SharedBaseline, agreed_baseline, noted_weights
 from .shared_files import SharedFiles
 from .spec import StudySpec
@@ -96,13 +95,15 @@ class Session:
             check_meaning(self.study, self.spec.meaning(), self.spec.name)
             cache.trim()  # before anything dear: what killed searches left goes, and a folder of no use is told
             bench, seed = self._prepare(task, cache)
-        try:
-            ending = self._search(bench, self._crew(bench, seed, task))
-        finally:
-            self._write_trials()
-        waits = "waiting while another search measures the front again"
-        with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited, bench.lock.working():
-            return self._finish(bench, ending, waited)
+        with closing(bench.targets):
+            try:
+                ending = self._search(bench, self._crew(bench, seed, task))
+            finally:
+                self._write_trials()
+            bench.tell = self.watcher.phase
+            waits = "waiting while another search measures the front again"
+            with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited, bench.lock.working():
+                return self._finish(bench, ending, waited)
 
     def _conditions(self) -> dict[str, Any]:
         names = ("torch", "onnxruntime", "optuna")
@@ -134,11 +135,13 @@ class Session:
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec, lock, files=self.files)
+        bench.tell = self.watcher.phase
         self.watcher.phase("measuring the baseline")
         digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
         _check_same_baseline(digest, artifact, self.folder, is_shared=noted_weights(self.study) is not None)
-        if (told := describe_difference(known["latency_ms"].conditions, bench.target.conditions())) is not None:
+        for told in bench.targets.differences(known):
             self.watcher.note(told)
+        bench.targets.close()  # while workers measure, nothing of this process has to stay in a device's memory
         begin_bench(bench, self.spec, self.folder, seed, known)
         return bench, seed
 
@@ -178,6 +181,7 @@ class Session:
         if not self.spec.workers:
             crew = InProcess(bench.evaluate)
             bench.announce = lambda stage: self.watcher.reached(crew.ticket or 0, stage)
+            bench.tell = None
             return crew
         import torch
 

@@ -21,19 +21,32 @@ import pytest
 ALIAS = "device"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sshd:
     """A server, and how to reach it.
 
     Args:
+        program: Path of sshd.
         folder: Keys, settings, and what the device has of files.
         port: Its port on 127.0.0.1.
-        process: The server itself; each connection has processes of its own.
     """
 
+    program: str
     folder: Path
     port: int
-    process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start it; it keeps its keys and its port."""
+        command = [self.program, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        _wait_for(self.port, self.process)
+
+    def stop(self) -> None:
+        """End it with all of its connections, as a device that is switched off."""
+        for pid in _descendants(self.process.pid):
+            _kill(pid)
+        self.process.kill()
+        self.process.wait()
 
     @property
     def config(self) -> Path:
@@ -113,15 +126,13 @@ def sshd_server() -> Iterator[Sshd]:
         port = _free_port()
         (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
         (folder / "sshd_config").write_text(_settings(folder, port))
-        process = subprocess.Popen([server, "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.DEVNULL)
+        found = Sshd(server, folder, port)
+        found.config_with("ssh_config")
+        found.start()
         try:
-            found = Sshd(folder, port, process)
-            found.config_with("ssh_config")
-            _wait_for(port, process)
             yield found
         finally:
-            process.terminate()
-            process.wait()
+            found.stop()
 
 
 def _settings(folder: Path, port: int) -> str:
