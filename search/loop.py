@@ -30,7 +30,7 @@ from .sampler import SamplerName, make_sampler
 from .stale import interrupt, recover_stale
 from .surprises import Surprises
 from .turns import Alone, Turns
-from .waiting import Waiting
+from .waiting import PATIENCE_SECONDS, Waiting
 
 STOPPED_PER_TRIAL = 10
 """How many stopped candidates a search bears for each trial of its budget before it ends: each costs a little."""
@@ -157,11 +157,13 @@ class SearchLoop:
 
     def _work(self, fill: Callable[[], str | None], end: float | None, listener: Listener) -> str:
         """Have candidates evaluated until no more are begun, and return why that is."""
+        idle_since: float | None = None
         while True:
             self._try_again()
             ending = fill()
             if not self._in_flight and len(self._waiting):
-                self._wait_for_target(end)
+                idle_since = self.clock() if idle_since is None else idle_since
+                self._wait_for_target(end, idle_since)
                 continue
             if not self._trials:
                 with self.turns():  # who ends last leaves nothing of those that were killed meanwhile
@@ -189,17 +191,12 @@ class SearchLoop:
             # Without gates: it has passed them, and its training is done.
             self.crew.submit(ticket, Candidate.from_dict(self._trials[ticket].user_attrs["candidate"]))
 
-    def _wait_for_target(self, end: float | None) -> None:
+    def _wait_for_target(self, end: float | None, idle_since: float) -> None:
         """Pass the time until the target is tried again, where nothing else is left to do."""
-        is_late = end is not None and self.clock() >= end
-        if self._waiting.is_hopeless or (is_late and self._waiting.error is not None):
+        left = PATIENCE_SECONDS if end is None else end - self.clock()
+        if self._waiting.is_hopeless(idle_since) or left <= 0:
             raise self._waiting.ending()
-        left = (
-            [self._waiting.pause_seconds]
-            if end is None or is_late
-            else [self._waiting.pause_seconds, end - self.clock()]
-        )
-        self.sleep(min(left))
+        self.sleep(min(left, self._waiting.pause_seconds))
 
     def _fill(self, budget: Budget, end: float | None, listener: Listener) -> str | None:
         """Begin candidates until the crew is busy; else return in a sentence why no more are begun."""
@@ -292,14 +289,8 @@ class SearchLoop:
         is_news = self._waiting.error is None
         self._waiting.add(ticket, error)
         listener.reached(ticket, "waiting for its target")
-        listener.happened(
-            "target unavailable",
-            trial=ticket,
-            reason=error.what,
-            got=error.got,
-            again_in_seconds=round(self._waiting.pause_seconds),
-            is_news=is_news,
-        )
+        told = {"reason": error.what, "got": error.got, "again_in_seconds": round(self._waiting.pause_seconds)}
+        listener.happened("target unavailable", trial=ticket, is_news=is_news, **told)
 
     def _tell(self, trial: Trial, result: Ending, listener: Listener) -> None:
         twin = self._ledger.known.get(self._ledger.own[trial.number])

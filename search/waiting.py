@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ class Waiting:
         self._tickets: deque[int] = deque()
         self._error: TargetUnavailable | None = None
         self._gone_since = 0.0
+        self._tried_at = -math.inf
         self._again_at = 0.0
         self._first: int | None = None
 
@@ -37,10 +39,12 @@ class Waiting:
         """Why they wait; None where the target has answered since."""
         return self._error
 
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether the target has been gone for longer than a search waits for it that has nothing else to do."""
-        return self._error is not None and self._clock() - self._gone_since >= PATIENCE_SECONDS
+    def is_hopeless(self, idle_since: float) -> bool:
+        """Say whether a search waits no longer that has had nothing else to do since then.
+
+        The target has been gone for long, and has been tried once more since.
+        """
+        return self._tried_at >= idle_since and self._clock() - self._gone_since >= PATIENCE_SECONDS
 
     @property
     def pause_seconds(self) -> float:
@@ -52,6 +56,8 @@ class Waiting:
         if self._error is None:
             self._gone_since = self._clock()
         self._error = error
+        if ticket == self._first:  # not one that was only just made: its worker may have left the target alone
+            self._tried_at = self._clock()
         self._again_at = self._clock() + max(error.retry_seconds, LEAST_PAUSE_SECONDS)
         self._tickets.append(ticket)
         self._first = None

@@ -84,6 +84,13 @@ def test_at_the_end_a_search_waits_for_its_target(make_loop: MakeLoop) -> None:
     assert device.slept
 
 
+def test_a_target_that_comes_back_late_is_tried_once_more_before_the_end(make_loop: MakeLoop) -> None:
+    # Gone for longer than all patience while 19 are made; left alone for 16 minutes, it is back in the middle of them.
+    device, log = Device(gone_from=150.0, gone_to=1190.0, retry_seconds=960.0), Log()
+    assert loop_on(device, make_loop).run(Budget(trials=19), log) == "all trials are done"
+    assert sum(record.state == "evaluated" for record in log.records) == 19
+
+
 def test_a_search_whose_target_stays_away_ends_and_goes_on_later(make_loop: MakeLoop) -> None:
     device, log = Device(gone_from=150.0, gone_to=float("inf")), Log()
     loop = loop_on(device, make_loop)
