@@ -49,7 +49,7 @@ class Quarantine:
         self._tell = tell
         self._clock = clock
         self._sleep = sleep
-        self._until: float | None = None
+        self._until = 0.0
         self._seconds = FIRST_QUARANTINE_SECONDS
         self._reason: TargetUnavailable | None = None
 
@@ -87,21 +87,22 @@ class Quarantine:
         self._target.close()
 
     def _try(self, call: Callable[[], _Found]) -> _Found:
-        if self._reason is not None and self._until is not None and self._clock() < self._until:
+        if self._reason is not None and self._clock() < self._until:
             raise self._quarantined(self._reason)
-        for pause in (*PAUSES_SECONDS, None):
+        # One that was in quarantine is tried once.
+        for pause in PAUSES_SECONDS if self._reason is None else ():
             try:
-                found = call()
-            except TargetUnavailable as error:
-                if pause is None or self._reason is not None:  # one that was in quarantine is tried once
-                    self._begin(error)
-                    raise self._quarantined(error) from error
+                return call()
+            except TargetUnavailable:
                 self._tell(f"{self.name} does not answer, trying again in {pause:g} s")
                 self._sleep(pause)
-                continue
-            self._until, self._reason, self._seconds = None, None, FIRST_QUARANTINE_SECONDS
-            return found
-        raise AssertionError("unreachable")
+        try:
+            found = call()
+        except TargetUnavailable as error:
+            self._begin(error)
+            raise self._quarantined(error) from error
+        self._reason, self._seconds = None, FIRST_QUARANTINE_SECONDS
+        return found
 
     def _begin(self, reason: TargetUnavailable) -> None:
         self._reason = reason
@@ -112,5 +113,5 @@ class Quarantine:
         error = TargetUnavailable(
             reason.what, where=reason.where, expected=reason.expected, got=reason.got, remedy=reason.remedy
         )
-        error.retry_seconds = max(0.0, (self._until or 0.0) - self._clock())
+        error.retry_seconds = max(0.0, self._until - self._clock())
         return error

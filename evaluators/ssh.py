@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CandidateFailure, KaruiError, TargetUnavailable
 from ..spaces.artifact import file_digest
+from .inputs_file import InputsFile
 from .runtime import CPU_PROVIDER
-from .ssh_connection import Connection, Device
+from .ssh_connection import Connection
+from .ssh_device import Device
 from .telling import FOR_DEVICE, Tell, tell_nobody
 from .timing import PairTiming, TimingSettings
 from .timing_over_inputs import InputsTiming
@@ -54,21 +53,20 @@ class SshTarget:
         self._options = {"threads": threads, "provider": provider}
         self._tell = tell
         self._connection: Connection | None = None
-        self._folder = TemporaryDirectory(prefix="karui-inputs-")
-        self._inputs: tuple[int, str] | None = None
+        self._inputs = InputsFile()
 
     def time_pair(
         self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
     ) -> PairTiming:
         """Time a candidate against the reference; see :class:`~karui.evaluators.targets.Target`."""
-        files = self._pair(reference_path, candidate_path) | {"inputs": self._saved(inputs)}
+        files = self._pair(reference_path, candidate_path) | {"inputs": self._inputs.path_of(inputs)}
         return PairTiming.from_dict(self._measure("time_pair", "latency", files, settings))
 
     def time_pair_over_inputs(
         self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
     ) -> InputsTiming:
         """Time a candidate against the reference over inputs; see :class:`~karui.evaluators.targets.Target`."""
-        files = self._pair(reference_path, candidate_path) | {"inputs": self._saved(inputs)}
+        files = self._pair(reference_path, candidate_path) | {"inputs": self._inputs.path_of(inputs)}
         return InputsTiming(**self._measure("time_pair_over_inputs", "latency", files, settings))
 
     def time_load_pair(self, reference_path: Path, candidate_path: Path, settings: TimingSettings) -> PairTiming:
@@ -83,7 +81,9 @@ class SshTarget:
 
     def conditions(self) -> dict[str, Any]:
         """Return what a latency on the device depends on, as told there."""
-        answer = self._ask_to_measure("conditions", {}, None)
+        # The lock is for those who begin something on the device: here a process that loads the runtime.
+        ask = self._ask_locked if self._connection is None else self._ask_to_measure
+        answer = ask("conditions", {}, None)
         self._check(answer)
         return {**answer["found"], "target": self.name}
 
@@ -97,16 +97,18 @@ class SshTarget:
     def _pair(reference_path: Path, candidate_path: Path) -> dict[str, Path]:
         return {"reference": reference_path, "candidate": candidate_path}
 
-    def _saved(self, inputs: NDArray[Any]) -> Path:
-        """Return a file of the inputs, named by them."""
-        content = io.BytesIO()
-        np.save(content, np.ascontiguousarray(inputs), allow_pickle=False)
-        path = Path(self._folder.name) / "inputs.npy"
-        path.write_bytes(content.getvalue())
-        return path
-
     def _measure(self, what: str, stage: str, files: Mapping[str, Path], settings: TimingSettings | None) -> Any:
         """Measure under the device's lock, and return what was found."""
+        answer = self._ask_locked(what, files, settings)
+        if "failed" in answer:
+            raise CandidateFailure(*answer["failed"])
+        if "died" in answer:
+            raise self._died(stage, answer["died"], files)
+        self._check(answer)
+        return answer["found"]
+
+    def _ask_locked(self, what: str, files: Mapping[str, Path], settings: TimingSettings | None) -> Any:
+        """Ask for a measurement while nobody else measures there, and return the answer whatever it is."""
         try:
             self._ask({"do": "lock"})
             answer = self._ask_to_measure(what, files, settings)
@@ -114,12 +116,7 @@ class SshTarget:
         except BaseException:
             self.close()  # whatever it was: the lock must not stay
             raise
-        if "failed" in answer:
-            raise CandidateFailure(*answer["failed"])
-        if "died" in answer:
-            raise self._died(stage, answer["died"], files)
-        self._check(answer)
-        return answer["found"]
+        return answer
 
     def _ask_to_measure(self, what: str, files: Mapping[str, Path], settings: TimingSettings | None) -> Any:
         """Ask for a measurement, sending what the device lacks, and return the answer whatever it is."""

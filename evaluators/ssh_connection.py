@@ -3,61 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import select
 import shlex
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ..errors import KaruiError, TargetUnavailable
 from .agent_file import AgentFile, agent_file
 from .frames import PROTOCOL, read_frame, skip_to_mark, write_frame
+from .ssh_device import Device
 
-_OPTIONS = (
-    # Nobody is there to type a password; keys, jump hosts and the check of host keys stay as the user has them.
-    "BatchMode=yes",
-    "ServerAliveInterval=15",
-    "ServerAliveCountMax=3",
-    "ConnectTimeout=20",
-    "RemoteCommand=none",
-    "ClearAllForwardings=yes",
-)
 _HELLO_SECONDS = 90.0
 _PART_BYTES = 2**20
-
-# Runs on the device before anything else is there: takes the agent from its standard input, checks it, keeps it under
-# its digest and becomes it. Nothing in it needs quoting in any shell once it stands between single quotes.
-_BOOTSTRAP = """
-import hashlib, os, sys
-digest, count = sys.argv[1], int(sys.argv[2])
-if sys.version_info < (3, 8):
-    sys.exit("karui needs Python 3.8 or later, this is " + sys.version.split()[0])
-content = b""
-while len(content) < count:
-    part = os.read(0, count - len(content))
-    if part == b"":
-        sys.exit("the agent did not come whole")
-    content += part
-if hashlib.sha256(content).hexdigest() not in (digest,):
-    sys.exit("the agent came changed")
-folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "karui-device")
-os.makedirs(folder, mode=0o700, exist_ok=True)
-path = os.path.join(folder, "agent-" + digest[:16] + ".pyz")
-for name in os.listdir(folder):
-    old = os.path.join(folder, name)
-    if name.startswith("agent-") and os.path.getmtime(old) < __import__("time").time() - 30 * 86400:
-        os.unlink(old)
-part = path + "." + str(os.getpid()) + ".part"
-with open(part, "wb") as file:
-    file.write(content)
-os.replace(part, path)
-os.execv(sys.executable, [sys.executable, path, digest])
-"""
 
 _FOR_THE_USER = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|No \S+ host key is known", "host key"),
@@ -70,60 +31,6 @@ _REMEDIES = {
     "login": "make `ssh HOST true` work without a password: ssh-copy-id HOST",
     "settings": "correct the ssh settings",
 }
-_HOST = re.compile(r"(?!-)[^\s'\"`$\\;&|<>(){}*?!#~%\x00-\x1f\x7f]+")
-
-
-@dataclass(frozen=True)
-class Device:
-    """How to reach a device.
-
-    Args:
-        name: The target's name, for messages.
-        host: As ``ssh`` takes it: a name, an address or an alias, perhaps after ``user@``.
-        python: The interpreter there that has numpy and onnxruntime.
-        ssh_config: File that ssh reads instead of the user's own settings.
-
-    Raises:
-        KaruiError: Where the host cannot be one.
-    """
-
-    name: str
-    host: str
-    python: str = "python3"
-    ssh_config: Path | None = None
-
-    def __post_init__(self) -> None:
-        if (fault := fault_of_host(self.host)) is not None:
-            raise KaruiError(f"the host of target {self.name} {fault}", where="host", got=repr(self.host))
-        if not self.python or self.python.startswith("-") or "\x00" in self.python:
-            raise KaruiError(f"the python of target {self.name} is no program", where="python", got=repr(self.python))
-
-    def command(self, agent: AgentFile) -> list[str]:
-        """Return the command that connects and starts the agent there.
-
-        Its last argument is what a shell on the device runs: every word of it is quoted.
-        """
-        options = [part for option in _OPTIONS for part in ("-o", option)]
-        config = [] if self.ssh_config is None else ["-F", str(self.ssh_config)]
-        bootstrap = f"exec({json.dumps(_BOOTSTRAP)})"
-        remote = shlex.join([self.python, "-c", bootstrap, agent.digest, str(len(agent.content))])
-        return ["ssh", "-T", "-x", "-a", *config, *options, "--", self.host, remote]
-
-
-def fault_of_host(host: str) -> str | None:
-    """Say what is wrong with a host; None where ssh may be given it.
-
-    Host and user also stand for ``%h`` and ``%r`` in users' own ``ProxyCommand`` lines, which a shell runs
-    (CVE-2023-51385), so that what means something to a shell is refused.
-    """
-    if not host:
-        return "is empty"
-    user, _, name = host.rpartition("@")
-    if name.startswith("-") or user.startswith("-"):
-        return "begins with a dash, which ssh would take for an option"
-    if _HOST.fullmatch(host) is None or not name:
-        return "has characters that no host or user has"
-    return None
 
 
 class Connection:
@@ -157,11 +64,14 @@ class Connection:
 
     def _begin(self, agent: AgentFile) -> None:
         with self._explained("connecting"):
-            self._write(agent.content)
-            if not select.select([self._incoming], [], [], _HELLO_SECONDS)[0]:
-                raise TimeoutError(f"nothing came within {_HELLO_SECONDS:g} s")
-            skip_to_mark(self._incoming)
-            hello, _ = read_frame(self._incoming)
+            overdue = threading.Timer(_HELLO_SECONDS, self._process.kill)
+            overdue.start()
+            try:
+                self._write(agent.content)
+                skip_to_mark(self._incoming)
+                hello, _ = read_frame(self._incoming)
+            finally:
+                overdue.cancel()
         if hello.get("protocol") != PROTOCOL or hello.get("digest") != agent.digest:
             raise KaruiError(
                 "the agent that answers on the device is not this karui's",
@@ -182,14 +92,13 @@ class Connection:
         Raises:
             TargetUnavailable: Where the connection has ended.
         """
-        with self._explained("measuring"):
-            if attached is None:
-                write_frame(self._outgoing, request)
-            else:
-                with attached.open("rb") as file:
-                    write_frame(self._outgoing, request, attached.stat().st_size)
-                    for part in iter(lambda: file.read(_PART_BYTES), b""):
-                        self._write(part)
+        with contextlib.ExitStack() as stack:
+            # A file that is missing here is no fault of the device's.
+            file = None if attached is None else stack.enter_context(attached.open("rb"))
+            stack.enter_context(self._explained("measuring"))
+            write_frame(self._outgoing, request, 0 if attached is None else attached.stat().st_size)
+            while file is not None and (part := file.read(_PART_BYTES)):
+                self._write(part)
             answer, _ = read_frame(self._incoming)
             while isinstance(answer, dict) and answer.get("waiting"):
                 waits()
@@ -257,7 +166,7 @@ class Connection:
             f"the connection to target {self._device.name} ended while {doing}",
             where=self._place,
             got=said or str(error),
-            remedy="check that it is switched on and reached: ssh HOST true",
+            remedy=f"check that it is switched on and reached: ssh {shlex.quote(self._device.host)} true",
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..evaluators.machine_lock import MachineLock
 from ..evaluators.measurement import Evaluator, Measurement
+from ..evaluators.program import UNKNOWN
 from ..evaluators.several_targets import WORST, OnTargets, measured_on
 from ..evaluators.targets import TARGETS, Target
 from ..evaluators.undisturbed import Elsewhere, Undisturbed
@@ -88,7 +89,9 @@ class BenchTargets:
         told = []
         for name, target in self._targets.items():
             noted = baseline[measured_on(LATENCY, name) if self.has_several else LATENCY].conditions
-            if (difference := describe_difference(noted, target.conditions())) is not None:
+            here = target.conditions()
+            known = {key: value for key, value in noted.items() if here.get(key) != UNKNOWN}
+            if (difference := describe_difference(known, here)) is not None:
                 told.append(f"target {name}: {difference}" if self.has_several else difference)
         return told
 

@@ -34,7 +34,7 @@ class TargetSpec(BaseModel):
         host: As ``ssh`` takes it: a name, an address or an alias, perhaps after ``user@``.
         python: The interpreter on the device that has numpy and onnxruntime; ``python3`` where left out.
         ssh_config: File that ssh reads instead of the user's own settings, relative to the study file.
-        command: The program and its first arguments; never run by a shell.
+        command: The program and its first arguments; run where the study file lies, and never by a shell.
         timeout_seconds: Longest time for one run of the program; 300 where left out.
     """
 
@@ -60,7 +60,7 @@ class TargetSpec(BaseModel):
     @field_validator("host")
     @classmethod
     def _is_host(cls, host: str | None) -> str | None:
-        from ..evaluators.ssh_connection import fault_of_host
+        from ..evaluators.ssh_device import fault_of_host
 
         if host is not None and (fault := fault_of_host(host)) is not None:
             raise ValueError(f"{host!r} {fault}; expected a host as ssh takes it, such as pi@raspberrypi.local")
@@ -96,6 +96,8 @@ class TargetSpec(BaseModel):
         options = {key: value for key, value in options.items() if value is not None}
         if "ssh_config" in options:
             options["ssh_config"] = folder / Path(options["ssh_config"]).expanduser()
+        if self.kind == "command":
+            options["folder"] = folder.absolute()
         options |= {"threads": self.threads or threads, "provider": self.provider or provider}
         if self.kind == "local":
             return TARGETS["local"](**options)

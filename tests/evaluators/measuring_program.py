@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime
 
 from karui.errors import CandidateFailure
-from karui.evaluators.command import CANNOT_RUN
 from karui.evaluators.load_memory import measure_load_peak
+from karui.evaluators.program import CANNOT_RUN
 from karui.evaluators.runtime import CPU_PROVIDER, Runner
 
 CLIENT = """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -198,6 +200,55 @@ def test_conditions_are_what_the_program_tells(make_target: MakeTarget, referenc
     conditions = target.conditions()
     assert (conditions["processor"], conditions["threads"], conditions["target"]) == ("Tensor G3", 2, "phone")
     assert "odd" not in conditions
+
+
+FAKE_ADB = """#!/bin/sh
+case "$1" in
+    get-state) cat state;;
+    push) cp "$2" pushed.onnx;;
+    shell) case "$2" in
+        getprop*) echo Tensor G3;;
+        *) echo "$2" > ran; test "$(cat state)" = device && cat printed;;
+    esac;;
+esac
+"""
+PRINTED = """Average inference time cost: 62.2935 ms
+Peak working set size: 114634752 bytes
+Min Latency: 0.0529422 s
+P50 Latency: 0.0603562 s
+P90 Latency: 0.0741593 s
+P95 Latency: 8.37052e-02 s
+P999 Latency: 0.0912857 s
+"""
+
+
+@pytest.fixture
+def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandTarget:
+    """The example of docs/targets.md, with an adb that answers as the real one and onnxruntime_perf_test do."""
+    text = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
+    (tmp_path / "measure_by_adb.py").write_text(text.split("```python\n")[1].split("```")[0])
+    (tmp_path / "adb").write_text(FAKE_ADB)
+    (tmp_path / "adb").chmod(0o755)
+    (tmp_path / "state").write_text("device")
+    (tmp_path / "printed").write_text(PRINTED)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    return CommandTarget([sys.executable, "measure_by_adb.py"], threads=2, folder=tmp_path)
+
+
+def test_the_documented_example_for_phones_works(phone: CommandTarget, reference: Path, tmp_path: Path) -> None:
+    settings = TimingSettings(min_blocks=2, max_blocks=2)
+    timing = phone.time_pair(reference, reference, INPUTS, settings)
+    assert [timing.candidate_ms, timing.candidate_p95_ms] == pytest.approx([60.3562, 83.7052])
+    assert phone.conditions()["processor"] == "Tensor G3"
+    assert (tmp_path / "pushed.onnx").read_bytes() == reference.read_bytes()
+    assert "-r 50 -x 2 " in (tmp_path / "ran").read_text()
+    assert phone.time_load_pair(reference, reference, settings) is None
+    (tmp_path / "printed").write_text("Failed to load model")
+    with pytest.raises(KaruiError, match=r"(?s)the reference cannot be run on this target.*Failed to load model"):
+        phone.time_pair(reference, reference, INPUTS, settings)
+    (tmp_path / "state").write_text("offline")
+    with pytest.raises(TargetUnavailable, match="no phone"):
+        phone.time_pair(reference, reference, INPUTS, settings)
 
 
 def test_one_process_at_a_time_runs_the_program(make_target: MakeTarget, reference: Path) -> None:

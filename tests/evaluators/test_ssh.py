@@ -28,7 +28,8 @@ from karui.evaluators.device_agent import LOCK_NAME
 from karui.evaluators.frames import MARK, read_frame, skip_to_mark, write_frame
 from karui.evaluators.quarantine import Quarantine
 from karui.evaluators.ssh import SshTarget
-from karui.evaluators.ssh_connection import Connection, Device
+from karui.evaluators.ssh_connection import Connection
+from karui.evaluators.ssh_device import Device
 from karui.evaluators.timing import TimingSettings
 from karui.spaces.artifact import Artifact
 

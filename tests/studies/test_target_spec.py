@@ -46,7 +46,8 @@ def test_targets_are_read_in_their_order_and_opened(tmp_path: Path) -> None:
     assert pi5._device.ssh_config == tmp_path.resolve() / "keys" / "config"
     assert pi5._options == {"threads": 4, "provider": "CPUExecutionProvider"}
     assert phone.conditions()["threads"] == 3, "what a target leaves out is said in [latency]"
-    assert phone._command == ["./measure", "--serial", "$(x); y"]
+    assert phone._program.command == ["./measure", "--serial", "$(x); y"]
+    assert phone._program._folder == tmp_path.resolve()
 
 
 def test_without_targets_the_meaning_is_that_of_studies_before_there_were_any(tmp_path: Path) -> None:
