@@ -92,7 +92,8 @@ class BenchTargets:
             here = target.conditions()
             known = {key: value for key, value in noted.items() if here.get(key) != UNKNOWN}
             if (difference := describe_difference(known, here)) is not None:
-                told.append(f"target {name}: {difference}" if self.has_several else difference)
+                is_plain = name in self._here and not self.has_several
+                told.append(difference if is_plain else f"target {name}: {difference}")
         return told
 
     def close(self) -> None:
