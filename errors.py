@@ -62,6 +62,16 @@ class SpaceError(KaruiError):
     """A search space that holds nothing, or an axis that does not fit the task."""
 
 
+class TargetUnavailable(KaruiError):
+    """A target that does not answer: no candidate's fault, so that what was to be measured there waits.
+
+    Attributes:
+        retry_seconds: After how long it makes sense to try again.
+    """
+
+    retry_seconds = 0.0
+
+
 class NothingFits(KaruiError):
     """No point of the front satisfies the budget that was asked for."""
 

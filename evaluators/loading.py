@@ -6,7 +6,7 @@ from ..errors import CandidateFailure, KaruiError
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
 from .targets import Target
-from .timing import TimingSettings
+from .timing import PairTiming, TimingSettings
 
 
 class LoadEvaluator:
@@ -29,7 +29,7 @@ class LoadEvaluator:
         self._reference_peak_bytes: int | None = None
 
     def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
-        """Return ``load_ms``, ``load_ratio`` (candidate over reference) and, where it can be told, ``load_peak_bytes``.
+        """Return ``load_ms``, ``load_ratio`` (candidate over reference) and ``load_peak_bytes``, where they are told.
 
         Time is taken in alternation with the reference, memory of each in a fresh process; the peak of the reference
         is among the conditions of the candidate's, as ``reference_bytes``.
@@ -39,6 +39,9 @@ class LoadEvaluator:
             KaruiError: Where the reference cannot be opened, or the target is at fault.
         """
         timing = self._target.time_load_pair(self._reference.path, artifact.path, self._settings)
+        return (*(() if timing is None else self._times(timing)), *self._measure_peak(artifact))
+
+    def _times(self, timing: PairTiming) -> tuple[Measurement, ...]:
         conditions = {
             **self._target.conditions(),
             "raw_reference_ms": timing.reference_ms,
@@ -51,7 +54,6 @@ class LoadEvaluator:
         return (
             Measurement("load_ms", timing.candidate_ms, "ms", spread, timing.pairs, conditions),
             Measurement("load_ratio", timing.ratio, "1", timing.ratio_spread, timing.pairs, conditions),
-            *self._measure_peak(artifact),
         )
 
     def _measure_peak(self, artifact: Artifact) -> tuple[Measurement, ...]:

@@ -91,6 +91,10 @@ class LocalTarget:
             "threads": self._threads,
         }
 
+    def close(self) -> None:
+        """Let go of the reference."""
+        self._reference = None
+
     def _open(self, path: Path, stage: str = "latency") -> Runner:
         return Runner(path, stage=stage, provider=self._provider, threads=self._threads)
 

@@ -71,11 +71,20 @@ class MachineLock:
         Args:
             waits: Called before the first wait, where there is one.
         """
+        with (
+            self.resting(),
+            _held(self._turnstile, waits) as waited,
+            _held(self._room, None if waited else waits),
+        ):
+            yield
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Do nothing on this machine for a while, within :meth:`working`: others may measure here."""
         worked = self._works
         self._leave()
         try:
-            with _held(self._turnstile, waits) as waited, _held(self._room, None if waited else waits):
-                yield
+            yield
         finally:
             if worked:
                 self._enter()

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from .command import CommandTarget
 from .local import LocalTarget
+from .ssh import SshTarget
 from .timing import PairTiming, TimingSettings
 from .timing_over_inputs import InputsTiming
 
@@ -22,7 +24,7 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """The target's name in the registry."""
+        """The target's name in the study, or that of its kind."""
 
     def time_pair(
         self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
@@ -37,6 +39,7 @@ class Target(Protocol):
 
         Raises:
             CandidateFailure: Stage ``latency``, where the candidate's file cannot be loaded or run.
+            TargetUnavailable: Where the target does not answer.
             KaruiError: Where the reference cannot be run, or the target is at fault.
         """
 
@@ -53,11 +56,12 @@ class Target(Protocol):
 
         Raises:
             CandidateFailure: Stage ``latency``, where the candidate's file cannot be loaded or run.
+            TargetUnavailable: Where the target does not answer.
             KaruiError: Where the reference cannot be run, or the target is at fault.
         """
 
-    def time_load_pair(self, reference_path: Path, candidate_path: Path, settings: TimingSettings) -> PairTiming:
-        """Time how long a candidate takes to be opened against the reference, interleaved.
+    def time_load_pair(self, reference_path: Path, candidate_path: Path, settings: TimingSettings) -> PairTiming | None:
+        """Time how long a candidate takes to be opened against the reference, interleaved; None where it cannot tell.
 
         Args:
             reference_path: The file that all candidates are compared with.
@@ -86,6 +90,9 @@ class Target(Protocol):
     def conditions(self) -> dict[str, Any]:
         """Return what a latency depends on (machine, provider, threads, versions), JSON types only."""
 
+    def close(self) -> None:
+        """Let go of what is open; the next measurement opens it again."""
 
-TARGETS: dict[str, Callable[..., Target]] = {"local": LocalTarget}
+
+TARGETS: dict[str, Callable[..., Target]] = {"local": LocalTarget, "ssh": SshTarget, "command": CommandTarget}
 """Every kind of target, by name; called with its options as keywords."""

@@ -1,4 +1,4 @@
-"""An evaluator that has the machine to itself while it measures."""
+"""An evaluator that has the machine to itself while it measures; and one that measures elsewhere."""
 
 from __future__ import annotations
 
@@ -31,4 +31,27 @@ class Undisturbed:
     def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
         """Wait for the machine, and measure."""
         with self._lock.measuring(self._waits):
+            return self._evaluator.measure(artifact)
+
+
+class Elsewhere:
+    """Another evaluator, which measures on another machine: this one is free for others meanwhile.
+
+    Args:
+        evaluator: What measures.
+        lock: Keeps work and measuring on this machine apart.
+    """
+
+    def __init__(self, evaluator: Evaluator, lock: MachineLock) -> None:
+        self._evaluator = evaluator
+        self._lock = lock
+
+    @property
+    def name(self) -> str:
+        """The evaluator's own name."""
+        return self._evaluator.name
+
+    def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
+        """Measure, however long the other machine takes or is waited for."""
+        with self._lock.resting():
             return self._evaluator.measure(artifact)

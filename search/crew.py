@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import CandidateFailure, CandidateStopped
+from ..errors import CandidateFailure, CandidateStopped, TargetUnavailable
 from ..spaces.candidate import Candidate
 from .gates import Gates
 from .outcome import Evaluate, Result
@@ -98,7 +98,7 @@ class InProcess:
         self.ticket, candidate, gates = self._waiting.pop(0)
         try:
             return (Answer(self.ticket, self._evaluate(candidate, *given(gates))),)
-        except (CandidateFailure, CandidateStopped) as ended:
+        except (CandidateFailure, CandidateStopped, TargetUnavailable) as ended:
             return (Answer(self.ticket, ended),)
 
     def close(self) -> None:

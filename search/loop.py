@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from ..errors import CandidateStopped
+from ..errors import CandidateStopped, TargetUnavailable
 from ..spaces.candidate import Candidate
 from ..spaces.space import SearchSpace, problem_of
 from .asking import Asking
@@ -22,7 +22,7 @@ from .gates import Gates
 from .ledger import Ledger
 from .listener import Listener
 from .objectives import Objective
-from .outcome import Outcome, Result, UnexpectedError, WorkerLost
+from .outcome import Ending, Outcome, UnexpectedError, WorkerLost
 from .owners import Owners
 from .promotion import Promotion
 from .record import TrialRecord, write_begin, write_candidate, write_end, write_outcome
@@ -30,6 +30,7 @@ from .sampler import SamplerName, make_sampler
 from .stale import interrupt, recover_stale
 from .surprises import Surprises
 from .turns import Alone, Turns
+from .waiting import PATIENCE_SECONDS, Waiting
 
 STOPPED_PER_TRIAL = 10
 """How many stopped candidates a search bears for each trial of its budget before it ends: each costs a little."""
@@ -73,6 +74,7 @@ class SearchLoop:
         final_factor: So many times the epochs the networks of the front are trained anew at the end; 1 for no times.
         turns: How searches that share the study take turns.
         clock: Seconds that only grow.
+        sleep: Waits for so many seconds.
     """
 
     study: optuna.Study
@@ -88,6 +90,7 @@ class SearchLoop:
     final_factor: int = 1
     turns: Turns = field(default_factory=Alone)
     clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
     _trials: dict[int, Trial] = field(default_factory=dict, init=False)
     _repeats: int = field(default=0, init=False)
     _surprises: Surprises = field(default_factory=Surprises, init=False)
@@ -97,6 +100,7 @@ class SearchLoop:
         self._owners = Owners(self.study, self.turns.exclusive)
         self._ledger = Ledger(self.study, self._owners, stopped_are_known=self.gatekeeper is not None)
         self._promotion = Promotion(self.study, self.objectives, self._ledger, self.final_factor)
+        self._waiting = Waiting(self.clock)
 
     def run(self, budget: Budget, listener: Listener, first: Sequence[Mapping[str, Any]] = ()) -> str:
         """Search, and return in one sentence why it ended; the crew is closed.
@@ -107,6 +111,7 @@ class SearchLoop:
             first: Parameters of trials to begin with, where the study is new.
 
         Raises:
+            TargetUnavailable: Where all that is left waits for a target that does not answer; likewise.
             KaruiError: Where it makes no sense to go on; the candidates in flight are queued again first.
             KeyboardInterrupt: When interrupted; likewise.
         """
@@ -144,16 +149,22 @@ class SearchLoop:
 
     def _search(self, budget: Budget, listener: Listener) -> str:
         end = None if budget.seconds is None else self.clock() + budget.seconds
-        ending = self._work(lambda: self._fill(budget, end, listener), listener)
+        ending = self._work(lambda: self._fill(budget, end, listener), end, listener)
         if missing := len(self._promotion.missing()):
             listener.happened("promotion begun", candidates=missing, epochs_factor=self.final_factor)
-            self._work(lambda: self._fill_with_promoted(end, listener), listener)
+            self._work(lambda: self._fill_with_promoted(end, listener), end, listener)
         return self._promotion.describe(ending)
 
-    def _work(self, fill: Callable[[], str | None], listener: Listener) -> str:
+    def _work(self, fill: Callable[[], str | None], end: float | None, listener: Listener) -> str:
         """Have candidates evaluated until no more are begun, and return why that is."""
+        idle_since: float | None = None
         while True:
+            self._try_again()
             ending = fill()
+            if not self._in_flight and len(self._waiting):
+                idle_since = self.clock() if idle_since is None else idle_since
+                self._wait_for_target(end, idle_since)
+                continue
             if not self._trials:
                 with self.turns():  # who ends last leaves nothing of those that were killed meanwhile
                     self.recover_stale(listener)
@@ -170,10 +181,27 @@ class SearchLoop:
                     with self.turns():
                         self.recover_stale(listener)
 
+    @property
+    def _in_flight(self) -> int:
+        return len(self._trials) - len(self._waiting)
+
+    def _try_again(self) -> None:
+        """Begin candidates again that wait for their target, where it makes sense."""
+        while self._in_flight < self.crew.size and (ticket := self._waiting.next()) is not None:
+            # Without gates: it has passed them, and its training is done.
+            self.crew.submit(ticket, Candidate.from_dict(self._trials[ticket].user_attrs["candidate"]))
+
+    def _wait_for_target(self, end: float | None, idle_since: float) -> None:
+        """Pass the time until the target is tried again, where nothing else is left to do."""
+        left = PATIENCE_SECONDS if end is None else end - self.clock()
+        if self._waiting.is_hopeless(idle_since) or left <= 0:
+            raise self._waiting.ending()
+        self.sleep(min(left, self._waiting.pause_seconds))
+
     def _fill(self, budget: Budget, end: float | None, listener: Listener) -> str | None:
         """Begin candidates until the crew is busy; else return in a sentence why no more are begun."""
         trials = budget.trials
-        while len(self._trials) < self.crew.size:
+        while self._in_flight < self.crew.size:
             if self._ledger.promised >= trials:
                 return "all trials are done"
             if self.gatekeeper is not None and self._ledger.stopped >= STOPPED_PER_TRIAL * trials:
@@ -193,7 +221,7 @@ class SearchLoop:
 
     def _fill_with_promoted(self, end: float | None, listener: Listener) -> str | None:
         """Begin what is to be promoted until the crew is busy; else return in a sentence why no more are begun."""
-        while len(self._trials) < self.crew.size:
+        while self._in_flight < self.crew.size:
             if end is not None and self.clock() >= end:
                 return "the time is up"
             with self.turns():
@@ -240,7 +268,12 @@ class SearchLoop:
         return self.gatekeeper.gates_for(candidate.key)
 
     def _settle(self, answer: Answer, listener: Listener) -> None:
-        """Tell what came of a candidate."""
+        """Tell what came of a candidate; one whose target does not answer is not told, but waits."""
+        if isinstance(answer.result, TargetUnavailable):
+            self._postpone(answer.ticket, answer.result, listener)
+            return
+        if self._waiting.ended(answer.ticket, answered=isinstance(answer.result, Outcome)):
+            listener.happened("target answers again", candidates=len(self._waiting))
         trial = self._trials[answer.ticket]
         with self.turns():
             if not self.turns.exclusive:
@@ -252,7 +285,14 @@ class SearchLoop:
             self._finish(trial, listener)
         self._surprises.note(answer.result)
 
-    def _tell(self, trial: Trial, result: Result, listener: Listener) -> None:
+    def _postpone(self, ticket: int, error: TargetUnavailable, listener: Listener) -> None:
+        is_news = self._waiting.error is None
+        self._waiting.add(ticket, error)
+        listener.reached(ticket, "waiting for its target")
+        told = {"reason": error.what, "got": error.got, "again_in_seconds": round(self._waiting.pause_seconds)}
+        listener.happened("target unavailable", trial=ticket, is_news=is_news, **told)
+
+    def _tell(self, trial: Trial, result: Ending, listener: Listener) -> None:
         twin = self._ledger.known.get(self._ledger.own[trial.number])
         if twin is not None:  # only where searches take no turns
             self._stop(trial, "duplicate", "", f"trial {twin} of another search came to its end first")
@@ -316,3 +356,4 @@ class SearchLoop:
                 listener.happened("trial interrupted", trial=trial.number)
             self._ledger.end(trial.number)
         self._trials.clear()
+        self._waiting.clear()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from ..errors import CandidateFailure, CandidateStopped
+from ..errors import CandidateFailure, CandidateStopped, TargetUnavailable
 from ..evaluators.measurement import Measurement
 from ..spaces.artifact import StageRecord
 from ..spaces.candidate import Candidate
@@ -64,6 +64,7 @@ class Evaluate(Protocol):
         Raises:
             CandidateFailure: Where this candidate cannot be made or measured.
             CandidateStopped: Where a gate stops it.
+            TargetUnavailable: Where it is made, but what is to measure it does not answer.
         """
 
 
@@ -86,5 +87,8 @@ class UnexpectedError:
     traceback: str
 
 
-Result = Outcome | CandidateFailure | CandidateStopped | UnexpectedError
-"""How the evaluation of one candidate ended."""
+Ending = Outcome | CandidateFailure | CandidateStopped | UnexpectedError
+"""What came of one candidate."""
+
+Result = Ending | TargetUnavailable
+"""How the evaluation of one candidate ended; where its target did not answer, nothing came of it yet."""

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from ..errors import CandidateFailure, CandidateStopped, KaruiError
+from ..errors import CandidateFailure, CandidateStopped, KaruiError, TargetUnavailable
 from .crew import given
 from .outcome import Evaluate, Outcome, UnexpectedError
 
@@ -27,7 +27,7 @@ Factory = Callable[[Callable[[str], None]], Evaluate]
 """Makes what a worker runs, within the worker; is given a function by which to say which stage a candidate is in."""
 
 READY, STAGE, DONE, FAILED, STOPPED, UNEXPECTED = "ready", "stage", "done", "failed", "stopped", "unexpected"
-STOP = "stop"
+STOP, WAITS = "stop", "waits"
 """The kinds of message that a worker sends."""
 
 DEFAULT_STAGE = "worker"
@@ -136,6 +136,8 @@ def _answer(evaluate: Evaluate, candidate: Any, gates: Any, stage: list[str]) ->
         return FAILED, failure.stage, failure.reason
     except CandidateStopped as stopped:
         return STOPPED, stopped.gate, stopped.reason, stopped.excess
+    except TargetUnavailable as error:
+        return WAITS, error
     except KaruiError as error:
         return STOP, _portable(error)
     except (Exception, SystemExit) as error:

@@ -20,7 +20,7 @@ from .crew import Event, Reached
 from .gates import Gates
 from .outcome import Result
 from .worker import Worker
-from .worker_process import DONE, FAILED, READY, STAGE, STOP, STOPPED, UNEXPECTED, Factory
+from .worker_process import DONE, FAILED, READY, STAGE, STOP, STOPPED, UNEXPECTED, WAITS, Factory
 
 STARTS = 3
 """How often in a row workers may die while they start before the search gives up."""
@@ -161,6 +161,7 @@ _RESULTS: dict[str, Callable[..., Result]] = {
     FAILED: CandidateFailure,
     STOPPED: CandidateStopped,
     UNEXPECTED: lambda error: error,
+    WAITS: lambda error: error,
 }
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ..errors import CandidateFailure, TaskError
+from ..errors import CandidateFailure, TargetUnavailable, TaskError
 from ..evaluators.accuracy import AccuracyEvaluator
 from ..evaluators.latency import LatencyEvaluator, measure_reference
 from ..evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
@@ -18,9 +18,8 @@ from ..evaluators.loading import LoadEvaluator
 from ..evaluators.machine_lock import MachineLock
 from ..evaluators.measurement import Evaluator, Measurement
 from ..evaluators.size import SizeEvaluator
-from ..evaluators.targets import TARGETS, Target
+from ..evaluators.targets import Target
 from ..evaluators.timing import TimingSettings
-from ..evaluators.undisturbed import Undisturbed
 from ..search.gates import Draft, Gates
 from ..search.passage import Passage
 from ..search.record import Outcome, TrialRecord
@@ -28,6 +27,7 @@ from ..spaces.artifact import Artifact, StageRecord, file_digest
 from ..spaces.build import Builder
 from ..spaces.candidate import Candidate
 from ..spaces.task import Pairs, Task, spread_batch
+from .bench_targets import LATENCY, BenchTargets
 from .certify import TEST_ACCURACY
 from .kept_outcomes import KeptOutcomes
 from .shared_files import SharedFiles
@@ -71,7 +71,9 @@ class Bench:
         self._spec = spec
         self.artifact = artifact
         self.baseline: dict[str, Measurement] = {}
-        self.target: Target = TARGETS["local"](threads=spec.latency.threads, provider=spec.latency.provider)
+        self.tell: Callable[[str], None] | None = None
+        """Is told what a target waits for; the one who is told of stages where it is None."""
+        self.targets = BenchTargets(spec, lock, self._tell, lambda: self.announce(WAITING))
         self.timing: TimingSettings = replace(TimingSettings(), max_seconds=spec.latency.max_seconds)
         # Where some candidates answer some inputs sooner, all are timed alike: over many inputs.
         self._over_inputs = spec.exits is not None
@@ -84,8 +86,11 @@ class Bench:
         self.size: Evaluator = SizeEvaluator()
         self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation")
         self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY)
-        self.load: Evaluator = self._undisturbed(LoadEvaluator(self.target, artifact, self.timing))
+        self.load: Evaluator = self.targets.evaluator(
+            lambda _, target: LoadEvaluator(target, artifact, self.timing), "load_ratio"
+        )
         self.latency: Evaluator
+        self._draft_latency: Evaluator
         self.test_latency: Evaluator
         self._builder: Builder
         self._outcomes: KeptOutcomes
@@ -94,12 +99,12 @@ class Bench:
         """Measure the baseline: size, latency against itself, validation accuracy.
 
         Raises:
+            TargetUnavailable: Where a target does not answer.
             TaskError: Where its accuracy has no meaning.
         """
-        with self.lock.measuring():
-            latency = self._measure_reference()
+        latency = self.targets.measure_references(self._measure_reference)
         accuracy = self._measure_accuracy(self.accuracy)
-        return {item.name: item for item in (*self.size.measure(self.artifact), latency, *accuracy)}
+        return {item.name: item for item in (*self.size.measure(self.artifact), *latency, *accuracy)}
 
     def measure_baseline_on_test(self) -> None:
         """Measure the baseline on the test split, when the front is: not before.
@@ -131,31 +136,40 @@ class Bench:
         """
         self.baseline = baseline
         self._builder = builder
-        reference_ms = baseline["latency_ms"].value
-        if self._over_inputs:
-            test_inputs = _timed_inputs(self.task.test)
-            self.latency = self._over(self.inputs, "validation", reference_ms)
-            self.test_latency = self._over(test_inputs, "test", reference_ms)
-        else:
-            latency = LatencyEvaluator(self.target, self.artifact, self.inputs, self.timing, reference_ms)
-            self.latency = self._undisturbed(latency)
-            self.test_latency = self.latency
-        conditions = {"baseline": self.artifact.digest, "ms": reference_ms, "study": self._spec.meaning()}
+        reference_ms = self.targets.reference_ms(baseline)
+        self.latency = self._timing_of(self.inputs, "validation", reference_ms)
+        self._draft_latency = (
+            self._timing_of(self.inputs, "validation", reference_ms, only_objective=True)
+            if self.targets.has_several
+            else self.latency
+        )
+        self.test_latency = (
+            self._timing_of(_timed_inputs(self.task.test), "test", reference_ms) if self._over_inputs else self.latency
+        )
+        known_ms = reference_ms if self.targets.has_several else baseline[LATENCY].value
+        conditions = {"baseline": self.artifact.digest, "ms": known_ms, "study": self._spec.meaning()}
         self._outcomes = KeptOutcomes(outcomes, conditions)
 
-    def _over(self, inputs: NDArray[Any], split_name: str, reference_ms: float) -> Evaluator:
-        evaluator = LatencyOverInputsEvaluator(
-            self.target, self.artifact, inputs, split_name, self.timing, reference_ms
-        )
-        return self._undisturbed(evaluator)
+    def _timing_of(
+        self, inputs: NDArray[Any], split_name: str, reference_ms: Mapping[str, float], *, only_objective: bool = False
+    ) -> Evaluator:
+        """Return what measures latency on all targets."""
 
-    def _measure_reference(self) -> Measurement:
+        def make(name: str, target: Target) -> Evaluator:
+            ms = reference_ms[name]
+            if self._over_inputs:
+                return LatencyOverInputsEvaluator(target, self.artifact, inputs, split_name, self.timing, ms)
+            return LatencyEvaluator(target, self.artifact, inputs, self.timing, ms)
+
+        return self.targets.evaluator(make, "latency_ratio", only_objective=only_objective)
+
+    def _measure_reference(self, target: Target) -> Measurement:
         if self._over_inputs:
-            return measure_reference_over_inputs(self.target, self.artifact, self.inputs, "validation", self.timing)
-        return measure_reference(self.target, self.artifact, self.inputs, self.timing)
+            return measure_reference_over_inputs(target, self.artifact, self.inputs, "validation", self.timing)
+        return measure_reference(target, self.artifact, self.inputs, self.timing)
 
-    def _undisturbed(self, evaluator: Evaluator) -> Evaluator:
-        return Undisturbed(evaluator, self.lock, lambda: self.announce(WAITING))
+    def _tell(self, text: str) -> None:
+        (self.tell or self.announce)(text)
 
     def remember(self, records: Sequence[TrialRecord]) -> None:
         """Take up what was measured in earlier runs, so that no file is measured twice."""
@@ -204,10 +218,13 @@ class Bench:
         return [StageRecord("draft", time.perf_counter() - begin, cached=False)]
 
     def _latency_of(self, draft: Artifact) -> Measurement | None:
-        """Return a draft's latency; None where it cannot be timed: the candidate's own file will say why."""
+        """Return a draft's latency; None where it cannot be timed: the candidate's own file will say why.
+
+        A target that does not answer keeps nobody from being trained.
+        """
         try:
-            return next(item for item in self.latency.measure(draft) if item.name == "latency_ms")
-        except CandidateFailure:
+            return next(item for item in self._draft_latency.measure(draft) if item.name == LATENCY)
+        except (CandidateFailure, TargetUnavailable):
             return None
 
     def find_artifact(self, record: TrialRecord) -> Artifact:

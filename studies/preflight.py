@@ -39,19 +39,20 @@ def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callabl
         told: Is told what is tried.
     """
     settings = replace(bench.timing, max_seconds=spec.preflight.max_seconds)
-    with bench.lock.measuring(lambda: told("waiting until other searches on this machine come to the end of a step")):
-        return [
-            fly(
-                target,
-                bench.artifact.path,
-                settings,
-                layers=max(1, spec.preflight.layers),
-                batch_size=spec.latency.batch_size,
-                kept=folder.preflight,
-                told=told,
-            )
-            for target in (bench.target,)
-        ]
+
+    def fly_on(name: str, target: Target) -> Preflight:
+        return fly(
+            name,
+            target,
+            bench.artifact.path,
+            settings,
+            layers=max(1, spec.preflight.layers),
+            batch_size=spec.latency.batch_size,
+            kept=folder.preflight,
+            told=told,
+        )
+
+    return bench.targets.on_each(fly_on)
 
 
 def run_preflight(
@@ -103,6 +104,7 @@ def run_preflight(
 
 
 def fly(
+    name: str,
     target: Target,
     baseline: Path,
     settings: TimingSettings,
@@ -115,6 +117,7 @@ def fly(
     """Time the probes of a model on a target, or return what an earlier preflight found there.
 
     Args:
+        name: What the target is called.
         target: Where to measure.
         baseline: The model's float32 ONNX file.
         settings: How long each probe is timed.
@@ -127,7 +130,7 @@ def fly(
         CandidateFailure: Where the model has no layer that a probe can be built of.
         KaruiError: Where the target is at fault.
     """
-    key = _key(target, baseline, settings, layers, batch_size)
+    key = _key(name, target, baseline, settings, layers, batch_size)
     known = _read(kept)
     if key in known:
         return Preflight.from_dict(known[key])
@@ -139,19 +142,20 @@ def fly(
             lane = Lane(target, layer, settings, batch_size, Path(place))
             rows += lane.variants()
             multiples += lane.liked_multiple()
-    found = Preflight(target.name, tuple(rows), tuple(multiples), target.conditions())
+    found = Preflight(name, tuple(rows), tuple(multiples), target.conditions())
     if kept is not None:
         text = json.dumps({**_read(kept), key: found.to_dict()}, indent=1)
         write_atomically(kept, text.encode())
     return found
 
 
-def _key(target: Target, baseline: Path, settings: TimingSettings, layers: int, batch_size: int) -> str:
+def _key(name: str, target: Target, baseline: Path, settings: TimingSettings, layers: int, batch_size: int) -> str:
     told = {
         "format": FORMAT,
         "layers": [asdict(layer) for layer in largest_layers(baseline, layers)],
         "settings": settings.to_dict(),
         "batch_size": batch_size,
+        "name": name,
         "target": target.conditions(),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..evaluators.telling import FOR_DEVICE
 from ..search.front import hypervolume
 from ..search.record import TrialRecord
 from ..spaces.candidate import Candidate
@@ -82,8 +83,8 @@ class ProgressView:
         """Show where a candidate in flight is."""
         summary, _ = self._running.get(number, ("", ""))
         self._running[number] = (summary, stage)
-        # whoever waits to measure waits for a step of the others; for a network it may be minutes
-        if stage == WAITING:
+        # whoever waits to measure waits for a step of the others; for a network or a device it may be minutes
+        if stage == WAITING or stage.startswith(FOR_DEVICE):
             self._say(f"trial {number}: {stage}")
 
     def ended(self, record: TrialRecord) -> None:
@@ -101,6 +102,13 @@ class ProgressView:
         """Show what concerns the whole search; what concerns one candidate is told when that ends."""
         if event == "stale trial":
             self._say(f"trial {details['trial']} was left running by a search that is gone")
+        elif event == "target unavailable" and details["is_news"]:
+            got = f": {details['got']}" if details["got"] else ""
+            self.note(f"{details['reason']}{got}; what is to be measured there waits, and others are made meanwhile")
+        elif event == "target unavailable":
+            self._say(f"trial {details['trial']} waits; the target is tried in {details['again_in_seconds']} s")
+        elif event == "target answers again":
+            self.note(f"the target answers again; {details['candidates']} candidates have waited for it")
         elif event == "promotion begun":
             self._promoted, self._to_promote = 0, details["candidates"]
             times = f"{details['epochs_factor']} times the epochs"

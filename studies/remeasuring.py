@@ -7,13 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..errors import CandidateFailure, KaruiError
+from ..errors import CandidateFailure, KaruiError, TargetUnavailable
 from ..evaluators.measurement import Measurement
 from ..evaluators.repeated import average
 from ..search.crew import Answer, Crew, InProcess
 from ..search.noise import PLAUSIBLE, front_probability
 from ..search.objectives import OBJECTIVES
-from ..search.outcome import Evaluate, Outcome, Result, UnexpectedError
+from ..search.outcome import Ending, Evaluate, Outcome, UnexpectedError
 from ..search.record import TrialRecord
 from ..search.workers import Workers
 from ..spaces.artifact import Artifact, file_digest
@@ -146,6 +146,7 @@ def measure_again(
         happened: Is told of errors that nobody expected; see :class:`~karui.search.listener.Listener`.
 
     Raises:
+        TargetUnavailable: Where a target does not answer.
         KaruiError: Where the target or the task is at fault.
     """
     spec, artifacts = workbench.spec, {record.key: artifact for record, artifact in wanted}
@@ -156,7 +157,7 @@ def measure_again(
             with closing(Workers(1, factory, candidate_seconds=60 * spec.candidate_minutes, output=output)) as crew:
                 return measure_with(crew, wanted, happened)
         except KaruiError as error:
-            if spec.workers:
+            if spec.workers or isinstance(error, TargetUnavailable):
                 raise
             reason = f"a new process could not be had: {error.what}"
     return replace(measure_with(InProcess(Remeasure(bench, artifacts)), wanted, happened), same_process=reason)
@@ -207,14 +208,17 @@ def undecided(found: Sequence[Fresh], most: int = MOST_AGAIN) -> list[Fresh]:
     return [found[index] for index in between[:most]]
 
 
-def _answer(crew: Crew, record: TrialRecord) -> Result:
+def _answer(crew: Crew, record: TrialRecord) -> Ending:
     if record.candidate is None:
         raise ValueError(f"trial {record.number} has no candidate")
     crew.submit(record.number, record.candidate)
     while True:
         for event in crew.wait(_SECONDS_BETWEEN_LOOKS):
-            if isinstance(event, Answer):
-                return event.result
+            if not isinstance(event, Answer):
+                continue
+            if isinstance(event.result, TargetUnavailable):  # no file's fault: the same command measures it later
+                raise event.result
+            return event.result
 
 
 def _fresh(record: TrialRecord, artifact: Artifact, outcomes: Sequence[Outcome]) -> Fresh:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -27,7 +27,6 @@ from .certify import Certified, certify, files_to_measure, front_table, write_de
 from .folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
 from .remeasuring import measure_again
 from .result import StudyResult, nearest_records
-from .same_kind import describe_difference
 from .shared_baseline import SharedBaseline, agreed_baseline, noted_weights
 from .shared_files import SharedFiles
 from .spec import StudySpec
@@ -100,13 +99,15 @@ class Session:
             cache.trim()  # before anything dear: what killed searches left goes, and a folder of no use is told
             bench, seed = self._prepare(task, cache)
         workbench = self._workbench(bench, seed, task)
-        try:
-            ending = self._search(bench, self._crew(bench, workbench))
-        finally:
-            self._write_trials()
-        waits = "waiting while another search measures the front again"
-        with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited:
-            return self._finish(bench, workbench, ending, waited)
+        with closing(bench.targets):
+            try:
+                ending = self._search(bench, self._crew(bench, workbench))
+            finally:
+                self._write_trials()
+            bench.tell = self.watcher.phase
+            waits = "waiting while another search measures the front again"
+            with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited:
+                return self._finish(bench, workbench, ending, waited)
 
     def _conditions(self) -> dict[str, Any]:
         names = ("torch", "onnxruntime", "optuna")
@@ -139,11 +140,13 @@ class Session:
             self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec, lock, files=self.files)
         self._preflight(bench)
+        bench.tell = self.watcher.phase
         self.watcher.phase("measuring the baseline")
         digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
         _check_same_baseline(digest, artifact, self.folder, is_shared=noted_weights(self.study) is not None)
-        if (told := describe_difference(known["latency_ms"].conditions, bench.target.conditions())) is not None:
+        for told in bench.targets.differences(known):
             self.watcher.note(told)
+        bench.targets.close()  # while workers measure, nothing of this process has to stay in a device's memory
         begin_bench(bench, self.spec, self.folder, seed, known)
         return bench, seed
 
@@ -204,6 +207,7 @@ class Session:
         if not self.spec.workers:
             crew = InProcess(bench.evaluate)
             bench.announce = lambda stage: self.watcher.reached(crew.ticket or 0, stage)
+            bench.tell = None
             return crew
         workbench = replace(workbench, threads=max(1, workbench.threads // self.spec.workers))
         seconds = 60 * self.spec.candidate_minutes
@@ -256,7 +260,7 @@ class Session:
         note_baseline(self.study, bench.artifact.digest, bench.baseline)
         again = measure_again(wanted, bench, workbench, self.watcher.happened)
         with bench.lock.working():
-            certified = certify(front, again, bench.baseline, self.folder, bench.target.conditions())
+            certified = certify(front, again, bench.baseline, self.folder, bench.targets.conditions())
             result = self._keep(bench, certified, records, ending)
         write_atomically(self.folder.certified, mark.encode())
         return result

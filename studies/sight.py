@@ -205,7 +205,8 @@ class Onlooker:
             for event in reversed(self._log.events)
             if event["event"] == "trial reached" and event.get("trial") == trial.number
         )
-        stage = str(next(reached, {}).get("stage", ""))
+        last: dict[str, Any] = next(reached, {})
+        stage = str(last.get("stage", ""))
         summary = str(trial.user_attrs.get("summary", ""))
         return Running(trial.number, stage, summary, _age_seconds(trial.user_attrs["begun"]))
 

@@ -22,7 +22,9 @@ from ..spaces.space import SearchSpace
 from ..spaces.sparsity.axis import SparsityAxis
 from ..spaces.stages.axis import StagesAxis
 from ..spaces.students.axis import StudentsAxis
-from .spec_faults import batches_with_exits, explain, key_text, unknown_key
+from .spec_faults import batches_with_exits, explain, key_text, unknown_key, wrong_objective
+from .target_spec import WITHOUT_MEANING as OF_TARGETS_WITHOUT_MEANING
+from .target_spec import TargetSpec, check_targets, fault_of_objective
 
 _WITHOUT_MEANING = (
     "name",
@@ -73,12 +75,15 @@ class LatencySpec(_Section):
     """How latency is measured.
 
     Args:
+        objective: The target whose latency counts, or ``worst``: the one on which a file is slowest beside the
+            baseline; the first target where left out.
         threads: Threads of the runtime within one operator.
         batch_size: Samples in one run.
         provider: Execution provider of onnxruntime.
         max_seconds: Longest time for one measurement; with exits, four passes over the inputs are made in any case.
     """
 
+    objective: str | None = None
     threads: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] = 1
     provider: str = "CPUExecutionProvider"
@@ -145,6 +150,7 @@ class StudySpec(_Section):
         recovery: How accuracy is won back.
         quantization: How weights and activations are rounded, whatever their bits.
         latency: How latency is measured.
+        target: The devices on which it is measured, written ``[[target]]``; this machine where left out.
         bounds: Bounds on size, latency and accuracy.
         cache: Where trained networks are kept.
         artifacts: Where the files of all machines of a search are kept: a folder that they share, relative to the
@@ -173,12 +179,15 @@ class StudySpec(_Section):
     recovery: BuildSettings = BuildSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     latency: LatencySpec = LatencySpec()
+    target: tuple[TargetSpec, ...] | None = None
     bounds: BoundsSpec = BoundsSpec()
     cache: CacheSpec = CacheSpec()
     artifacts: Annotated[str, Field(min_length=1)] | None = None
     gates: GatesSpec = GatesSpec()
     preflight: PreflightSpec = PreflightSpec()
     folder: Annotated[Path, Field(exclude=True)] = Path()
+
+    _targets_differ = field_validator("target")(check_targets)
 
     @property
     def space(self) -> SearchSpace:
@@ -202,6 +211,7 @@ class StudySpec(_Section):
                 "task_options": {"data_dir"},
                 # What is trained for longer is a candidate of its own, and says for how long.
                 "recovery": {"final_factor"},
+                "target": {"__all__": OF_TARGETS_WITHOUT_MEANING},
             },
         )
 
@@ -263,8 +273,10 @@ def check_space(spec: StudySpec, where: Path | str) -> None:
     """Refuse a study that has nothing to search, or whose latency cannot be measured as its axes need it.
 
     Raises:
-        StudyFileError: Where no axis is given, or exits are to run several inputs at once.
+        StudyFileError: Where no axis is given, the objective is no target, or exits are to run several inputs at once.
     """
+    if (fault := fault_of_objective(spec.latency.objective, spec.target)) is not None:
+        raise wrong_objective(where, spec.latency.objective, *fault)
     if spec.exits is not None and spec.latency.batch_size != 1:
         raise batches_with_exits(where, spec.latency.batch_size)
     if not any((spec.bits, spec.sparsity, spec.students, spec.cells, spec.stages, spec.exits)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -78,12 +78,29 @@ def batches_with_exits(path: Path | str, batch_size: int) -> StudyFileError:
     )
 
 
+def wrong_objective(path: Path | str, objective: str | None, what: str, expected: str) -> StudyFileError:
+    """Return the error for an objective that a study with these targets cannot have."""
+    return StudyFileError(
+        what,
+        where=f"{path}: latency.objective",
+        expected=f"one of {expected}",
+        got=repr(objective),
+        remedy="name one of them, or leave the line out for the first target",
+    )
+
+
 def _keys_at(location: Location, model: Any) -> list[str]:
     for part in location:
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        if isinstance(part, str):  # not a place in a list of sections
+            model = _section_of(model.model_fields[part].annotation)
     return [name for name in model.model_fields if location or name != "folder"]
+
+
+def _section_of(annotation: Any) -> Any:
+    """Return the model that an annotation names, whether it may be left out and however often it may be given."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_of(part)) is not None), None)
 
 
 def key_text(location: Location) -> str:

@@ -115,8 +115,8 @@ def point_view(row: pd.Series[Any]) -> Table:
     view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
     if (tail := row.get("latency_p95_ratio", float("nan"))) == tail:
         view.add_row("", f"{tail:.2f}x your model's, 95th percentile over inputs")
-    if "load_ms" in row:
-        view.add_row("load time", f"{row['load_ms']:.1f} ms ({row['load_ratio']:.2f}x your model's)")
+    if (load_ms := row.get("load_ms", float("nan"))) == load_ms:
+        view.add_row("load time", f"{load_ms:.1f} ms ({row['load_ratio']:.2f}x your model's)")
     if (peak := row.get("load_peak_bytes", float("nan"))) == peak:
         view.add_row("load memory", f"{peak / 1e6:,.0f} MB at its highest")
     view.add_row("accuracy", f"{with_spread(row, 'accuracy', 4)} on validation")

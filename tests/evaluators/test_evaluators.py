@@ -85,6 +85,9 @@ class FixedTarget:
     def conditions(self) -> dict[str, Any]:
         return {"target": self.name, "threads": 1}
 
+    def close(self) -> None:
+        pass
+
 
 SOME_INPUTS = np.ones((5, 3), np.float32)
 LOAD_MEASUREMENTS = ["load_ms", "load_ratio", *(["load_peak_bytes"] if sys.platform in ("linux", "darwin") else [])]
@@ -205,6 +208,13 @@ def test_load_memory_that_the_target_cannot_tell_is_missing(make_scaling: MakeAr
     reference, candidate = make_scaling(1.0, name="reference.onnx"), make_scaling(2.0, name="candidate.onnx")
     found = LoadEvaluator(FixedTarget(LOAD_TIMING, peak_bytes=known), reference, QUICK).measure(candidate)
     assert [measurement.name for measurement in found] == ["load_ms", "load_ratio"]
+
+
+def test_load_time_that_the_target_cannot_tell_is_missing(scaling: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FixedTarget(LOAD_TIMING, peak_bytes={"scaling.onnx": 4_000_000})
+    monkeypatch.setattr(FixedTarget, "time_load_pair", lambda *_: None)
+    found = LoadEvaluator(target, scaling, QUICK).measure(scaling)
+    assert [measurement.name for measurement in found] == ["load_peak_bytes"]
 
 
 def test_a_reference_that_cannot_be_opened_for_its_memory_is_no_failure_of_the_candidate(

@@ -13,7 +13,7 @@ import pytest
 from karui.evaluators import machine_lock
 from karui.evaluators.machine_lock import ExclusiveOnly, MachineLock
 from karui.evaluators.measurement import Measurement
-from karui.evaluators.undisturbed import Undisturbed
+from karui.evaluators.undisturbed import Elsewhere, Undisturbed
 from karui.spaces.artifact import Artifact
 
 WORKER = """
@@ -224,3 +224,24 @@ def test_an_evaluator_measures_undisturbed(tmp_path: Path) -> None:
     assert evaluator.name == "latency"
     assert evaluator.measure(Artifact(tmp_path / "x.onnx", "00")) == (Measurement("latency_ms", 3.0, "ms"),)
     assert told == ["waits"]
+
+
+def test_an_evaluator_that_measures_elsewhere_leaves_the_machine_to_others(tmp_path: Path) -> None:
+    lock, other = MachineLock(tmp_path), MachineLock(tmp_path)
+
+    class Inner:
+        name = "latency"
+
+        def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
+            with other.measuring(lambda: pytest.fail("nobody is in the way")):
+                return (Measurement("latency_ms", 3.0, "ms"),)
+
+    def waits() -> None:
+        raise InterruptedError("in use")
+
+    evaluator = Elsewhere(Inner(), lock)
+    assert evaluator.name == "latency"
+    with lock.working():
+        assert evaluator.measure(Artifact(tmp_path / "x.onnx", "00")) == (Measurement("latency_ms", 3.0, "ms"),)
+        with pytest.raises(InterruptedError, match="in use"), other.measuring(waits):
+            pass

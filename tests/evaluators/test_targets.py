@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -20,18 +21,38 @@ from karui.evaluators.timing import TimingSettings
 from karui.evaluators.timing_over_inputs import FEWEST_PASSES
 from karui.spaces.artifact import Artifact
 
+from ..sshd import ALIAS, Sshd
 from .conftest import save_graph
+from .measuring_program import measuring_program
 
 MakeArtifact = Callable[..., Artifact]
 INPUTS = np.ones((2, 3), np.float32)
 QUICK = TimingSettings(min_blocks=4, max_blocks=4, max_seconds=0.01, min_block_ms=0.01)
 
 
-@pytest.fixture(params=TARGETS)
-def target(request: pytest.FixtureRequest) -> Target:
-    made = TARGETS[request.param]()
+def options_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
+    """Return with which options a target of that kind measures on this very machine."""
+    if kind == "ssh":
+        server: Sshd = request.getfixturevalue("sshd")
+        return {"host": ALIAS, "python": sys.executable, "ssh_config": server.config}
+    if kind == "command":
+        return {"command": request.getfixturevalue("program")}
+    return {}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    with measuring_program(tmp_path_factory.mktemp("program")) as command:
+        yield command
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """One of each kind for all tests, as a search has one for all candidates."""
+    made = TARGETS[request.param](**options_of(request.param, request, tmp_path_factory.mktemp("target")))
     assert made.name == request.param
-    return made
+    yield made
+    made.close()
 
 
 def test_every_target_times_two_files(target: Target, make_scaling: MakeArtifact) -> None:
@@ -67,6 +88,7 @@ def test_a_broken_file_over_inputs_is_the_fault_of_the_one_that_it_is(
 def test_every_target_times_the_opening_of_two_files(target: Target, make_scaling: MakeArtifact) -> None:
     one, other = make_scaling(1.0, name="one.onnx"), make_scaling(2.0, name="other.onnx")
     timing = target.time_load_pair(one.path, other.path, QUICK)
+    assert timing is not None
     assert timing.pairs == 4
     assert min(timing.reference_ms, timing.candidate_ms, timing.ratio) > 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def make_loop(tmp_path: Path, small_space: SearchSpace) -> MakeLoop:
         objectives: tuple[Objective, ...] = OBJECTIVES,
         clock: Callable[[], float] = lambda: 0.0,
         crew: Crew | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> SearchLoop:
         study = optuna.create_study(
             storage=f"sqlite:///{tmp_path / 'study.db'}",
@@ -92,6 +94,16 @@ def make_loop(tmp_path: Path, small_space: SearchSpace) -> MakeLoop:
             load_if_exists=True,
         )
         crew = crew or InProcess(evaluate)
-        return SearchLoop(study, space, objectives, BASELINE, crew, sampler=sampler, seed=3, clock=clock)  # type: ignore[arg-type]
+        return SearchLoop(
+            study,
+            space,
+            objectives,
+            BASELINE,
+            crew,
+            sampler=sampler,  # type: ignore[arg-type]
+            seed=3,
+            clock=clock,
+            sleep=sleep,
+        )
 
     return make

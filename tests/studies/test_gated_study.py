@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from karui.errors import CandidateFailure, CandidateStopped
+from karui.errors import CandidateFailure, CandidateStopped, TargetUnavailable
 from karui.evaluators.machine_lock import MachineLock
 from karui.evaluators.measurement import Measurement
 from karui.search.curves import PEERS, LearningCurve, PastTraining
@@ -114,14 +114,19 @@ def test_the_bench_stops_at_a_bound_before_training(
         bench.evaluate(CANDIDATE, gates(**{bound: 1e-4 if bound == "latency_ms" else 1.0}))
 
 
-def test_a_draft_that_cannot_be_timed_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [CandidateFailure("latency", "the target cannot run it"), TargetUnavailable("the target does not answer")]
+)
+def test_a_draft_that_cannot_be_timed_stops_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     measure: Callable[..., tuple[Measurement, ...]] = bench.latency.measure
     timed: list[Path] = []
 
     def fail_once(artifact):  # type: ignore[no-untyped-def]
         timed.append(artifact.path)
         if len(timed) == 1:
-            raise CandidateFailure("latency", "the target cannot run it")
+            raise error
         return measure(artifact)
 
     monkeypatch.setattr(bench.latency, "measure", fail_once)
