@@ -200,12 +200,11 @@ class Onlooker:
         return str(last.get("text", "")) if is_running else "not running; the same search command goes on from here"
 
     def _running(self, trial: Any) -> Running:
-        reached = (
-            event
-            for event in reversed(self._log.events)
-            if event["event"] == "trial reached" and event.get("trial") == trial.number
-        )
-        stage = str(next(reached, {}).get("stage", ""))
+        events = self._log.events
+        reached = [
+            event for event in events if event["event"] == "trial reached" and event.get("trial") == trial.number
+        ]
+        stage = str(reached[-1].get("stage", "")) if reached else ""
         summary = str(trial.user_attrs.get("summary", ""))
         return Running(trial.number, stage, summary, _age_seconds(trial.user_attrs["begun"]))
 

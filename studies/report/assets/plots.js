@@ -181,12 +181,12 @@ function listenToPlots() {
     });
     element.on("plotly_deselect", () => brush(null));
     element.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+      const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, Home: -Infinity, End: Infinity }[event.key];
       if (!step) return;
       event.preventDefault();
       const ordered = fittingPoints().sort((one, two) => one[plot.x] - two[plot.x]);
       const at = ordered.findIndex((point) => point.id === state.selected);
-      const next = ordered[at < 0 ? 0 : Math.min(Math.max(at + step, 0), ordered.length - 1)];
+      const next = ordered[at < 0 && Math.abs(step) === 1 ? 0 : Math.min(Math.max(at + step, 0), ordered.length - 1)];
       if (next) select(next.id);
     });
   }
