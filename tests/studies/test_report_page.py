@@ -97,6 +97,11 @@ class Opened:
 Open = Callable[..., Opened]
 
 
+def largest(front: pd.DataFrame) -> str:
+    """The point of the largest file."""
+    return str(front.sort_values("size_bytes")["point"].iloc[-1])
+
+
 def open_page(browser: Browser, path: Path, front: pd.DataFrame, **options: object) -> Opened:
     page = browser.new_page(**options)  # type: ignore[arg-type]
     page.set_default_timeout(60_000)  # of a busy machine
@@ -211,7 +216,7 @@ def test_a_budget_that_nothing_keeps_is_told(opened: Opened) -> None:
 
 def test_a_click_on_a_point_selects_it_everywhere(opened: Opened) -> None:
     # the largest file lies alone at the right of the plot
-    name = opened.front.loc[opened.front["size_bytes"].idxmax(), "point"]
+    name = largest(opened.front)
     opened.page.mouse.click(*opened.place_of(name))
     opened.page.wait_for_function("name => document.querySelector('#detail h2').textContent === name", arg=name)
     row = opened.front[opened.front["point"] == name].iloc[0]
@@ -353,7 +358,7 @@ def test_nothing_that_a_study_says_is_run(browser: Browser, tmp_path: Path) -> N
         opened.page.select_option("#colour", name)
     opened.page.locator("tr.dominated").first.click()
     opened.page.locator("tr:not(.dominated)[data-id]").first.click()
-    opened.page.mouse.move(*opened.place_of(opened.front.loc[opened.front["size_bytes"].idxmax(), "point"]))
+    opened.page.mouse.move(*opened.place_of(largest(opened.front)))
     opened.page.wait_for_selector("#plot-size .hovertext")
     assert opened.page.evaluate("window.stolen") is None
     assert opened.page.locator("img").count() == 0
