@@ -200,13 +200,11 @@ class Onlooker:
         return str(last.get("text", "")) if is_running else "not running; the same search command goes on from here"
 
     def _running(self, trial: Any) -> Running:
-        reached = (
-            event
-            for event in reversed(self._log.events)
-            if event["event"] == "trial reached" and event.get("trial") == trial.number
-        )
-        last: dict[str, Any] = next(reached, {})
-        stage = str(last.get("stage", ""))
+        events = self._log.events
+        reached = [
+            event for event in events if event["event"] == "trial reached" and event.get("trial") == trial.number
+        ]
+        stage = str(reached[-1].get("stage", "")) if reached else ""
         summary = str(trial.user_attrs.get("summary", ""))
         return Running(trial.number, stage, summary, _age_seconds(trial.user_attrs["begun"]))
 
@@ -225,18 +223,18 @@ class Onlooker:
         return tuple(self._growth.volumes)
 
     def _seconds_left(self) -> float | None:
-        """Return how long this search will take at the pace that it has had, and no longer than it may."""
-        if not self._begun:
+        """Return how long this search will take at the pace that it has had, and no longer than it may.
+
+        The pace is that since its first candidate: a baseline may take longer to train than many candidates.
+        """
+        events, begun = self._log.events, self._begun[-1:]
+        since = [event for event in events if begun and event["time"] >= begun[0]["time"]]
+        first = next((event["time"] for event in since if event["event"] == "trial begun"), None)
+        if first is None:
             return None
-        begun = self._begun[-1]
-        elapsed = _age_seconds(begun["time"])
-        done = [
-            event
-            for event in self._log.events
-            if event["event"] == "trial ended" and event.get("state") in ("evaluated", "failed")
-        ]
-        since = sum(event["time"] >= begun["time"] for event in done)
-        left = (begun["trials"] - len(done)) * elapsed / since if since and "trials" in begun else None
+        elapsed = _age_seconds(first)
+        done, done_since = (sum(map(_counts, each)) for each in (events, since))
+        left = (begun[0]["trials"] - done) * elapsed / done_since if done_since and "trials" in begun[0] else None
         if self._hours is not None:
             limit = max(0.0, 3600 * self._hours - elapsed)
             left = limit if left is None else min(left, limit)
@@ -248,6 +246,10 @@ def _failures(records: Sequence[TrialRecord]) -> dict[str, tuple[int, str]]:
     counts = Counter(record.stage for record in failed)
     latest = {record.stage: record.reason for record in failed}
     return {stage: (count, latest[stage]) for stage, count in counts.most_common()}
+
+
+def _counts(event: Mapping[str, Any]) -> bool:
+    return event["event"] == "trial ended" and event.get("state") in ("evaluated", "failed")
 
 
 def _age_seconds(time: str) -> float:

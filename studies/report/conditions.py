@@ -71,8 +71,10 @@ def _accuracy(material: Material) -> str:
 
 def _versions(material: Material) -> dict[str, str]:
     described = next((document.versions for document in material.documents.values() if document.versions), {})
-    logged: dict[str, Any] = next((event["versions"] for event in reversed(material.events) if "versions" in event), {})
-    known = {**logged, **described}
+    known: dict[str, Any] = {}
+    for event in material.events:
+        known |= event.get("versions", {})
+    known |= described
     return {name: str(known[name]) for name in _VERSIONS if name in known}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...spaces.candidate import Candidate
 from .axes import axes_used, combination_labels, parameter_names
-from .cloud import cloud_columns, plain_value
+from .cloud import cloud_columns
 from .conditions import how_measured
 from .endings import Ending, count_states, endings_of
 from .history import Contribution, History, axis_contributions, volume_history
@@ -172,16 +172,26 @@ def _uniform_int8(material: Material) -> dict[str, Any] | None:
     }
 
 
+_CERTIFIED = {
+    "same_process": ("Measured again", "in the search's own process: {}"),
+    "accuracy_tau": ("Rank correlation", "{:.2f} between accuracy in the search and on the test split (Kendall's tau)"),
+    "latency_tau": ("Rank correlation", "{:.2f} between latency in the search and measured again (Kendall's tau)"),
+    "accuracy_fall_points": ("Accuracy again", "the median point lost {:.2f} points more on the test split"),
+    "latency_rise_percent": ("Latency again", "the median point was {:.1f} % slower than in the search"),
+}
+"""What ``certification.json`` says, in words."""
+
+
 def _certification(material: Material) -> list[tuple[str, str]]:
-    """Return the plain values of ``certification.json``, where there is one."""
-    path = material.folder.path / "certification.json"
+    """Return what the search wrote of how the front stood its test, where it did."""
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = json.loads((material.folder.path / "certification.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    told = []
-    for name, value in plain.items() if isinstance(plain, dict) else ():
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool) and name not in ("format", "study"):
-            shown = f"{value:.3g}" if isinstance(value, float) else str(plain_value(value))
-            told.append((name.replace("_", " "), shown))
+    marks = plain.get("marks") if isinstance(plain, dict) else None
+    told = [("Marks", ", ".join(f"{count} {mark}" for mark, count in marks.items()))] if isinstance(marks, dict) else []
+    for name, (topic, words) in _CERTIFIED.items():
+        value = plain.get(name) if isinstance(plain, dict) else None
+        if value and isinstance(value, str if name == "same_process" else (int, float)):
+            told.append((topic, words.format(value)))
     return told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ def read_material(results: Results) -> Material:
     attributes = dict(study.user_attrs) if study is not None else {}
     objectives = _objectives(attributes)
     points, is_front = _points(front, trials, objectives, baseline)
-    on_front = set(trials.loc[trials["on_front"].astype(bool), "trial"]) if len(trials) else set()
+    events = read_log(folder.log) if folder.log.exists() else []
     return Material(
         name=results.name,
         folder=folder,
@@ -113,13 +114,20 @@ def read_material(results: Results) -> Material:
         points=points,
         is_front=is_front,
         on_test=is_front and "test_accuracy" in points.columns,
-        is_stale=front is not None and is_front and not on_front <= set(points["trial"]),
+        is_stale=front is not None and is_front and _went_on(events, folder.front_csv),
         baseline=baseline,
         objectives=objectives,
         documents=read_documents(folder, points, records, study),
         attributes=attributes,
-        events=read_log(folder.log) if folder.log.exists() else [],
+        events=events,
     )
+
+
+def _went_on(events: list[dict[str, Any]], front_csv: Path) -> bool:
+    """Say whether a trial was measured after that front was."""
+    ended = (event["time"] for event in events if event.get("event") == "trial ended" and event.get("values"))
+    last = max(ended, default=None)
+    return last is not None and datetime.fromisoformat(last).timestamp() > front_csv.stat().st_mtime
 
 
 def _open(results: Results) -> optuna.Study | None:

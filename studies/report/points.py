@@ -91,6 +91,7 @@ def _values(material: Material, row: pd.Series[Any]) -> dict[str, Any]:
         "holds": bool(row["holds"]) if "holds" in row.index else None,
         "mark": str(row["mark"]) if isinstance(row.get("mark"), str) else None,
         "probability": _number(row, "front_probability"),
+        "coveredBy": str(row["covered_by"]) if isinstance(row.get("covered_by"), str) else None,
         "broken": [f"{_TITLES[bound].lower()} by {share:.1%}" for bound, share in broken.items()],
         "targets": {target: _number(row, column) for target, column in target_columns(material.points).items()},
     }

@@ -61,7 +61,7 @@ def times(factor: float, more: str, less: str) -> str:
     if 0.995 <= factor < 1.005:
         return f"as {more.removesuffix('er')} as"
     larger = max(factor, 1 / factor)
-    digits = 0 if larger >= 99.95 else 1 if larger >= 1.95 else 2
+    digits = 0 if larger >= 19.95 else 1 if larger >= 1.95 else 2
     return f"{larger:.{digits}f}x {more if factor > 1 else less} than"
 
 

@@ -64,7 +64,7 @@ def made_up_trials(count: int, seed: int = 0) -> pd.DataFrame:
             "sparsity.zeroed_weights": zeros,
             "bits.weights": bits,
             "bits.activations": np.where(bits == 32, np.nan, 8),
-            "student.family": np.where(kinds == "student", "shallower", None),
+            "student.family": [{"student": "shallower"}.get(kind) for kind in kinds.tolist()],
             "size_bytes": np.where(measured, np.round(size), np.nan),
             "latency_ms": np.where(measured, latency, np.nan),
             "latency_ms_spread": np.where(measured, 0.01 * latency, np.nan),

@@ -22,6 +22,7 @@ from karui.studies.read import Results
 from karui.studies.report import write_report
 from karui.studies.report.axes import axes_used
 from karui.studies.report.cloud import MOST_DRAWN, cloud_columns
+from karui.studies.report.content import page_content
 from karui.studies.report.endings import count_states, endings_of
 from karui.studies.report.history import axis_contributions, volume_history
 from karui.studies.report.importance import parameter_importances
@@ -92,10 +93,27 @@ def test_without_a_feasible_trial_the_nearest_are_shown_in_their_order(tmp_path:
 
 def test_a_front_older_than_the_trials_is_told(tmp_path: Path) -> None:
     trials = made_up_trials(30)
-    front = write_results(tmp_path, trials)
+    write_results(tmp_path, trials)
     assert not material_of(tmp_path).is_stale
-    front.iloc[1:].to_csv(tmp_path / "front.csv", index=False)
+    log = tmp_path / "log.jsonl"
+    event = {"event": "trial ended", "trial": 1, "values": {"accuracy": 0.9}, "time": "2020-01-01T00:00:00+00:00"}
+    log.write_text(json.dumps(event) + "\n", encoding="utf-8")
+    assert not material_of(tmp_path).is_stale
+    log.write_text(json.dumps({**event, "time": "2999-01-01T00:00:00+00:00"}) + "\n", encoding="utf-8")
     assert material_of(tmp_path).is_stale
+
+
+def test_marks_of_a_certification_are_shown(tmp_path: Path) -> None:
+    trials = made_up_trials(30)
+    front = write_results(tmp_path, trials)
+    front.assign(mark="within noise", front_probability=0.625).to_csv(tmp_path / "front.csv", index=False)
+    plain = {"marks": {"holds": 3, "fell off": 1}, "accuracy_tau": 0.8125, "latency_tau": None, "same_process": ""}
+    (tmp_path / "certification.json").write_text(json.dumps(plain), encoding="utf-8")
+    content = page_content(material_of(tmp_path), ["karui", "pick"])
+    assert dict(content.certification)["Marks"] == "3 holds, 1 fell off"
+    assert [words[:4] for topic, words in content.certification if topic == "Rank correlation"] == ["0.81"]
+    points = content.interactive["points"]
+    assert {(point["mark"], point["probability"]) for point in points} == {("within noise", 0.625)}
 
 
 # --- hypervolume ------------------------------------------------------------------------------------------------------

@@ -99,7 +99,9 @@ def test_a_frame_shows_stages_and_takes_text_for_text(folder: Path) -> None:
 
 
 def test_the_time_left_is_that_of_the_pace_so_far(folder: Path) -> None:
-    begin(folder, minutes_ago=10)
+    begin(folder, minutes_ago=25)  # and a quarter of an hour for the baseline
+    assert Onlooker(find_results(folder), str(folder)).look().seconds_left is None
+    tell(folder, "trial begun", minutes_ago=10, trial=0)
     for number in range(20):
         tell(folder, "trial ended", minutes_ago=5, trial=number, state="evaluated")
     seconds = Onlooker(find_results(folder), str(folder)).look().seconds_left

@@ -43,6 +43,7 @@ function verdicts(point) {
   if (point.mark) told.push(["Measured again", point.mark]);
   else if (point.holds !== null && point.holds !== undefined) told.push(["Measured again", point.holds ? "holds: no other point is better in everything" : "fell off: another point is better in everything"]);
   if (point.probability !== null && point.probability !== undefined) told.push(["On the true front", `with probability ${point.probability.toFixed(2)}`]);
+  if (point.coveredBy) told.push(["Covered by", `${point.coveredBy}: better in at least one, and no worse in the others beyond the noise`]);
   if (point.broken?.length) told.push(["Breaks", point.broken.join("; ")]);
   return told;
 }

@@ -66,13 +66,14 @@ function cloudTrace(plot, { look }) {
 }
 
 function pointTrace(plot, shown, { look }) {
-  const bars = (name) => (name === "size" ? {} : { array: shown.map((point) => point[`${name}Spread`]), color: theme("faint"), thickness: 1, width: 0 });
+  const many = shown.length > 40;
+  const bars = (name) => (name === "size" ? {} : { array: shown.map((point) => point[`${name}Spread`]), color: theme("faint") + (many ? "70" : ""), thickness: 1, width: 0 });
   return {
     type: "scatter", mode: "markers", x: shown.map((point) => unit(plot.x, point[plot.x])), y: shown.map((point) => unit(plot.y, point[plot.y])),
     error_x: { type: "data", ...bars(plot.x), visible: plot.x !== "size" }, error_y: { type: "data", ...bars(plot.y) },
     customdata: shown.map((point) => point.id), hovertext: shown.map(hoverText), hoverinfo: "text",
     marker: {
-      size: 10, line: { width: 1, color: theme("card") }, color: shown.map((point) => look(valueOf(point)).colour), symbol: shown.map((point) => look(valueOf(point)).symbol),
+      size: many ? 8 : 10, line: { width: 1, color: theme("card") }, color: shown.map((point) => look(valueOf(point)).colour), symbol: shown.map((point) => look(valueOf(point)).symbol),
       opacity: shown.map((point) => (!state.brushed || state.brushed.has(point.id) ? 1 : 0.18)),
     },
   };
@@ -181,12 +182,12 @@ function listenToPlots() {
     });
     element.on("plotly_deselect", () => brush(null));
     element.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+      const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, Home: -Infinity, End: Infinity }[event.key];
       if (!step) return;
       event.preventDefault();
       const ordered = fittingPoints().sort((one, two) => one[plot.x] - two[plot.x]);
       const at = ordered.findIndex((point) => point.id === state.selected);
-      const next = ordered[at < 0 ? 0 : Math.min(Math.max(at + step, 0), ordered.length - 1)];
+      const next = ordered[at < 0 && Math.abs(step) === 1 ? 0 : Math.min(Math.max(at + step, 0), ordered.length - 1)];
       if (next) select(next.id);
     });
   }
@@ -199,7 +200,7 @@ function drawGrowth(over) {
   const trace = { type: "scatter", mode: "lines", x, y: volumes, line: { shape: "hv", color: COLOURS[0], width: 2 }, fill: "tozeroy", fillcolor: "rgba(0,114,178,0.10)", hovertemplate: "%{x:.4~g}: %{y:.4f}<extra></extra>" };
   const plain = { gridcolor: theme("grid"), linecolor: theme("line"), zeroline: false, automargin: true, rangemode: "tozero" };
   const title = over === "time" ? `${long ? "hours" : "minutes"} since the search began` : "trials measured";
-  const layout = { ...frame(), xaxis: { ...plain, title: { text: title }, range: [0, 1.02 * (x[x.length - 1] || 1)] }, yaxis: { ...plain, title: { text: "hypervolume" } }, dragmode: false, hovermode: "x" };
+  const layout = { ...frame(), xaxis: { ...plain, title: { text: title }, range: [0, 1.02 * (x[x.length - 1] || 1)] }, yaxis: { ...plain, title: { text: "hypervolume" } }, dragmode: false, hovermode: "x", margin: { l: 58, r: 18, t: 14, b: 54 } };
   Plotly.react("plot-growth", [trace], layout, { ...CONFIG, displayModeBar: false });
   for (const button of byId("growth-tools").children) button.setAttribute("aria-pressed", String(button.dataset.over === over));
   state.over = over;
