@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,18 +14,15 @@ import optuna
 from .. import __version__
 from ..errors import CandidateFailure, KaruiError
 from ..search.crew import Crew, InProcess
-from ..search.gatekeeper import Gatekeeper, GateReport, report_gates
+from ..search.gatekeeper import Gatekeeper
 from ..search.loop import Budget, SearchLoop
-from ..search.record import TrialRecord, read_records
+from ..search.record import read_records
 from ..search.workers import Workers
 from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
-from .bundle.samples import write_samples
-from .certification import read_certification, write_certification
-from .certify import Certified, certify, files_to_measure, front_table, write_descriptions
-from .folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
-from .remeasuring import measure_again
-from .result import StudyResult, nearest_records
+from .finish import Finish
+from .folder import RunFolder, explain_cache_errors, explain_os_errors
+from .result import StudyResult
 from .shared_baseline import SharedBaseline, agreed_baseline, noted_weights
 from .shared_files import SharedFiles
 from .spec import StudySpec
@@ -34,18 +30,14 @@ from .store import (
     alone_on_server,
     check_meaning,
     explain_storage_errors,
-    note_baseline,
-    read_baseline,
     training_seed,
     turns_of,
 )
-from .tables import OBJECTIVE_NAMES, edge_records, front_records, trials_table, write_csv
+from .tables import OBJECTIVE_NAMES, trials_table, write_csv
 from .watcher import Watcher
 from .workbench import Workbench, begin_bench, cache_of, prepare_task
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ..evaluators.machine_lock import MachineLock
     from ..search.turns import Turns
     from ..spaces.task import Task
@@ -107,7 +99,8 @@ class Session:
             bench.tell = self.watcher.phase
             waits = "waiting while another search measures the front again"
             with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited:
-                return self._finish(bench, workbench, ending, waited)
+                finish = Finish(self.spec, self.folder, self.study, self.watcher, bench)
+                return finish.run(workbench, ending, waited)
 
     def _conditions(self) -> dict[str, Any]:
         names = ("torch", "onnxruntime", "optuna")
@@ -244,73 +237,6 @@ class Session:
 
     def _write_trials(self) -> None:
         write_csv(trials_table(read_records(self.study)), self.folder.trials_csv)
-
-    def _finish(self, bench: Bench, workbench: Workbench, ending: str, waited: bool) -> StudyResult:
-        """Measure the front again, unless another search has done just that while this one waited for it."""
-        records = read_records(self.study)
-        front = front_records(records)
-        mark = certified_mark(records, front)
-        if waited and self.folder.certified.exists() and self.folder.certified.read_text() == mark:
-            return self._result_of_another(bench, records, ending)
-        wanted = files_to_measure(front, edge_records(records), bench)
-        edge = f" and {len(wanted) - len(front)} from its edge" if len(wanted) > len(front) else ""
-        self.watcher.phase(f"measuring the front again, {len(front)} files{edge}, on the test split")
-        with bench.lock.working():
-            bench.measure_baseline_on_test()
-        note_baseline(self.study, bench.artifact.digest, bench.baseline)
-        again = measure_again(wanted, bench, workbench, self.watcher.happened)
-        with bench.lock.working():
-            certified = certify(front, again, bench.baseline, self.folder, bench.targets.conditions())
-            result = self._keep(bench, certified, records, ending)
-        write_atomically(self.folder.certified, mark.encode())
-        return result
-
-    def _keep(self, bench: Bench, certified: Certified, records: Sequence[TrialRecord], ending: str) -> StudyResult:
-        points, certification = certified.points, certified.certification
-        write_descriptions(points, self.spec.name, bench.baseline)
-        write_samples(bench.task, [point.file for point in points], self.folder)
-        table = front_table(points, bench.baseline)
-        write_csv(table, self.folder.front_csv)
-        trials = trials_table(records)
-        write_csv(trials, self.folder.trials_csv)
-        write_certification(self.folder, certification)
-        self._plot(table, trials, bench)
-        ending = "; ".join([ending, *certification.lost])
-        nearest = () if points else nearest_records(records, self.spec, bench.baseline)
-        gates = self._gates(records)
-        return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest, gates, certification)
-
-    def _result_of_another(self, bench: Bench, records: Sequence[TrialRecord], ending: str) -> StudyResult:
-        from .read import read_front_table
-
-        table = read_front_table(self.folder)
-        known = read_baseline(self.study)
-        baseline = known[1] if known else bench.baseline
-        nearest = () if len(table) else nearest_records(records, self.spec, baseline)
-        trials = trials_table(records)
-        certification = read_certification(self.folder)
-        gates = self._gates(records)
-        return StudyResult(self.folder.path, table, trials, baseline, ending, nearest, gates, certification)
-
-    def _gates(self, records: Sequence[TrialRecord]) -> tuple[GateReport, ...]:
-        return report_gates(records, self.spec.bounds.objectives())
-
-    def _plot(self, front: pd.DataFrame, trials: pd.DataFrame, bench: Bench) -> None:
-        from .plots import front_numbers, save_front
-
-        if len(front):
-            values = {name: item.value for name, item in bench.baseline.items()}
-            numbers = front_numbers(front, trials, values, bench.task.metric_name)
-            title = (
-                f"{self.spec.name}: {len(front)} files on the front, "
-                f"up to {front['size_x'].max():.0f}x smaller and {front['speed_x'].max():.1f}x faster"
-            )
-            save_front(self.folder.front_png, numbers, title)
-
-
-def certified_mark(records: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> str:
-    """Return what tells a front that was measured again from any other."""
-    return f"{len(records)} trials, front of {', '.join(str(record.number) for record in front)}"
 
 
 def _check_same_baseline(known: str, artifact: Artifact, folder: RunFolder, *, is_shared: bool) -> None:

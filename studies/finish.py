@@ -1,0 +1,126 @@
+"""The end of a search: its front measured again, and all that is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import optuna
+
+from ..search.gatekeeper import GateReport, report_gates
+from ..search.record import TrialRecord, read_records
+from .bundle.samples import write_samples
+from .certification import read_certification, write_certification
+from .certify import Certified, certify, files_to_measure, front_table, write_descriptions
+from .folder import RunFolder, write_atomically
+from .remeasuring import measure_again
+from .result import StudyResult, nearest_records
+from .spec import StudySpec
+from .store import note_baseline, read_baseline
+from .tables import edge_records, front_records, trials_table, write_csv
+from .watcher import Watcher
+from .workbench import Workbench
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .bench import Bench
+
+
+@dataclass
+class Finish:
+    """Measures the front of a study again and writes what its results folder holds of it.
+
+    Args:
+        spec: The study.
+        folder: Its results folder.
+        study: Optuna's.
+        watcher: Is told how it goes.
+        bench: Measures.
+    """
+
+    spec: StudySpec
+    folder: RunFolder
+    study: optuna.Study
+    watcher: Watcher
+    bench: Bench
+
+    def run(self, workbench: Workbench, ending: str, waited: bool) -> StudyResult:
+        """Measure the front again, unless another search has done just that while this one waited for it.
+
+        Args:
+            workbench: What a new process sets its own bench up from.
+            ending: Why the search ended.
+            waited: Whether it had to wait for another search that was measuring the front.
+
+        Raises:
+            TargetUnavailable: Where a target does not answer.
+            KaruiError: Where the target or the task is at fault.
+        """
+        bench = self.bench
+        records = read_records(self.study)
+        front = front_records(records)
+        mark = certified_mark(records, front)
+        if waited and self.folder.certified.exists() and self.folder.certified.read_text() == mark:
+            return self._result_of_another(records, ending)
+        wanted = files_to_measure(front, edge_records(records), bench)
+        edge = f" and {len(wanted) - len(front)} from its edge" if len(wanted) > len(front) else ""
+        self.watcher.phase(f"measuring the front again, {len(front)} files{edge}, on the test split")
+        with bench.lock.working():
+            bench.measure_baseline_on_test()
+        note_baseline(self.study, bench.artifact.digest, bench.baseline)
+        again = measure_again(wanted, bench, workbench, self.watcher.happened)
+        with bench.lock.working():
+            certified = certify(front, again, bench.baseline, self.folder, bench.targets.conditions())
+            result = self._keep(certified, records, ending)
+        write_atomically(self.folder.certified, mark.encode())
+        return result
+
+    def _keep(self, certified: Certified, records: Sequence[TrialRecord], ending: str) -> StudyResult:
+        bench = self.bench
+        points, certification = certified.points, certified.certification
+        write_descriptions(points, self.spec.name, bench.baseline)
+        write_samples(bench.task, [point.file for point in points], self.folder)
+        table = front_table(points, bench.baseline)
+        write_csv(table, self.folder.front_csv)
+        trials = trials_table(records)
+        write_csv(trials, self.folder.trials_csv)
+        write_certification(self.folder, certification)
+        self._plot(table, trials)
+        ending = "; ".join([ending, *certification.lost])
+        nearest = () if points else nearest_records(records, self.spec, bench.baseline)
+        gates = self._gates(records)
+        return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest, gates, certification)
+
+    def _result_of_another(self, records: Sequence[TrialRecord], ending: str) -> StudyResult:
+        from .read import read_front_table
+
+        table = read_front_table(self.folder)
+        known = read_baseline(self.study)
+        baseline = known[1] if known else self.bench.baseline
+        nearest = () if len(table) else nearest_records(records, self.spec, baseline)
+        trials = trials_table(records)
+        certification = read_certification(self.folder)
+        gates = self._gates(records)
+        return StudyResult(self.folder.path, table, trials, baseline, ending, nearest, gates, certification)
+
+    def _gates(self, records: Sequence[TrialRecord]) -> tuple[GateReport, ...]:
+        return report_gates(records, self.spec.bounds.objectives())
+
+    def _plot(self, front: pd.DataFrame, trials: pd.DataFrame) -> None:
+        from .plots import front_numbers, save_front
+
+        if len(front):
+            values = {name: item.value for name, item in self.bench.baseline.items()}
+            numbers = front_numbers(front, trials, values, self.bench.task.metric_name)
+            title = (
+                f"{self.spec.name}: {len(front)} files on the front, "
+                f"up to {front['size_x'].max():.0f}x smaller and {front['speed_x'].max():.1f}x faster"
+            )
+            save_front(self.folder.front_png, numbers, title)
+
+
+def certified_mark(records: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> str:
+    """Return what tells a front that was measured again from any other."""
+    return f"{len(records)} trials, front of {', '.join(str(record.number) for record in front)}"
