@@ -131,4 +131,6 @@ def _conditions(target: Target, inputs: NDArray[Any], timing: PairTiming) -> dic
         "p95_ms": timing.candidate_p95_ms,
         "pairs": timing.pairs,
         "runs_per_block": list(timing.runs_per_block),
+        "waited_share": round(timing.waited_share, 3),
+        **timing.machine,
     }

@@ -95,4 +95,5 @@ def _conditions(target: Target, timing: InputsTiming, split_name: str) -> dict[s
         "raw_reference_ms": timing.reference_ms,
         "p95_ms": timing.candidate_p95_ms,
         "reference_p95_ms": timing.reference_p95_ms,
+        **timing.machine,
     }

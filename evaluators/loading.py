@@ -45,6 +45,7 @@ class LoadEvaluator:
             "reference_digest": self._reference.digest,
             "p95_ms": timing.candidate_p95_ms,
             "pairs": timing.pairs,
+            **timing.machine,
         }
         # The spread of the ratio, in which drift of the machine cancels, is the one that can be told from noise.
         spread = timing.ratio_spread * timing.reference_ms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -84,7 +84,37 @@ class Target(Protocol):
         """
 
     def conditions(self) -> dict[str, Any]:
-        """Return what a latency depends on (machine, provider, threads, versions), JSON types only."""
+        """Return what a latency depends on (machine, provider, threads, versions), JSON types only.
+
+        All of :meth:`fingerprint` is in it.
+        """
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what makes this target another one, JSON types only: what was measured before counts no more then.
+
+        Settings of target and machine (runtime, its version, provider, threads, processor, governor), and nothing that
+        changes by itself (temperature, frequency, load) or is but a name.
+        """
+
+
+@runtime_checkable
+class MeasuresMemory(Protocol):
+    """A target that can tell how much memory a file takes while it runs."""
+
+    def session_peak_bytes(self, path: Path, inputs: NDArray[Any]) -> int | None:
+        """Return by how many bytes a fresh process grows at most while it opens a file and runs it.
+
+        Args:
+            path: The file.
+            inputs: One batch, shape (batch, *input_shape).
+
+        Returns:
+            Bytes of resident memory, positive; None where the target cannot tell.
+
+        Raises:
+            CandidateFailure: Stage ``load``, where the file cannot be opened or run.
+            KaruiError: Where the target is at fault.
+        """
 
 
 TARGETS: dict[str, Callable[..., Target]] = {"local": LocalTarget}

@@ -82,6 +82,9 @@ class FixedTarget:
             raise CandidateFailure("load", "unreadable")
         return self.peak_bytes.get(path.name)
 
+    def fingerprint(self) -> dict[str, Any]:
+        return {"threads": 1}
+
     def conditions(self) -> dict[str, Any]:
         return {"target": self.name, "threads": 1}
 
@@ -218,7 +221,7 @@ def test_a_reference_that_cannot_be_opened_for_its_memory_is_no_failure_of_the_c
 
 def test_latency_is_the_ratio_times_the_first_latency_of_the_reference(scaling: Artifact) -> None:
     # The machine runs at half the speed it had when the reference took 2 ms.
-    target = FixedTarget(PairTiming(4.0, 0.1, 1.0, 1.5, 0.25, 0.01, 12, (3, 9)))
+    target = FixedTarget(PairTiming(4.0, 0.1, 1.0, 1.5, 0.25, 0.01, 12, (3, 9), 0.125, {"busy": True}))
     evaluator = LatencyEvaluator(target, scaling, np.zeros((8, 3), np.float32), QUICK, reference_ms=2.0)
     ratio, milliseconds = evaluator.measure(scaling)
     assert (ratio.value, ratio.spread, ratio.count) == (0.25, 0.01, 12)
@@ -232,6 +235,8 @@ def test_latency_is_the_ratio_times_the_first_latency_of_the_reference(scaling: 
         "p95_ms": 1.5,
         "pairs": 12,
         "runs_per_block": [3, 9],
+        "waited_share": 0.125,
+        "busy": True,
         "reference_ms": 2.0,
         "reference_digest": scaling.digest,
     }
