@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from ..errors import CandidateFailure, KaruiError
 from ..spaces.artifact import file_digest
+from .energy_meter import find_meter
+from .energy_timing import PairEnergy, meter_interleaved
 from .load_memory import measure_load_peak, measure_session_peak
 from .machine_state import describe_change, read_governor, read_state
 from .pinning import allowed_cores, pinned
@@ -113,6 +115,20 @@ class LocalTarget:
         :class:`~karui.evaluators.targets.MeasuresMemory`.
         """
         return measure_session_peak(path, inputs, self._provider, self._threads, self._runtime_name)
+
+    def energy_pair(
+        self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
+    ) -> PairEnergy | None:
+        """Meter a candidate beside the reference; see :class:`~karui.evaluators.targets.MeasuresEnergy`."""
+        meter = find_meter(self._root)
+        if meter is None:
+            return None
+        with self._watched():
+            reference = self._open_reference(reference_path, inputs)
+            candidate = self._open(candidate_path)
+            return meter_interleaved(
+                lambda: reference.run(inputs), lambda: candidate.run(inputs), meter, max_seconds=settings.max_seconds
+            )
 
     def conditions(self) -> dict[str, Any]:
         """Return what a latency on this target depends on."""

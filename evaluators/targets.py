@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+from .energy_timing import PairEnergy
 from .local import LocalTarget
 from .timing import PairTiming, TimingSettings
 from .timing_over_inputs import InputsTiming
@@ -114,6 +115,30 @@ class MeasuresMemory(Protocol):
         Raises:
             CandidateFailure: Stage ``load``, where the file cannot be opened or run.
             KaruiError: Where the target is at fault.
+        """
+
+
+@runtime_checkable
+class MeasuresEnergy(Protocol):
+    """A target that can tell how much energy an inference takes."""
+
+    def energy_pair(
+        self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
+    ) -> PairEnergy | None:
+        """Meter a candidate beside the reference, interleaved, within one process of the target.
+
+        Args:
+            reference_path: The file that all candidates are compared with.
+            candidate_path: The file to meter.
+            inputs: One batch, shape (batch, *input_shape).
+            settings: Its ``max_seconds`` holds.
+
+        Returns:
+            None where the target exposes no energy.
+
+        Raises:
+            CandidateFailure: Stage ``latency``, where the candidate's file cannot be loaded or run.
+            KaruiError: Where the reference cannot be run, or the target is at fault.
         """
 
 

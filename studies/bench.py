@@ -8,20 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CandidateFailure, TaskError
 from ..evaluators.accuracy import AccuracyEvaluator
+from ..evaluators.energy import EnergyEvaluator
 from ..evaluators.latency import LatencyEvaluator, measure_reference
 from ..evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from ..evaluators.loading import LoadEvaluator
 from ..evaluators.machine_lock import MachineLock
 from ..evaluators.measurement import Evaluator, Measurement
+from ..evaluators.memory import MemoryEvaluator
 from ..evaluators.size import SizeEvaluator
 from ..evaluators.targets import TARGETS, Target
 from ..evaluators.timing import TimingSettings
 from ..evaluators.undisturbed import Undisturbed
 from ..search.gates import Draft, Gates
+from ..search.objectives import Objective
 from ..search.passage import Passage
 from ..search.record import Outcome, TrialRecord
 from ..spaces.artifact import Artifact, StageRecord, file_digest
@@ -71,11 +75,13 @@ class Bench:
         self._spec = spec
         self.artifact = artifact
         self.baseline: dict[str, Measurement] = {}
-        self.target: Target = TARGETS["local"](threads=spec.latency.threads, provider=spec.latency.provider)
+        self.target: Target = TARGETS["local"](
+            threads=spec.latency.threads, provider=spec.latency.provider, runtime=spec.latency.runtime
+        )
         self.timing: TimingSettings = replace(TimingSettings(), max_seconds=spec.latency.max_seconds)
         # Where some candidates answer some inputs sooner, all are timed alike: over many inputs.
         self._over_inputs = spec.exits is not None
-        self.inputs = (
+        self.inputs = self._like_the_study(
             _timed_inputs(task.validation)
             if self._over_inputs
             else task.calibration_batch(spec.latency.batch_size).numpy()
@@ -85,6 +91,7 @@ class Bench:
         self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation")
         self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY)
         self.load: Evaluator = self._undisturbed(LoadEvaluator(self.target, artifact, self.timing))
+        self.limited: tuple[Evaluator, ...] = tuple(map(self._evaluator_of, spec.bounds.limits()))
         self.latency: Evaluator
         self.test_latency: Evaluator
         self._builder: Builder
@@ -99,7 +106,8 @@ class Bench:
         with self.lock.measuring():
             latency = self._measure_reference()
         accuracy = self._measure_accuracy(self.accuracy)
-        return {item.name: item for item in (*self.size.measure(self.artifact), latency, *accuracy)}
+        limited = (item for evaluator in self.limited for item in evaluator.measure(self.artifact))
+        return {item.name: item for item in (*self.size.measure(self.artifact), latency, *accuracy, *limited)}
 
     def measure_baseline_on_test(self) -> None:
         """Measure the baseline on the test split, when the front is: not before.
@@ -133,15 +141,31 @@ class Bench:
         self._builder = builder
         reference_ms = baseline["latency_ms"].value
         if self._over_inputs:
-            test_inputs = _timed_inputs(self.task.test)
+            test_inputs = self._like_the_study(_timed_inputs(self.task.test))
             self.latency = self._over(self.inputs, "validation", reference_ms)
             self.test_latency = self._over(test_inputs, "test", reference_ms)
         else:
             latency = LatencyEvaluator(self.target, self.artifact, self.inputs, self.timing, reference_ms)
             self.latency = self._undisturbed(latency)
             self.test_latency = self.latency
-        conditions = {"baseline": self.artifact.digest, "ms": reference_ms, "study": self._spec.meaning()}
-        self._outcomes = KeptOutcomes(outcomes, conditions)
+        settings = {"baseline": self.artifact.digest, "ms": reference_ms, "study": self._spec.meaning()}
+        self._outcomes = KeptOutcomes(outcomes, settings, self.target.fingerprint())
+
+    def _evaluator_of(self, limit: Objective) -> Evaluator:
+        """Return what measures a thing that the study bounds."""
+        if limit.name == "load_ms":
+            return self.load
+        batch = self.inputs[:1] if self._over_inputs else self.inputs
+        if limit.name == "session_peak_bytes":
+            return self._undisturbed(MemoryEvaluator(self.target, batch))
+        return self._undisturbed(EnergyEvaluator(self.target, self.artifact, batch, self.timing))
+
+    def _like_the_study(self, real: NDArray[Any]) -> NDArray[Any]:
+        """Return the inputs that the study wants latency to be measured with."""
+        if self._spec.latency.inputs == "real":
+            return real
+        drawn: NDArray[Any] = np.random.default_rng(0).normal(size=real.shape).astype(real.dtype)
+        return drawn
 
     def _over(self, inputs: NDArray[Any], split_name: str, reference_ms: float) -> Evaluator:
         evaluator = LatencyOverInputsEvaluator(
@@ -182,7 +206,7 @@ class Bench:
 
     def _measure(self, artifact: Artifact, stages: list[StageRecord]) -> Outcome:
         measurements: dict[str, Measurement] = {}
-        for evaluator in (self.size, self.latency, self.accuracy):
+        for evaluator in (self.size, self.latency, *self.limited, self.accuracy):
             self.announce(evaluator.name)
             begin = time.perf_counter()
             measurements |= {item.name: item for item in evaluator.measure(artifact)}

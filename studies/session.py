@@ -190,14 +190,15 @@ class Session:
         from ..spaces.equivalence import Equivalence
 
         baseline = {name: bench.baseline[name].value for name in OBJECTIVE_NAMES}
-        objectives, gates = self.spec.bounds.objectives(), self.spec.gates
+        objectives, limits, gates = self.spec.bounds.objectives(), self.spec.bounds.limits(), self.spec.gates
         with bench.lock.working():
             canonical = Equivalence(bench.task, self.spec.space, self.spec.recovery.channel_multiple)
         loop = SearchLoop(
             study=self.study,
             space=self.spec.space,
             objectives=objectives,
-            baseline=baseline,
+            baseline={**baseline, **{limit.name: bench.baseline[limit.name].value for limit in limits}},
+            limits=limits,
             crew=crew,
             sampler=self.spec.sampler,
             seed=self.spec.seed,
@@ -228,9 +229,8 @@ class Session:
         self.watcher.phase(f"measuring the front again, {len(front)} files, on the test split")
         bench.measure_baseline_on_test()
         note_baseline(self.study, bench.artifact.digest, bench.baseline)
-        points, lost = certify(
-            front, [bench.test_latency, bench.load, bench.test_accuracy], bench.find_artifact, self.folder
-        )
+        evaluators = dict.fromkeys([bench.test_latency, bench.load, *bench.limited, bench.test_accuracy])
+        points, lost = certify(front, list(evaluators), bench.find_artifact, self.folder)
         write_descriptions(points, self.spec.name, bench.baseline)
         table = front_table(points, bench.baseline)
         write_csv(table, self.folder.front_csv)
