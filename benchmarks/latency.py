@@ -79,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(Path(folder))
         reference = files[-2]  # the largest in float32, which a search would make light
-        measured = files[:: max(1, len(files) // options.files)][: options.files]
+        measured = [files[index] for index in np.linspace(0, len(files) - 1, options.files).round().astype(int)]
         weights = {path.stem: weights_of(path) for path in measured}
         names = (options.only,) if options.only else CONDITIONS
         rows = [row for name in names for row in measure_all(name, reference, measured, options.repetitions)]

@@ -14,15 +14,18 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
 from karui.errors import CandidateFailure, KaruiError
 from karui.evaluators.accuracy import AccuracyEvaluator
+from karui.evaluators.energy import EnergyEvaluator
 from karui.evaluators.latency import LatencyEvaluator, measure_reference
 from karui.evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from karui.evaluators.loading import LoadEvaluator
 from karui.evaluators.local import LocalTarget
 from karui.evaluators.measurement import Evaluator, Measurement
+from karui.evaluators.memory import MemoryEvaluator
 from karui.evaluators.size import SizeEvaluator
 from karui.evaluators.timing import PairTiming, TimingSettings
 from karui.evaluators.timing_over_inputs import InputsTiming
@@ -87,6 +90,14 @@ class FixedTarget:
 
     def conditions(self) -> dict[str, Any]:
         return {"target": self.name, "threads": 1}
+
+
+class MeasuringMemory(FixedTarget):
+    """The same, of a kind that tells the memory of sessions."""
+
+    def session_peak_bytes(self, path: Path, inputs: NDArray[Any]) -> int | None:
+        known = self.peak_bytes.get(path.name)
+        return None if known is None else known + inputs.nbytes
 
 
 SOME_INPUTS = np.ones((5, 3), np.float32)
@@ -400,3 +411,24 @@ def test_a_metric_that_fails_on_some_resamples_still_has_a_spread(scaling: Artif
     assert measurement.value == pytest.approx(0.7)
     assert 0 < measurement.spread < 0.5
     assert 50 < measurement.conditions["resamples"] < 200
+
+
+TIMING = PairTiming(4.0, 0.1, 1.0, 1.5, 0.25, 0.01, 12, (3, 9))
+
+
+def test_memory_of_a_session_is_that_of_one_batch(scaling: Artifact) -> None:
+    target = MeasuringMemory(TIMING, peak_bytes={scaling.path.name: 1_000})
+    (memory,) = MemoryEvaluator(target, np.ones((2, 3), np.float32)).measure(scaling)
+    assert (memory.name, memory.value, memory.unit) == ("session_peak_bytes", 1_024, "bytes")
+    assert memory.conditions["batch_size"] == 2
+
+
+@pytest.mark.parametrize("target", [FixedTarget(TIMING), MeasuringMemory(TIMING)], ids=["another kind", "not told"])
+def test_memory_that_the_target_does_not_tell_is_the_users_to_put_right(scaling: Artifact, target: FixedTarget) -> None:
+    with pytest.raises(KaruiError, match=r"(?s)cannot be measured on this target.*take max_memory out of \[bounds\]"):
+        MemoryEvaluator(target, np.ones((2, 3), np.float32)).measure(scaling)
+
+
+def test_energy_on_a_target_of_another_kind_is_the_users_to_put_right(scaling: Artifact) -> None:
+    with pytest.raises(KaruiError, match=r"(?s)energy of an inference cannot be measured.*where: target fixed"):
+        EnergyEvaluator(FixedTarget(TIMING), scaling, np.ones((2, 3), np.float32), QUICK)

@@ -256,6 +256,13 @@ def test_what_others_have_the_core_for_does_not_count(
     assert 0.0 <= timing.waited_share < 1.0
 
 
+def test_a_block_is_as_long_as_it_should_be_however_long_others_have_the_core() -> None:
+    core = SharedCore(ours_ms=3.0, theirs_ms=400.0)
+    works = core.steady("R", 2.0), core.steady("C", 0.125)
+    timing = time_interleaved(*works, exactly(4, min_block_ms=3.0, max_seconds=1.5), core, lambda: core.waited_ns)
+    assert timing.runs_per_block == (2, 24)
+
+
 def test_the_share_that_others_had_is_told() -> None:
     core = SharedCore(ours_ms=3.0, theirs_ms=6.0)
     works = core.steady("R", 2.0), core.steady("C", 1.0)
