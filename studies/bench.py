@@ -88,8 +88,9 @@ class Bench:
         )
         shared = (task.metric, task.metric_name)
         self.size: Evaluator = SizeEvaluator()
-        self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation")
-        self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY)
+        runtime = spec.latency.runtime
+        self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation", runtime=runtime)
+        self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY, runtime=runtime)
         self.load: Evaluator = self._undisturbed(LoadEvaluator(self.target, artifact, self.timing))
         self.limited: tuple[Evaluator, ...] = tuple(map(self._evaluator_of, spec.bounds.limits()))
         self.latency: Evaluator
