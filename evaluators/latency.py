@@ -124,6 +124,7 @@ def against_itself(
 
 def _conditions(target: Target, inputs: NDArray[Any], timing: PairTiming) -> dict[str, Any]:
     return {
+        **timing.machine,
         **target.conditions(),
         "batch_size": len(inputs),
         "raw_ms": timing.candidate_ms,
@@ -132,5 +133,4 @@ def _conditions(target: Target, inputs: NDArray[Any], timing: PairTiming) -> dic
         "pairs": timing.pairs,
         "runs_per_block": list(timing.runs_per_block),
         "waited_share": round(timing.waited_share, 3),
-        **timing.machine,
     }

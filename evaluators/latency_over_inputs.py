@@ -86,6 +86,7 @@ def measure_reference_over_inputs(
 
 def _conditions(target: Target, timing: InputsTiming, split_name: str) -> dict[str, Any]:
     return {
+        **timing.machine,
         **target.conditions(),
         "batch_size": 1,
         "split": split_name,
@@ -95,5 +96,4 @@ def _conditions(target: Target, timing: InputsTiming, split_name: str) -> dict[s
         "raw_reference_ms": timing.reference_ms,
         "p95_ms": timing.candidate_p95_ms,
         "reference_p95_ms": timing.reference_p95_ms,
-        **timing.machine,
     }

@@ -40,12 +40,12 @@ class LoadEvaluator:
         """
         timing = self._target.time_load_pair(self._reference.path, artifact.path, self._settings)
         conditions = {
+            **timing.machine,
             **self._target.conditions(),
             "raw_reference_ms": timing.reference_ms,
             "reference_digest": self._reference.digest,
             "p95_ms": timing.candidate_p95_ms,
             "pairs": timing.pairs,
-            **timing.machine,
         }
         # The spread of the ratio, in which drift of the machine cancels, is the one that can be told from noise.
         spread = timing.ratio_spread * timing.reference_ms

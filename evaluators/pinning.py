@@ -13,6 +13,7 @@ from pathlib import Path
 
 _LOOKS_FOR_SECONDS = 0.1
 _LIKE_THE_FASTEST = 0.9
+_TASKS = Path("/proc/self/task")
 _CPUS = "sys/devices/system/cpu"
 
 
@@ -32,7 +33,7 @@ def pinned(
     Yields:
         The numbers of the cores, ascending; None where the system cannot pin, or would not.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if not hasattr(os, "sched_setaffinity") or not _TASKS.is_dir():
         yield None
         return
     allowed = os.sched_getaffinity(0)
@@ -90,7 +91,7 @@ def choose_cores(
 def _masks() -> dict[int, set[int]]:
     """Return the cores that each thread of this process may use."""
     masks = {}
-    for entry in Path("/proc/self/task").iterdir():
+    for entry in _TASKS.iterdir():
         with suppress(OSError):  # a thread that has ended meanwhile
             masks[int(entry.name)] = os.sched_getaffinity(int(entry.name))
     return masks

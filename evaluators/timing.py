@@ -26,6 +26,7 @@ RESAMPLES = 400
 _WARM_UP_WINDOW_RUNS = 3
 _WARM_UP_TOLERANCE = 0.03
 _WARM_UP_SHARE_OF_SECONDS = 0.15
+_MOST_RUNS_PER_BLOCK = 10_000
 _LOWER_QUARTILE = 25
 
 
@@ -167,13 +168,8 @@ def time_interleaved(
         waited: Returns the nanoseconds for which others had the core of this thread, such as :func:`waiting_clock`; for
             functions that do all their work in this thread.
     """
-
-    def own() -> int:
-        # Where others take most of a core, the first run alone may last as long as all of the warm-up should.
-        return clock() - waited()
-
     start_ns = clock()
-    runs = tuple(_runs_per_block(warm_up(work, settings, own), settings) for work in (reference, candidate))
+    runs = tuple(_runs_per_block(warm_up(work, settings, clock, waited), settings) for work in (reference, candidate))
     reference_blocks: list[_Block] = []
     candidate_blocks: list[_Block] = []
     next_check = settings.min_blocks + settings.min_blocks % 2
@@ -198,29 +194,28 @@ def time_interleaved(
     return _summarize(reference_blocks, candidate_blocks)
 
 
-def warm_up(work: Work, settings: TimingSettings, clock: Clock) -> float:
+def warm_up(work: Work, settings: TimingSettings, clock: Clock, waited: Clock = never_waits) -> float:
     """Run until it becomes no faster, and return the least time of a run in ms.
 
     The first runs pay for memory, caches and the processor's frequency. A stretch of runs, three at least and a block
     long, has to be no faster than those before it. Bounded by a share of ``settings.max_seconds``; one run is the
     least.
     """
-    limit_ns = _WARM_UP_SHARE_OF_SECONDS * settings.max_seconds * 1e9
-    start_ns = stretch_ns = clock()
+    limit_ms = _WARM_UP_SHARE_OF_SECONDS * settings.max_seconds * 1e3
     fastest_before = math.inf
+    passed_ms = 0.0
     stretch: list[float] = []
     while True:
-        begin_ns = clock()
-        work()
-        end_ns = clock()
-        stretch.append((end_ns - begin_ns) * 1e-6)
-        if end_ns - start_ns >= limit_ns:
+        # Where others take most of a core, by the wall the first run alone may last as long as all of this should.
+        stretch.append(float(_time_block(work, 1, clock, waited).run_ms[0]))
+        passed_ms += stretch[-1]
+        if passed_ms >= limit_ms:
             break
-        if len(stretch) >= _WARM_UP_WINDOW_RUNS and end_ns - stretch_ns >= settings.min_block_ms * 1e6:
+        if len(stretch) >= _WARM_UP_WINDOW_RUNS and sum(stretch) >= settings.min_block_ms:
             if min(stretch) >= fastest_before * (1 - _WARM_UP_TOLERANCE):
                 break
             fastest_before = min(fastest_before, *stretch)
-            stretch, stretch_ns = [], end_ns
+            stretch = []
     return min([*stretch, fastest_before])
 
 
@@ -240,7 +235,7 @@ def median_with_spread(values: Floats, seed: int = 0) -> tuple[float, float]:
 
 
 def _runs_per_block(run_ms: float, settings: TimingSettings) -> int:
-    return max(1, math.ceil(settings.min_block_ms / max(run_ms, 1e-6)))
+    return max(1, min(_MOST_RUNS_PER_BLOCK, math.ceil(settings.min_block_ms / max(run_ms, 1e-6))))
 
 
 def _time_block(work: Work, runs: int, clock: Clock, waited: Clock) -> _Block:

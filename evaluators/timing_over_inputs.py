@@ -111,8 +111,7 @@ def time_over_inputs(
     if inputs < 1:
         raise ValueError(f"inputs: at least one expected, got {inputs}")
     start_ns = clock()
-    # Where others take most of a core, one run alone may last as long as all of the warm-up should.
-    run_ms = min(_warm_up(work, inputs, max_seconds, lambda: clock() - waited()) for work in (reference, candidate))
+    run_ms = min(_warm_up(work, inputs, max_seconds, clock, waited) for work in (reference, candidate))
     rows = min(inputs, math.ceil(min_block_ms / max(run_ms, 1e-6)))
     passes: list[NDArray[np.float64]] = []
     for number in range(MOST_PASSES):
@@ -123,20 +122,18 @@ def time_over_inputs(
     return summarize(times[:, 0], times[:, 1])
 
 
-def _warm_up(work: InputWork, inputs: int, max_seconds: float, clock: Clock) -> float:
+def _warm_up(work: InputWork, inputs: int, max_seconds: float, clock: Clock, waited: Clock) -> float:
     """Run over inputs for a share of the time, at least once, and return the least time of a run in ms.
 
     What is still cold then is kept out of the result, which is the least over the passes.
     """
-    limit_ns = _WARM_UP_SHARE_OF_SECONDS * max_seconds * 1e9
-    start_ns = clock()
-    shortest = math.inf
+    limit_ms = _WARM_UP_SHARE_OF_SECONDS * max_seconds * 1e3
+    passed_ms, shortest = 0.0, math.inf
     for run in range(_WARM_UP_MAXIMUM_RUNS):
-        begin_ns = clock()
-        work(run % inputs)
-        end_ns = clock()
-        shortest = min(shortest, (end_ns - begin_ns) * 1e-6)
-        if end_ns - start_ns >= limit_ns:
+        row = run % inputs
+        run_ms = float(_time_block(work, row, row + 1, clock, waited)[0])
+        passed_ms, shortest = passed_ms + run_ms, min(shortest, run_ms)
+        if passed_ms >= limit_ms:
             break
     return shortest
 

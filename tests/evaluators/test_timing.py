@@ -198,7 +198,7 @@ def test_warm_up_is_bounded() -> None:
 
 def test_runs_of_microseconds_warm_up_for_two_blocks_at_least() -> None:
     clock = FakeClock()
-    assert warm_up(clock.steady("C", 0.01), TimingSettings(min_block_ms=3.0), clock) == pytest.approx(0.01)
+    assert warm_up(clock.steady("C", 0.01), TimingSettings(min_block_ms=2.995), clock) == pytest.approx(0.01)
     assert len(clock.calls) == 600
 
 
@@ -261,6 +261,25 @@ def test_a_block_is_as_long_as_it_should_be_however_long_others_have_the_core() 
     works = core.steady("R", 2.0), core.steady("C", 0.125)
     timing = time_interleaved(*works, exactly(4, min_block_ms=3.0, max_seconds=1.5), core, lambda: core.waited_ns)
     assert timing.runs_per_block == (2, 24)
+
+
+def test_others_that_come_between_two_looks_make_no_run_shorter_than_it_is() -> None:
+    # After every look at the clock others have the core for longer than a run lasts: their time is in no run.
+    clock = FakeClock()
+    waited_ns = 0
+
+    def waited() -> int:
+        nonlocal waited_ns
+        waited_ns += 7 * MS
+        clock.now_ns += 7 * MS
+        return waited_ns
+
+    shortest = warm_up(clock.steady("C", 0.5), TimingSettings(), clock, waited)
+    assert shortest == pytest.approx(0.5)
+    works = clock.steady("R", 2.0), clock.steady("C", 0.5)
+    timing = time_interleaved(*works, exactly(4), clock, waited)
+    assert (timing.reference_ms, timing.candidate_ms, timing.ratio) == pytest.approx((2.0, 0.5, 0.25))
+    assert timing.runs_per_block == (2, 6)
 
 
 def test_the_share_that_others_had_is_told() -> None:
