@@ -1,4 +1,4 @@
-"""Accuracy: the task's own metric on what the file itself answers, run by onnxruntime."""
+"""Accuracy: the task's own metric on what the file itself answers, run by the runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..errors import CandidateFailure
 from ..spaces.artifact import Artifact
 from ..spaces.task import Metric, Pairs, iterate
 from .measurement import Measurement
-from .runtime import CPU_PROVIDER, Runner
+from .runtime import CPU_PROVIDER
+from .runtimes import OpenedFile, find_runtime
 
 RESAMPLES = 200
 """Bootstrap resamples behind the interval of a metric that is quick to compute."""
@@ -37,8 +38,10 @@ class AccuracyEvaluator:
         split_name: Which split it is, for the conditions.
         measurement_name: Name of the measurement: ``accuracy`` for validation, ``test_accuracy`` for test.
         batch_size: Inputs that are run at once, where the file leaves that open.
-        provider: Execution provider of onnxruntime.
-        threads: Threads within an operator; 0 lets onnxruntime take every core.
+        provider: Execution provider of onnxruntime, or device of OpenVINO.
+        threads: Threads within an operator; 0 lets the runtime take every core.
+        runtime: One of :data:`~karui.evaluators.runtimes.RUNTIMES`: the one that is deployed, since another may answer
+            otherwise.
         resampling_seconds: About how long the resampling may take with a slow metric; at least ten resamples are made.
         clock: Returns seconds.
     """
@@ -56,6 +59,7 @@ class AccuracyEvaluator:
         batch_size: int = 256,
         provider: str = CPU_PROVIDER,
         threads: int = 0,
+        runtime: str = "onnxruntime",
         resampling_seconds: float = 1.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -66,6 +70,7 @@ class AccuracyEvaluator:
         self._batch_size = batch_size
         self._provider = provider
         self._threads = threads
+        self._runtime = find_runtime(runtime)
         self._resampling_seconds = resampling_seconds
         self._clock = clock
         batches = list(iterate(split, batch_size))
@@ -79,7 +84,7 @@ class AccuracyEvaluator:
             CandidateFailure: Where the file cannot be loaded or run, answers with numbers that are not finite, or where
                 the metric raises or gives no finite number.
         """
-        runner = Runner(artifact.path, stage=self.name, provider=self._provider, threads=self._threads)
+        runner = self._runtime.open(artifact.path, stage=self.name, provider=self._provider, threads=self._threads)
         outputs = torch.from_numpy(run_batches(runner, self._inputs, self._batch_size))
         self._check_outputs(outputs, artifact.path.name)
         start = self._clock()
@@ -145,7 +150,7 @@ class AccuracyEvaluator:
         return values
 
 
-def run_batches(runner: Runner, inputs: NDArray[Any], batch_size: int) -> NDArray[Any]:
+def run_batches(runner: OpenedFile, inputs: NDArray[Any], batch_size: int) -> NDArray[Any]:
     """Return a file's outputs for inputs of any number, shape (n, ...).
 
     A file that accepts one batch size only gets that size, the last batch filled up with copies of its first input.

@@ -113,6 +113,10 @@ class CommandTarget:
             "command": self._program.command[0],
         }
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what makes this target another one: how the program is asked; what it tells it tells only later."""
+        return {"target": self.name, "command": list(self._program.command), **self._asked}
+
     def close(self) -> None:
         """Nothing is open."""
 

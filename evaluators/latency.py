@@ -124,6 +124,7 @@ def against_itself(
 
 def _conditions(target: Target, inputs: NDArray[Any], timing: PairTiming) -> dict[str, Any]:
     return {
+        **timing.machine,
         **target.conditions(),
         "batch_size": len(inputs),
         "raw_ms": timing.candidate_ms,
@@ -131,4 +132,5 @@ def _conditions(target: Target, inputs: NDArray[Any], timing: PairTiming) -> dic
         "p95_ms": timing.candidate_p95_ms,
         "pairs": timing.pairs,
         "runs_per_block": list(timing.runs_per_block),
+        "waited_share": round(timing.waited_share, 3),
     }

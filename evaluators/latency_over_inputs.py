@@ -86,6 +86,7 @@ def measure_reference_over_inputs(
 
 def _conditions(target: Target, timing: InputsTiming, split_name: str) -> dict[str, Any]:
     return {
+        **timing.machine,
         **target.conditions(),
         "batch_size": 1,
         "split": split_name,

@@ -43,6 +43,7 @@ class LoadEvaluator:
 
     def _times(self, timing: PairTiming) -> tuple[Measurement, ...]:
         conditions = {
+            **timing.machine,
             **self._target.conditions(),
             "raw_reference_ms": timing.reference_ms,
             "reference_digest": self._reference.digest,

@@ -17,7 +17,7 @@ class Measurement:
     Args:
         name: What was measured, with its unit in the name where it has one: ``size_bytes``, ``latency_ms``.
         value: The number; always finite, since a missing one is a status and not a number.
-        unit: ``bytes``, ``ms``, or ``1`` for shares and ratios.
+        unit: ``bytes``, ``ms``, ``mJ``, or ``1`` for shares and ratios.
         spread: Half the width of the 95 % interval, in the same unit; 0 for what is exact.
         count: How many samples stand behind it.
         conditions: Under what it was measured, JSON types only.

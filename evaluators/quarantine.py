@@ -82,6 +82,10 @@ class Quarantine:
         """Return what a latency on the target depends on."""
         return self._try(self._target.conditions)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what makes the target another one."""
+        return self._try(self._target.fingerprint)
+
     def close(self) -> None:
         """Let go of what is open."""
         self._target.close()

@@ -62,16 +62,19 @@ class Runner:
         stage: Stage under which a failure of the file is recorded.
         provider: Execution provider.
         threads: Threads within an operator; 0 lets onnxruntime take every core.
+        profile: With which path the file begins that a profile is written to; None for no profile.
 
     Raises:
         CandidateFailure: Where the file cannot be loaded, or has not one input and one output.
         KaruiError: Where the provider is not available or cannot be started.
     """
 
-    def __init__(self, path: Path, *, stage: str, provider: str = CPU_PROVIDER, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, *, stage: str, provider: str = CPU_PROVIDER, threads: int = 1, profile: Path | None = None
+    ) -> None:
         check_provider(provider)
         self._stage = stage
-        self._session = self._open(path, provider, threads)
+        self._session = self._open(path, provider, _session_options(threads, profile))
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise CandidateFailure(
@@ -95,11 +98,13 @@ class Runner:
             raise CandidateFailure(self._stage, f"onnxruntime cannot run the file: {error}") from error
         return np.asarray(output)
 
-    def _open(self, path: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
+    def end_profile(self) -> Path:
+        """Return the file that the profile of all runs so far was written to."""
+        return Path(self._session.end_profiling())
+
+    def _open(self, path: Path, provider: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         try:
-            session = onnxruntime.InferenceSession(
-                str(path), sess_options=_session_options(threads), providers=_with_cpu(provider)
-            )
+            session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=_with_cpu(provider))
         except RUNTIME_ERRORS as error:
             raise CandidateFailure(self._stage, f"onnxruntime cannot load the file: {error}") from error
         # Where a provider cannot start, onnxruntime goes on with the CPU and says so only in its log.
@@ -115,8 +120,11 @@ class Runner:
         return session
 
 
-def _session_options(threads: int) -> onnxruntime.SessionOptions:
+def _session_options(threads: int, profile: Path | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import CandidateFailure, KaruiError, TargetUnavailable
 from ..spaces.artifact import file_digest
+from .fingerprint import fingerprint_of
 from .inputs_file import InputsFile
 from .runtime import CPU_PROVIDER
 from .ssh_connection import Connection
@@ -86,6 +87,10 @@ class SshTarget:
         answer = ask("conditions", {}, None)
         self._check(answer)
         return {**answer["found"], "target": self.name}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what makes the device another target; see :class:`~karui.evaluators.targets.Target`."""
+        return fingerprint_of(self.conditions())
 
     def close(self) -> None:
         """End the connection; the next measurement makes another."""

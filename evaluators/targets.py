@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
 from .command import CommandTarget
+from .energy_timing import PairEnergy
 from .local import LocalTarget
 from .ssh import SshTarget
 from .timing import PairTiming, TimingSettings
@@ -88,7 +89,64 @@ class Target(Protocol):
         """
 
     def conditions(self) -> dict[str, Any]:
-        """Return what a latency depends on (machine, provider, threads, versions), JSON types only."""
+        """Return what a latency depends on (machine, provider, threads, versions), JSON types only.
+
+        All of :meth:`fingerprint` is in it.
+        """
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what makes this target another one, JSON types only: what was measured before counts no more then.
+
+        Settings of target and machine (runtime, its version, provider, threads, processor, governor), and nothing that
+        changes by itself (temperature, frequency, load) or is but a name.
+        """
+
+    def close(self) -> None:
+        """Let go of what is open, such as a connection; what is measured next opens it again."""
+
+
+@runtime_checkable
+class MeasuresMemory(Protocol):
+    """A target that can tell how much memory a file takes while it runs."""
+
+    def session_peak_bytes(self, path: Path, inputs: NDArray[Any]) -> int | None:
+        """Return by how many bytes a fresh process grows at most while it opens a file and runs it.
+
+        Args:
+            path: The file.
+            inputs: One batch, shape (batch, *input_shape).
+
+        Returns:
+            Bytes of resident memory, positive; None where the target cannot tell.
+
+        Raises:
+            CandidateFailure: Stage ``load``, where the file cannot be opened or run.
+            KaruiError: Where the target is at fault.
+        """
+
+
+@runtime_checkable
+class MeasuresEnergy(Protocol):
+    """A target that can tell how much energy an inference takes."""
+
+    def energy_pair(
+        self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
+    ) -> PairEnergy | None:
+        """Meter a candidate beside the reference, interleaved, within one process of the target.
+
+        Args:
+            reference_path: The file that all candidates are compared with.
+            candidate_path: The file to meter.
+            inputs: One batch, shape (batch, *input_shape).
+            settings: Its ``max_seconds`` holds.
+
+        Returns:
+            None where the target exposes no energy.
+
+        Raises:
+            CandidateFailure: Stage ``latency``, where the candidate's file cannot be loaded or run.
+            KaruiError: Where the reference cannot be run, or the target is at fault.
+        """
 
     def close(self) -> None:
         """Let go of what is open; the next measurement opens it again."""

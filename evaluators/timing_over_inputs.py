@@ -1,4 +1,4 @@
-"""Timing of two functions over many inputs, for files whose time depends on the input; the clock is injected.
+"""Timing of two functions over many inputs, for files whose time depends on the input; the clocks are injected.
 
 Nothing here imports the rest of karui, so that the file can be sent to a device as it is.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,16 @@ _WARM_UP_SHARE_OF_SECONDS = 0.05
 _WARM_UP_MAXIMUM_RUNS = 60
 
 
+def _never_waits() -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class InputsTiming:
     """How long a candidate takes over many inputs, and how that compares with a reference on the same inputs.
 
-    An input's time is the least over the passes: whatever else a machine does only adds to it (Chen and Revels, Robust
+    An input's time is the least over the passes, without that for which the thread waited for its core: whatever else a
+    machine does only adds to it (Chen and Revels, Robust
     benchmarking in noisy environments, 2016, arXiv:1608.04295), while the way that an input takes through a file is the
     same in every pass. Over the inputs nothing is trimmed, so that a slow way counts as often as it is taken.
 
@@ -54,6 +59,7 @@ class InputsTiming:
         p95_ratio_spread: Half the width of its 95 % interval.
         inputs: Inputs that were run.
         passes: How often each of them was timed.
+        machine: How the machine was meanwhile, as far as the target tells; JSON types only.
     """
 
     reference_ms: float
@@ -67,6 +73,7 @@ class InputsTiming:
     p95_ratio_spread: float
     inputs: int
     passes: int
+    machine: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; ``InputsTiming(**plain)`` reads them back."""
@@ -81,6 +88,7 @@ def time_over_inputs(
     max_seconds: float,
     min_block_ms: float,
     clock: Clock = time.perf_counter_ns,
+    waited: Clock = _never_waits,
 ) -> InputsTiming:
     """Time two functions over the same inputs, in passes, until the time is up.
 
@@ -94,6 +102,8 @@ def time_over_inputs(
         max_seconds: No pass begins after this time, warm-up included, once :data:`FEWEST_PASSES` are done.
         min_block_ms: A block has so many inputs that it lasts about this long for the faster of the two.
         clock: Returns the time in nanoseconds.
+        waited: Returns the nanoseconds for which others had the core of this thread; for functions that do all their
+            work in this thread.
 
     Raises:
         ValueError: Where there are no inputs.
@@ -101,37 +111,35 @@ def time_over_inputs(
     if inputs < 1:
         raise ValueError(f"inputs: at least one expected, got {inputs}")
     start_ns = clock()
-    run_ms = min(_warm_up(work, inputs, max_seconds, clock) for work in (reference, candidate))
+    run_ms = min(_warm_up(work, inputs, max_seconds, clock, waited) for work in (reference, candidate))
     rows = min(inputs, math.ceil(min_block_ms / max(run_ms, 1e-6)))
     passes: list[NDArray[np.float64]] = []
     for number in range(MOST_PASSES):
         if number >= FEWEST_PASSES and clock() - start_ns >= max_seconds * 1e9:
             break
-        passes.append(_time_pass((reference, candidate), inputs, rows, number, clock))
+        passes.append(_time_pass((reference, candidate), inputs, rows, number, clock, waited))
     times = np.array(passes)
     return summarize(times[:, 0], times[:, 1])
 
 
-def _warm_up(work: InputWork, inputs: int, max_seconds: float, clock: Clock) -> float:
+def _warm_up(work: InputWork, inputs: int, max_seconds: float, clock: Clock, waited: Clock) -> float:
     """Run over inputs for a share of the time, at least once, and return the least time of a run in ms.
 
     What is still cold then is kept out of the result, which is the least over the passes.
     """
-    limit_ns = _WARM_UP_SHARE_OF_SECONDS * max_seconds * 1e9
-    start_ns = clock()
-    shortest = math.inf
+    limit_ms = _WARM_UP_SHARE_OF_SECONDS * max_seconds * 1e3
+    passed_ms, shortest = 0.0, math.inf
     for run in range(_WARM_UP_MAXIMUM_RUNS):
-        begin_ns = clock()
-        work(run % inputs)
-        end_ns = clock()
-        shortest = min(shortest, (end_ns - begin_ns) * 1e-6)
-        if end_ns - start_ns >= limit_ns:
+        row = run % inputs
+        run_ms = float(_time_block(work, row, row + 1, clock, waited)[0])
+        passed_ms, shortest = passed_ms + run_ms, min(shortest, run_ms)
+        if passed_ms >= limit_ms:
             break
     return shortest
 
 
 def _time_pass(
-    works: tuple[InputWork, InputWork], inputs: int, rows: int, number: int, clock: Clock
+    works: tuple[InputWork, InputWork], inputs: int, rows: int, number: int, clock: Clock, waited: Clock
 ) -> NDArray[np.float64]:
     """Time both functions on every input once; return milliseconds of shape (2, inputs).
 
@@ -143,17 +151,22 @@ def _time_pass(
     for block, begin in enumerate(range(-shift, inputs, rows)):
         first, end = max(begin, 0), min(begin + rows, inputs)
         for which in (0, 1) if (block + number) % 2 == 0 else (1, 0):
-            times[which, first:end] = _time_block(works[which], first, end, clock)
+            times[which, first:end] = _time_block(works[which], first, end, clock, waited)
     return times
 
 
-def _time_block(work: InputWork, begin: int, end: int, clock: Clock) -> Floats:
-    stamps = [clock()]
-    for row in range(begin, end):
+def _time_block(work: InputWork, first: int, last: int, clock: Clock, waited: Clock) -> Floats:
+    ends, waits, begins = [clock()], [waited()], [clock()]
+    for row in range(first, last):
         work(row)
-        stamps.append(clock())
-    ticks = np.asarray(stamps, dtype=np.int64)
-    run_ms: Floats = (ticks[1:] - ticks[:-1]).astype(np.float64) * 1e-6
+        ends.append(clock())
+        waits.append(waited())
+        begins.append(clock())
+    end, wait, begin = (np.asarray(stamps, dtype=np.int64) for stamps in (ends, waits, begins))
+    # What was waited between two runs is in their accounts too: at most as long as that took is not theirs.
+    between = begin - end
+    theirs = np.maximum(0, np.diff(wait) - between[:-1] - between[1:])
+    run_ms: Floats = (end[1:] - begin[:-1] - theirs).astype(np.float64) * 1e-6
     return run_ms
 
 

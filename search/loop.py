@@ -62,7 +62,7 @@ class SearchLoop:
         study: The Optuna study; its directions match the objectives.
         space: What may be chosen.
         objectives: Names, directions, bounds, in the order of the study's directions.
-        baseline: The baseline's value of each objective, for relative bounds.
+        baseline: The baseline's value of each objective and limit, for relative bounds.
         crew: Makes and measures candidates, as many at a time as it has members.
         sampler: Name of the sampler.
         seed: Seed of the sampler; a resumed search goes on with other random numbers than it began with.
@@ -73,6 +73,7 @@ class SearchLoop:
             once stopped may be tried again.
         final_factor: So many times the epochs the networks of the front are trained anew at the end; 1 for no times.
         turns: How searches that share the study take turns.
+        limits: What has a bound without being an objective.
         clock: Seconds that only grow.
         sleep: Waits for so many seconds.
     """
@@ -89,6 +90,7 @@ class SearchLoop:
     gatekeeper: Gatekeeper | None = None
     final_factor: int = 1
     turns: Turns = field(default_factory=Alone)
+    limits: Sequence[Objective] = ()
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _trials: dict[int, Trial] = field(default_factory=dict, init=False)
@@ -315,9 +317,9 @@ class SearchLoop:
 
     def _keep(self, trial: Trial, outcome: Outcome) -> None:
         values = [outcome.measurements[objective.name].value for objective in self.objectives]
-        for objective, value in zip(self.objectives, values, strict=True):
+        for objective in (*self.objectives, *self.limits):
             baseline = self.baseline[objective.name]
-            violation = objective.violation(value, baseline)
+            violation = objective.violation(outcome.measurements[objective.name].value, baseline)
             if violation is not None:
                 trial.set_constraint(objective.bound_text(baseline), violation)
         write_outcome(trial, outcome)

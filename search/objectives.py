@@ -16,9 +16,15 @@ Direction = Literal["minimize", "maximize"]
 _UNITS: dict[str, dict[str, float]] = {
     "bytes": {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
     "ms": {"": 1, "us": 1e-3, "ms": 1, "s": 1e3},
+    "mJ": {"": 1, "uj": 1e-3, "mj": 1, "j": 1e3},
     "1": {"": 1, "%": 0.01},
 }
-_EXAMPLES = {"bytes": "60KB, 1.5MB, 48000 or 0.1x", "ms": "0.4ms, 2s or 0.3x", "1": "0.97 or 97%"}
+_EXAMPLES = {
+    "bytes": "60KB, 1.5MB, 48000 or 0.1x",
+    "ms": "0.4ms, 2s or 0.3x",
+    "mJ": "2mJ, 0.5J or 0.5x",
+    "1": "0.97 or 97%",
+}
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*")
 
 
@@ -78,6 +84,13 @@ OBJECTIVES = (
 )
 """The three objectives of every study, in the order of the values of a trial."""
 
+LIMITS = (
+    Objective("load_ms", "minimize", "ms"),
+    Objective("session_peak_bytes", "minimize", "bytes"),
+    Objective("energy_mj", "minimize", "mJ"),
+)
+"""What may have a bound but is no objective; measured of a candidate only where it has one."""
+
 
 def parse_bound(text: str | float, objective: Objective) -> Bound:
     """Read a bound such as ``60KB``, ``0.4ms``, ``0.3x``, ``97%`` or a plain number.
@@ -106,12 +119,21 @@ def with_bounds(bounds: Mapping[str, str | float | None]) -> tuple[Objective, ..
     Raises:
         ValueError: As :func:`parse_bound`.
     """
-    return tuple(
-        objective
-        if (text := bounds.get(objective.name)) is None
-        else replace(objective, bound=parse_bound(text, objective))
-        for objective in OBJECTIVES
-    )
+    return tuple(_with_bound(objective, bounds.get(objective.name)) for objective in OBJECTIVES)
+
+
+def bounded_limits(bounds: Mapping[str, str | float | None]) -> tuple[Objective, ...]:
+    """Return those of :data:`LIMITS` that have a bound, given by their names; None stands for no bound.
+
+    Raises:
+        ValueError: As :func:`parse_bound`.
+    """
+    limits = (_with_bound(limit, bounds.get(limit.name)) for limit in LIMITS)
+    return tuple(limit for limit in limits if limit.bound is not None)
+
+
+def _with_bound(objective: Objective, text: str | float | None) -> Objective:
+    return objective if text is None else replace(objective, bound=parse_bound(text, objective))
 
 
 def as_losses(

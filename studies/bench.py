@@ -8,19 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CandidateFailure, TargetUnavailable, TaskError
 from ..evaluators.accuracy import AccuracyEvaluator
+from ..evaluators.energy import EnergyEvaluator
 from ..evaluators.latency import LatencyEvaluator, measure_reference
 from ..evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from ..evaluators.loading import LoadEvaluator
 from ..evaluators.machine_lock import MachineLock
 from ..evaluators.measurement import Evaluator, Measurement
+from ..evaluators.memory import MemoryEvaluator
 from ..evaluators.size import SizeEvaluator
 from ..evaluators.targets import Target
 from ..evaluators.timing import TimingSettings
 from ..search.gates import Draft, Gates
+from ..search.objectives import Objective
 from ..search.passage import Passage
 from ..search.record import Outcome, TrialRecord
 from ..spaces.artifact import Artifact, StageRecord, file_digest
@@ -77,18 +81,20 @@ class Bench:
         self.timing: TimingSettings = replace(TimingSettings(), max_seconds=spec.latency.max_seconds)
         # Where some candidates answer some inputs sooner, all are timed alike: over many inputs.
         self._over_inputs = spec.exits is not None
-        self.inputs = (
+        self.inputs = self._like_the_study(
             _timed_inputs(task.validation)
             if self._over_inputs
             else task.calibration_batch(spec.latency.batch_size).numpy()
         )
         shared = (task.metric, task.metric_name)
         self.size: Evaluator = SizeEvaluator()
-        self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation")
-        self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY)
+        runtime = spec.latency.runtime
+        self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation", runtime=runtime)
+        self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY, runtime=runtime)
         self.load: Evaluator = self.targets.evaluator(
             lambda _, target: LoadEvaluator(target, artifact, self.timing), "load_ratio"
         )
+        self.limited: tuple[Evaluator, ...] = tuple(map(self._evaluator_of, spec.bounds.limits()))
         self.latency: Evaluator
         self._draft_latency: Evaluator
         self.test_latency: Evaluator
@@ -104,7 +110,8 @@ class Bench:
         """
         latency = self.targets.measure_references(self._measure_reference)
         accuracy = self._measure_accuracy(self.accuracy)
-        return {item.name: item for item in (*self.size.measure(self.artifact), *latency, *accuracy)}
+        limited = (item for evaluator in self.limited for item in evaluator.measure(self.artifact))
+        return {item.name: item for item in (*self.size.measure(self.artifact), *latency, *accuracy, *limited)}
 
     def measure_baseline_on_test(self) -> None:
         """Measure the baseline on the test split, when the front is: not before.
@@ -144,11 +151,31 @@ class Bench:
             else self.latency
         )
         self.test_latency = (
-            self._timing_of(_timed_inputs(self.task.test), "test", reference_ms) if self._over_inputs else self.latency
+            self._timing_of(self._like_the_study(_timed_inputs(self.task.test)), "test", reference_ms)
+            if self._over_inputs
+            else self.latency
         )
         known_ms = reference_ms if self.targets.has_several else baseline[LATENCY].value
-        conditions = {"baseline": self.artifact.digest, "ms": known_ms, "study": self._spec.meaning()}
-        self._outcomes = KeptOutcomes(outcomes, conditions)
+        settings = {"baseline": self.artifact.digest, "ms": known_ms, "study": self._spec.meaning()}
+        self._outcomes = KeptOutcomes(outcomes, settings, self.targets.fingerprint(baseline))
+
+    def _evaluator_of(self, limit: Objective) -> Evaluator:
+        """Return what measures a thing that the study bounds."""
+        if limit.name == "load_ms":
+            return self.load
+        batch = self.inputs[:1] if self._over_inputs else self.inputs
+        if limit.name == "session_peak_bytes":
+            return self.targets.evaluator(lambda _, target: MemoryEvaluator(target, batch), "session_peak_ratio")
+        return self.targets.evaluator(
+            lambda _, target: EnergyEvaluator(target, self.artifact, batch, self.timing), "energy_ratio"
+        )
+
+    def _like_the_study(self, real: NDArray[Any]) -> NDArray[Any]:
+        """Return the inputs that the study wants latency to be measured with."""
+        if self._spec.latency.inputs == "real":
+            return real
+        drawn: NDArray[Any] = np.random.default_rng(0).normal(size=real.shape).astype(real.dtype)
+        return drawn
 
     def _timing_of(
         self, inputs: NDArray[Any], split_name: str, reference_ms: Mapping[str, float], *, only_objective: bool = False
@@ -196,7 +223,7 @@ class Bench:
 
     def _measure(self, artifact: Artifact, stages: list[StageRecord]) -> Outcome:
         measurements: dict[str, Measurement] = {}
-        for evaluator in (self.size, self.latency, self.accuracy):
+        for evaluator in (self.size, self.latency, *self.limited, self.accuracy):
             self.announce(evaluator.name)
             begin = time.perf_counter()
             measurements |= {item.name: item for item in evaluator.measure(artifact)}

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ..errors import TargetUnavailable
+from ..evaluators.fingerprint import fingerprint_of
 from ..evaluators.machine_lock import MachineLock
 from ..evaluators.measurement import Evaluator, Measurement
 from ..evaluators.program import UNKNOWN
@@ -40,11 +42,11 @@ class BenchTargets:
     def __init__(
         self, spec: StudySpec, lock: MachineLock, tell: Callable[[str], None], waits: Callable[[], None]
     ) -> None:
-        threads, provider = spec.latency.threads, spec.latency.provider
+        threads, provider, runtime = spec.latency.threads, spec.latency.provider, spec.latency.runtime
         told = spec.target or ()
         self._targets: dict[str, Target] = {
-            each.name: each.open(threads, provider, spec.folder, tell) for each in told
-        } or {_HERE: TARGETS[_HERE](threads=threads, provider=provider)}
+            each.name: each.open(threads, provider, runtime, spec.folder, tell) for each in told
+        } or {_HERE: TARGETS[_HERE](threads=threads, provider=provider, runtime=runtime)}
         self._here = {each.name for each in told if each.kind == _HERE} if told else {_HERE}
         self._objective = spec.latency.objective or next(iter(self._targets))
         self._lock = lock
@@ -105,13 +107,27 @@ class BenchTargets:
         """
         told = []
         for name, target in self._targets.items():
-            noted = baseline[measured_on(LATENCY, name) if self.has_several else LATENCY].conditions
+            noted = baseline[self._noted(name)].conditions
             here = target.conditions()
             known = {key: value for key, value in noted.items() if here.get(key) != UNKNOWN}
             if (difference := describe_difference(known, here)) is not None:
                 is_plain = name in self._here and not self.has_several
                 told.append(difference if is_plain else f"target {name}: {difference}")
         return told
+
+    def fingerprint(self, baseline: Mapping[str, Measurement]) -> dict[str, Any]:
+        """Return what makes the targets others; of one that does not answer, what was noted of it.
+
+        Args:
+            baseline: What was measured of the reference, by name.
+        """
+        told = {}
+        for name, target in self._targets.items():
+            try:
+                told[name] = target.fingerprint()
+            except TargetUnavailable:
+                told[name] = fingerprint_of(baseline[self._noted(name)].conditions)
+        return told if self.has_several else next(iter(told.values()))
 
     def close(self) -> None:
         """Let go of what is open; what is measured next opens it again."""
@@ -122,6 +138,10 @@ class BenchTargets:
     def _first(self) -> str:
         """The target whose milliseconds are those of the objective."""
         return next(iter(self._targets)) if self._objective == WORST else self._objective
+
+    def _noted(self, name: str) -> str:
+        """Name of the reference's latency on a target."""
+        return measured_on(LATENCY, name) if self.has_several else LATENCY
 
     def _guarded(self, name: str, evaluator: Evaluator) -> Evaluator:
         if name in self._here:

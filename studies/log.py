@@ -10,6 +10,7 @@ from typing import Any
 
 from ..search.record import TrialRecord, utc_now
 from ..spaces.candidate import Candidate
+from .remarks import MeasuringRemarks
 from .spec import StudySpec
 from .watcher import Watcher
 
@@ -73,6 +74,7 @@ class LoggedWatcher:
     def __init__(self, watcher: Watcher, log: SearchLog) -> None:
         self._watcher = watcher
         self._log = log
+        self._remarks = MeasuringRemarks()
 
     def phase(self, text: str) -> None:
         """Something that takes a while begins."""
@@ -102,6 +104,9 @@ class LoggedWatcher:
         """A trial of this search has ended."""
         self._log.write("trial ended", **_fields(record))
         self._watcher.ended(record)
+        latency = record.outcome.measurements.get("latency_ms") if record.outcome else None
+        for sentence in self._remarks.of(latency.conditions if latency else {}):
+            self.note(sentence)
 
     def seen(self, record: TrialRecord) -> None:
         """A trial of another search has ended; that search has it in a log of its own."""

@@ -156,7 +156,7 @@ def _key(name: str, target: Target, baseline: Path, settings: TimingSettings, la
         "settings": settings.to_dict(),
         "batch_size": batch_size,
         "name": name,
-        "target": target.conditions(),
+        "target": target.fingerprint(),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

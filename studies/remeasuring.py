@@ -100,7 +100,8 @@ class Remeasure:
             raise CandidateFailure("load", f"{artifact.path.name} was changed meanwhile, its sha256 is {digest}")
         evaluators = [bench.test_latency]
         if candidate.key not in self._measured:
-            evaluators += [bench.load, bench.test_accuracy]
+            evaluators += [each for each in (bench.load, *bench.limited) if each not in evaluators]
+            evaluators.append(bench.test_accuracy)
         with bench.lock.working():
             found = {item.name: item for evaluator in evaluators for item in evaluator.measure(artifact)}
         self._measured.add(candidate.key)

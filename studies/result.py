@@ -50,7 +50,8 @@ def nearest_records(
     """Return the evaluated trials that break the bounds least, by the sum of their relative violations."""
 
     def violation(record: TrialRecord) -> float:
-        pairs = zip(spec.bounds.objectives(), record.values(OBJECTIVE_NAMES), strict=True)
+        bounded = (*spec.bounds.objectives(), *spec.bounds.limits())
+        pairs = zip(bounded, record.values([objective.name for objective in bounded]), strict=True)
         broken = (objective.violation(value, baseline[objective.name].value) for objective, value in pairs)
         return math.fsum(max(0.0, share) for share in broken if share is not None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_KEYS = ("processor", "threads", "provider", "onnxruntime")
+_KEYS = ("processor", "threads", "provider", "onnxruntime", "openvino", "governor")
 """Conditions of a latency that decide how much faster one file is than another."""
 
 

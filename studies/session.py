@@ -210,14 +210,15 @@ class Session:
         from ..spaces.equivalence import Equivalence
 
         baseline = {name: bench.baseline[name].value for name in OBJECTIVE_NAMES}
-        objectives, gates = self.spec.bounds.objectives(), self.spec.gates
+        objectives, limits, gates = self.spec.bounds.objectives(), self.spec.bounds.limits(), self.spec.gates
         with bench.lock.working():
             canonical = Equivalence(bench.task, self.spec.space, self.spec.recovery.channel_multiple)
         loop = SearchLoop(
             study=self.study,
             space=self.spec.space,
             objectives=objectives,
-            baseline=baseline,
+            baseline={**baseline, **{limit.name: bench.baseline[limit.name].value for limit in limits}},
+            limits=limits,
             crew=crew,
             sampler=self.spec.sampler,
             seed=self.spec.seed,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..errors import StudyFileError
 from ..search.gates import GateCheck
-from ..search.objectives import OBJECTIVES, Objective, parse_bound, with_bounds
+from ..search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, parse_bound, with_bounds
 from ..search.sampler import SamplerName
 from ..spaces.build_settings import BuildSettings
 from ..spaces.cells.axis import CellsAxis
@@ -49,26 +49,54 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_BOUNDS = dict(
+    zip(
+        ("max_size", "max_latency", "min_accuracy", "max_load", "max_memory", "max_energy"),
+        (*OBJECTIVES, *LIMITS),
+        strict=True,
+    )
+)
+"""What each key of ``[bounds]`` bounds."""
+
+
 class BoundsSpec(_Section):
-    """Bounds on the objectives; a candidate that breaks one is kept, marked infeasible, and never on the front."""
+    """Bounds; a candidate that breaks one is kept, marked infeasible, and never on the front.
+
+    Args:
+        max_size: Bytes on disk.
+        max_latency: Time of one run.
+        min_accuracy: The metric.
+        max_load: Time to open the file.
+        max_memory: Memory of a process that opens and runs it, as far as it grows by that.
+        max_energy: Energy of one run, where the target tells it.
+    """
 
     max_size: str | float | None = None
     max_latency: str | float | None = None
     min_accuracy: str | float | None = None
+    max_load: str | float | None = None
+    max_memory: str | float | None = None
+    max_energy: str | float | None = None
 
-    @field_validator("max_size", "max_latency", "min_accuracy", mode="before")
+    @field_validator(*_BOUNDS, mode="before")
     @classmethod
     def _is_quantity(cls, text: Any, info: Any) -> Any:
         if text is not None:
             if not isinstance(text, (str, int, float)):
                 raise ValueError("a bound is a number, or a text with a unit")
-            objective = dict(zip(("max_size", "max_latency", "min_accuracy"), OBJECTIVES, strict=True))[info.field_name]
-            parse_bound(text, objective)
+            parse_bound(text, _BOUNDS[info.field_name])
         return text
 
     def objectives(self) -> tuple[Objective, ...]:
         """Return the three objectives with these bounds."""
-        return with_bounds({"size_bytes": self.max_size, "latency_ms": self.max_latency, "accuracy": self.min_accuracy})
+        return with_bounds(self._by_name())
+
+    def limits(self) -> tuple[Objective, ...]:
+        """Return what else has a bound; measured of every candidate then."""
+        return bounded_limits(self._by_name())
+
+    def _by_name(self) -> dict[str, str | float | None]:
+        return {objective.name: getattr(self, key) for key, objective in _BOUNDS.items()}
 
 
 class LatencySpec(_Section):
@@ -79,7 +107,9 @@ class LatencySpec(_Section):
             baseline; the first target where left out.
         threads: Threads of the runtime within one operator.
         batch_size: Samples in one run.
-        provider: Execution provider of onnxruntime.
+        provider: Execution provider of onnxruntime, or device of OpenVINO.
+        runtime: What runs the files.
+        inputs: ``real``: of the task's data; ``random``: of the same shape, drawn from a normal law.
         max_seconds: Longest time for one measurement; with exits, four passes over the inputs are made in any case.
     """
 
@@ -87,6 +117,8 @@ class LatencySpec(_Section):
     threads: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] = 1
     provider: str = "CPUExecutionProvider"
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    inputs: Literal["real", "random"] = "real"
     max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.5
 
 
@@ -151,7 +183,7 @@ class StudySpec(_Section):
         quantization: How weights and activations are rounded, whatever their bits.
         latency: How latency is measured.
         target: The devices on which it is measured, written ``[[target]]``; this machine where left out.
-        bounds: Bounds on size, latency and accuracy.
+        bounds: Bounds on size, latency, accuracy, load time, memory and energy.
         cache: Where trained networks are kept.
         artifacts: Where the files of all machines of a search are kept: a folder that they share, relative to the
             study file, or an fsspec URL such as ``s3://bucket/karui``; in the results folder alone where left out.

@@ -18,8 +18,15 @@ WITHOUT_MEANING = {"ssh_config": True, "timeout_seconds": True}
 """Keys of a target that decide how it is reached, and not what is measured there."""
 
 _NEEDED = {"local": (), "ssh": ("host",), "command": ("command",)}
-_ALLOWED = {"local": (), "ssh": ("host", "python", "ssh_config"), "command": ("command", "timeout_seconds")}
-_DEFAULTS: dict[str, Any] = {"host": None, "python": None, "ssh_config": None, "command": None, "timeout_seconds": None}
+_ALLOWED = {"local": ("runtime",), "ssh": ("host", "python", "ssh_config"), "command": ("command", "timeout_seconds")}
+_DEFAULTS: dict[str, Any] = {
+    "runtime": None,
+    "host": None,
+    "python": None,
+    "ssh_config": None,
+    "command": None,
+    "timeout_seconds": None,
+}
 
 
 class TargetSpec(BaseModel):
@@ -31,6 +38,7 @@ class TargetSpec(BaseModel):
             user's own, see ``docs/targets.md``.
         threads: Threads within an operator; those of ``[latency]`` where left out.
         provider: Execution provider of onnxruntime there; that of ``[latency]`` where left out.
+        runtime: What runs the files, of a ``local`` target; that of ``[latency]`` where left out.
         host: As ``ssh`` takes it: a name, an address or an alias, perhaps after ``user@``.
         python: The interpreter on the device that has numpy and onnxruntime; ``python3`` where left out.
         ssh_config: File that ssh reads instead of the user's own settings, relative to the study file.
@@ -44,6 +52,7 @@ class TargetSpec(BaseModel):
     kind: Literal["local", "ssh", "command"]
     threads: Annotated[int, Field(ge=1)] | None = None
     provider: str | None = None
+    runtime: Literal["onnxruntime", "openvino"] | None = None
     host: str | None = None
     python: Annotated[str, Field(min_length=1)] | None = None
     ssh_config: Annotated[str, Field(min_length=1)] | None = None
@@ -77,12 +86,13 @@ class TargetSpec(BaseModel):
                 raise ValueError(f"{key!r} is a key of targets of kind {kinds!r}, and this one is {self.kind!r}")
         return self
 
-    def open(self, threads: int, provider: str, folder: Path, tell: Callable[[str], None]) -> Target:
+    def open(self, threads: int, provider: str, runtime: str, folder: Path, tell: Callable[[str], None]) -> Target:
         """Make the target; nothing is connected yet.
 
         Args:
             threads: Where it says none itself.
             provider: Where it says none itself.
+            runtime: Where it says none itself.
             folder: Where the study file lies.
             tell: Is told in a few words what the target waits for.
 
@@ -100,7 +110,7 @@ class TargetSpec(BaseModel):
             options["folder"] = folder.absolute()
         options |= {"threads": self.threads or threads, "provider": self.provider or provider}
         if self.kind == "local":
-            return TARGETS["local"](**options)
+            return TARGETS["local"](**{"runtime": runtime, **options})
         return Quarantine(TARGETS[self.kind](name=self.name, tell=tell, **options), tell)
 
 

@@ -14,15 +14,18 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
 from karui.errors import CandidateFailure, KaruiError
 from karui.evaluators.accuracy import AccuracyEvaluator
+from karui.evaluators.energy import EnergyEvaluator
 from karui.evaluators.latency import LatencyEvaluator, measure_reference
 from karui.evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from karui.evaluators.loading import LoadEvaluator
 from karui.evaluators.local import LocalTarget
 from karui.evaluators.measurement import Evaluator, Measurement
+from karui.evaluators.memory import MemoryEvaluator
 from karui.evaluators.size import SizeEvaluator
 from karui.evaluators.timing import PairTiming, TimingSettings
 from karui.evaluators.timing_over_inputs import InputsTiming
@@ -82,11 +85,22 @@ class FixedTarget:
             raise CandidateFailure("load", "unreadable")
         return self.peak_bytes.get(path.name)
 
+    def fingerprint(self) -> dict[str, Any]:
+        return {"threads": 1}
+
     def conditions(self) -> dict[str, Any]:
         return {"target": self.name, "threads": 1}
 
     def close(self) -> None:
         pass
+
+
+class MeasuringMemory(FixedTarget):
+    """The same, of a kind that tells the memory of sessions."""
+
+    def session_peak_bytes(self, path: Path, inputs: NDArray[Any]) -> int | None:
+        known = self.peak_bytes.get(path.name)
+        return None if known is None else known + inputs.nbytes
 
 
 SOME_INPUTS = np.ones((5, 3), np.float32)
@@ -228,7 +242,7 @@ def test_a_reference_that_cannot_be_opened_for_its_memory_is_no_failure_of_the_c
 
 def test_latency_is_the_ratio_times_the_first_latency_of_the_reference(scaling: Artifact) -> None:
     # The machine runs at half the speed it had when the reference took 2 ms.
-    target = FixedTarget(PairTiming(4.0, 0.1, 1.0, 1.5, 0.25, 0.01, 12, (3, 9)))
+    target = FixedTarget(PairTiming(4.0, 0.1, 1.0, 1.5, 0.25, 0.01, 12, (3, 9), 0.125, {"busy": True}))
     evaluator = LatencyEvaluator(target, scaling, np.zeros((8, 3), np.float32), QUICK, reference_ms=2.0)
     ratio, milliseconds = evaluator.measure(scaling)
     assert (ratio.value, ratio.spread, ratio.count) == (0.25, 0.01, 12)
@@ -242,6 +256,8 @@ def test_latency_is_the_ratio_times_the_first_latency_of_the_reference(scaling: 
         "p95_ms": 1.5,
         "pairs": 12,
         "runs_per_block": [3, 9],
+        "waited_share": 0.125,
+        "busy": True,
         "reference_ms": 2.0,
         "reference_digest": scaling.digest,
     }
@@ -405,3 +421,24 @@ def test_a_metric_that_fails_on_some_resamples_still_has_a_spread(scaling: Artif
     assert measurement.value == pytest.approx(0.7)
     assert 0 < measurement.spread < 0.5
     assert 50 < measurement.conditions["resamples"] < 200
+
+
+TIMING = PairTiming(4.0, 0.1, 1.0, 1.5, 0.25, 0.01, 12, (3, 9))
+
+
+def test_memory_of_a_session_is_that_of_one_batch(scaling: Artifact) -> None:
+    target = MeasuringMemory(TIMING, peak_bytes={scaling.path.name: 1_000})
+    (memory,) = MemoryEvaluator(target, np.ones((2, 3), np.float32)).measure(scaling)
+    assert (memory.name, memory.value, memory.unit) == ("session_peak_bytes", 1_024, "bytes")
+    assert memory.conditions["batch_size"] == 2
+
+
+@pytest.mark.parametrize("target", [FixedTarget(TIMING), MeasuringMemory(TIMING)], ids=["another kind", "not told"])
+def test_memory_that_the_target_does_not_tell_is_the_users_to_put_right(scaling: Artifact, target: FixedTarget) -> None:
+    with pytest.raises(KaruiError, match=r"(?s)cannot be measured on this target.*take max_memory out of \[bounds\]"):
+        MemoryEvaluator(target, np.ones((2, 3), np.float32)).measure(scaling)
+
+
+def test_energy_on_a_target_of_another_kind_is_the_users_to_put_right(scaling: Artifact) -> None:
+    with pytest.raises(KaruiError, match=r"(?s)energy of an inference cannot be measured.*where: target fixed"):
+        EnergyEvaluator(FixedTarget(TIMING), scaling, np.ones((2, 3), np.float32), QUICK)

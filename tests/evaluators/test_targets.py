@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,10 @@ import pytest
 from onnx import helper
 
 from karui.errors import CandidateFailure, KaruiError
-from karui.evaluators import load_memory, local, runtime
+from karui.evaluators import load_memory, local, openvino_runner, runtime
 from karui.evaluators.local import LocalTarget
-from karui.evaluators.targets import TARGETS, Target
+from karui.evaluators.runtimes import RUNTIMES
+from karui.evaluators.targets import TARGETS, MeasuresMemory, Target
 from karui.evaluators.timing import TimingSettings
 from karui.evaluators.timing_over_inputs import FEWEST_PASSES
 from karui.spaces.artifact import Artifact
@@ -46,11 +50,15 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         yield command
 
 
-@pytest.fixture(scope="module", params=TARGETS)
+@pytest.fixture(scope="module", params=[*TARGETS, "local openvino"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """One of each kind for all tests, as a search has one for all candidates."""
-    made = TARGETS[request.param](**options_of(request.param, request, tmp_path_factory.mktemp("target")))
-    assert made.name == request.param
+    kind, _, other = request.param.partition(" ")
+    if other:
+        pytest.importorskip(other)
+    options = options_of(kind, request, tmp_path_factory.mktemp("target"))
+    made = TARGETS[kind](**options, **({"runtime": other} if other else {}))
+    assert made.name == kind
     yield made
     made.close()
 
@@ -106,7 +114,7 @@ def test_every_target_tells_what_memory_opening_a_file_takes(target: Target, sca
 
 
 def test_memory_of_a_file_that_cannot_be_opened_is_its_own_failure(target: Target, garbage: Artifact) -> None:
-    with pytest.raises(CandidateFailure, match=r"^load: onnxruntime cannot load the file"):
+    with pytest.raises(CandidateFailure, match=r"^load: (onnxruntime|OpenVINO) cannot load the file"):
         target.load_peak_bytes(garbage.path)
 
 
@@ -153,12 +161,102 @@ def test_a_file_that_cannot_be_opened_is_the_fault_of_the_one_that_it_is(
 
 def test_every_target_says_under_what_it_measures(target: Target) -> None:
     conditions = target.conditions()
-    assert {"target", "host", "processor", "provider", "threads", "onnxruntime", "python", "platform"} <= set(
-        conditions
-    )
+    assert {"target", "host", "processor", "provider", "threads", "python", "platform"} <= set(conditions)
+    assert version(conditions["runtime"]).startswith(conditions[conditions["runtime"]])
     assert conditions["target"] == target.name
     assert json.loads(json.dumps(conditions)) == conditions
     assert all(value not in ("", None) for value in conditions.values())
+
+
+def test_what_makes_a_target_another_one_is_among_its_conditions(target: Target) -> None:
+    fingerprint = target.fingerprint()
+    assert fingerprint.items() <= target.conditions().items()
+    assert json.loads(json.dumps(fingerprint)) == fingerprint == target.fingerprint()
+
+
+def test_every_target_says_how_the_machine_was_in_plain_types(target: Target, scaling: Artifact) -> None:
+    timing = target.time_pair(scaling.path, scaling.path, INPUTS, QUICK)
+    assert json.loads(json.dumps(timing.to_dict())) == timing.to_dict()
+    over_inputs = target.time_pair_over_inputs(scaling.path, scaling.path, INPUTS, QUICK)
+    assert json.loads(json.dumps(over_inputs.to_dict())) == over_inputs.to_dict()
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="the system does not tell the peak of a process")
+def test_memory_of_a_session_is_that_of_the_file_and_of_what_lies_between_its_layers(
+    target: Target, tmp_path: Path
+) -> None:
+    if not isinstance(target, MeasuresMemory):
+        pytest.skip("this target does not measure it")
+    columns = 1_000_000
+    nodes = [
+        helper.make_node("MatMul", ["x", "wide"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "tall"], ["y"]),
+    ]
+    constants = {"wide": np.ones((3, columns), np.float32), "tall": np.ones((columns, 1), np.float32)}
+    path = save_graph(tmp_path / "large.onnx", nodes, constants).path
+    one, many = (target.session_peak_bytes(path, np.ones((rows, 3), np.float32)) for rows in (1, 9))
+    assert one is not None
+    assert many is not None
+    assert one > sum(constant.nbytes for constant in constants.values())
+    # Of eight rows more; what loading leaves free may hold some of it, and runtimes take memory by powers of two.
+    assert 4 * 4 * columns < many - one < 24 * 4 * columns
+
+
+def test_memory_of_a_session_that_cannot_be_run_is_the_files_own_failure(one_row_only: Artifact) -> None:
+    with pytest.raises(CandidateFailure, match=r"^load: onnxruntime cannot run the file"):
+        LocalTarget().session_peak_bytes(one_row_only.path, INPUTS)
+
+
+def test_nodes_that_a_provider_leaves_to_the_processor_are_told(scaling: Artifact) -> None:
+    provider = "AzureExecutionProvider"  # computes nothing itself
+    if provider not in onnxruntime.get_available_providers():
+        pytest.skip("this build of onnxruntime has no provider that leaves nodes to the processor")
+    told = LocalTarget(provider=provider).time_pair(scaling.path, scaling.path, INPUTS, QUICK).machine
+    assert told["nodes"] == {"CPUExecutionProvider": 1}
+    assert told["fallback"] == "1 of 1 nodes ran on the CPU"
+    assert "nodes" not in LocalTarget().time_pair(scaling.path, scaling.path, INPUTS, QUICK).machine
+
+
+def test_an_unknown_runtime_is_refused_by_naming_those_that_there_are() -> None:
+    with pytest.raises(KaruiError, match=r"(?s)expected: one of onnxruntime, openvino.*got: abacus"):
+        LocalTarget(runtime="abacus")
+
+
+def test_a_runtime_that_is_not_installed_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino_runner._core.cache_clear()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(KaruiError, match=r"(?s)OpenVINO is not installed.*to do: pip install 'karui\[openvino\]'"):
+        LocalTarget(runtime="openvino")
+
+
+def test_a_device_that_openvino_does_not_have_is_refused() -> None:
+    pytest.importorskip("openvino")
+    with pytest.raises(KaruiError, match=r"(?s)no such device.*expected: one of .*CPU.*got: ABACUS"):
+        LocalTarget(runtime="openvino", provider="ABACUS")
+
+
+@pytest.mark.parametrize("batch", ["batch", 2])
+def test_both_runtimes_answer_alike(make_scaling: MakeArtifact, batch: int | str) -> None:
+    pytest.importorskip("openvino")
+    path = make_scaling(3.0, batch=batch).path
+    inputs = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for known in RUNTIMES.values():
+        file = known.open(path, stage="x", provider="CPUExecutionProvider", threads=1)
+        kept = file.run(inputs)
+        assert file.run(inputs + 1) == pytest.approx(3 * inputs + 3)
+        assert kept == pytest.approx(3 * inputs), "what the next run answers goes elsewhere"
+        assert file.fixed_batch_size == (None if batch == "batch" else 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system cannot pin")
+def test_measuring_leaves_this_process_the_cores_that_it_had(
+    target: Target, scaling: Artifact, garbage: Artifact
+) -> None:
+    allowed = os.sched_getaffinity(0)
+    target.time_pair(scaling.path, scaling.path, INPUTS, QUICK)
+    with pytest.raises(CandidateFailure, match=r"^latency: "):
+        target.time_pair(scaling.path, garbage.path, INPUTS, QUICK)
+    assert os.sched_getaffinity(0) == allowed
 
 
 @pytest.mark.parametrize("broken", ["garbage", "empty_file", "unknown_operator", "two_inputs", "one_row_only"])
@@ -205,12 +303,12 @@ def test_the_reference_is_opened_once_as_long_as_its_bytes_stay(
 ) -> None:
     opened: list[str] = []
 
-    class Recording(runtime.Runner):
-        def __init__(self, path: Path, **options: object) -> None:
-            opened.append(path.name)
-            super().__init__(path, **options)  # type: ignore[arg-type]
+    def recording(path: Path, **options: Any) -> runtime.Runner:
+        opened.append(path.name)
+        return runtime.Runner(path, **options)
 
-    monkeypatch.setattr(local, "Runner", Recording)
+    known = RUNTIMES["onnxruntime"]
+    monkeypatch.setattr(local, "find_runtime", lambda _name: replace(known, open=recording))
     target = LocalTarget()
     reference, candidate = make_scaling(1.0, name="reference.onnx"), make_scaling(2.0, name="candidate.onnx")
     for _ in range(2):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from karui.evaluators.timing import (
     PairTiming,
     TimingSettings,
     median_with_spread,
+    never_waits,
     time_interleaved,
+    waiting_clock,
     warm_up,
 )
 
@@ -186,9 +190,128 @@ def test_warm_up_is_bounded() -> None:
     assert warm_up(clock.steady("C", 5_000.0), TimingSettings(max_seconds=1.0), clock) == pytest.approx(5_000.0)
     assert len(clock.calls) == 1, "one run that takes longer than the warm-up may is enough"
     falling = FakeClock()
-    costs = (1_000.0 * 0.9**index for index in itertools.count())
-    warm_up(falling.work("C", lambda: next(costs)), TimingSettings(max_seconds=1e6), falling)
-    assert len(falling.calls) == 60
+    costs = (100.0 * 0.9**index for index in itertools.count())
+    warm_up(falling.work("C", lambda: next(costs)), TimingSettings(max_seconds=4.0), falling)
+    # 100 (1 + 0.9 + ... + 0.9^(n - 1)) = 1000 (1 - 0.9^n) reaches the 600 ms of the warm-up at n = 9.
+    assert len(falling.calls) == 9
+
+
+def test_runs_of_microseconds_warm_up_for_two_blocks_at_least() -> None:
+    clock = FakeClock()
+    assert warm_up(clock.steady("C", 0.01), TimingSettings(min_block_ms=2.995), clock) == pytest.approx(0.01)
+    assert len(clock.calls) == 600
+
+
+class SharedCore(FakeClock):
+    """A core that another process has for every other while: so long, and then ours for so long."""
+
+    def __init__(self, ours_ms: float, theirs_ms: float) -> None:
+        super().__init__()
+        self.waited_ns = 0
+        self._ours_ns, self._theirs_ns = round(ours_ms * MS), round(theirs_ms * MS)
+        self._left_ns = self._ours_ns
+
+    def take(self, needed_ns: int) -> None:
+        """Have the core for so long, the others coming between."""
+        while needed_ns >= self._left_ns:
+            needed_ns -= self._left_ns
+            self.now_ns += self._left_ns + self._theirs_ns
+            self.waited_ns += self._theirs_ns
+            self._left_ns = self._ours_ns
+        self._left_ns -= needed_ns
+        self.now_ns += needed_ns
+
+    def steady(self, name: str, cost_ms: float) -> Callable[[], object]:
+        return lambda: self.take(round(cost_ms * MS))
+
+
+@pytest.mark.parametrize("between_ns", [0, 1_000])
+@given(
+    reference_ms=st.floats(0.05, 20.0),
+    candidate_ms=st.floats(0.05, 20.0),
+    ours_ms=st.floats(1.0, 5.0),
+    theirs_ms=st.floats(0.0, 50.0),
+)
+@settings(max_examples=30, deadline=None)
+def test_what_others_have_the_core_for_does_not_count(
+    between_ns: int, reference_ms: float, candidate_ms: float, ours_ms: float, theirs_ms: float
+) -> None:
+    core = SharedCore(ours_ms, theirs_ms)
+
+    def look() -> int:
+        core.take(between_ns)
+        return core.now_ns
+
+    def waited() -> int:
+        core.take(between_ns)
+        return core.waited_ns
+
+    works = core.steady("R", reference_ms), core.steady("C", candidate_ms)
+    timing = time_interleaved(*works, exactly(10), look, waited)
+    # A look takes a while itself, and others may come in between two of them as well.
+    slack_ms = 6 * between_ns / MS
+    assert timing.reference_ms == pytest.approx(reference_ms, abs=slack_ms + 1e-5)
+    assert timing.candidate_ms == pytest.approx(candidate_ms, abs=slack_ms + 1e-5)
+    assert timing.candidate_p95_ms >= candidate_ms - 1e-5
+    assert 0.0 <= timing.waited_share < 1.0
+
+
+def test_a_block_is_as_long_as_it_should_be_however_long_others_have_the_core() -> None:
+    core = SharedCore(ours_ms=3.0, theirs_ms=400.0)
+    works = core.steady("R", 2.0), core.steady("C", 0.125)
+    timing = time_interleaved(*works, exactly(4, min_block_ms=3.0, max_seconds=1.5), core, lambda: core.waited_ns)
+    assert timing.runs_per_block == (2, 24)
+
+
+def test_others_that_come_between_two_looks_make_no_run_shorter_than_it_is() -> None:
+    # After every look at the clock others have the core for longer than a run lasts: their time is in no run.
+    clock = FakeClock()
+    waited_ns = 0
+
+    def waited() -> int:
+        nonlocal waited_ns
+        waited_ns += 7 * MS
+        clock.now_ns += 7 * MS
+        return waited_ns
+
+    shortest = warm_up(clock.steady("C", 0.5), TimingSettings(), clock, waited)
+    assert shortest == pytest.approx(0.5)
+    works = clock.steady("R", 2.0), clock.steady("C", 0.5)
+    timing = time_interleaved(*works, exactly(4), clock, waited)
+    assert (timing.reference_ms, timing.candidate_ms, timing.ratio) == pytest.approx((2.0, 0.5, 0.25))
+    assert timing.runs_per_block == (2, 6)
+
+
+def test_the_share_that_others_had_is_told() -> None:
+    core = SharedCore(ours_ms=3.0, theirs_ms=6.0)
+    works = core.steady("R", 2.0), core.steady("C", 1.0)
+    timing = time_interleaved(*works, exactly(200), core, lambda: core.waited_ns)
+    assert timing.waited_share == pytest.approx(2 / 3, abs=0.01)
+    assert (timing.ratio, timing.ratio_spread) == pytest.approx((0.5, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("account", "waits"),
+    [("5000 700 3\n", 700), ("5000 0 0\n", 0), (None, 0)],
+    ids=["told", "not kept", "no such file"],
+)
+def test_waiting_is_read_where_the_kernel_keeps_an_account(tmp_path: Path, account: str | None, waits: int) -> None:
+    path = tmp_path / "schedstat"
+    if account is not None:
+        path.write_text(account)
+    assert waiting_clock(path)() == waits
+
+
+@pytest.mark.skipif(waiting_clock() is never_waits, reason="the kernel keeps no account of waiting")
+def test_a_thread_that_is_alone_or_not_has_waited_for_the_time_that_it_neither_ran_nor_slept() -> None:
+    waited = waiting_clock()
+    begin = time.perf_counter_ns(), time.thread_time_ns(), waited()
+    while time.perf_counter_ns() - begin[0] < 100 * MS:
+        pass
+    end = time.perf_counter_ns(), time.thread_time_ns(), waited()
+    passed, ran, waits = (last - first for first, last in zip(begin, end, strict=True))
+    assert waits >= 0
+    assert abs(passed - ran - waits) < 0.2 * passed
 
 
 def test_median_with_spread_of_few_values_is_that_of_all_resamples() -> None:

@@ -110,6 +110,28 @@ def test_an_interrupt_in_all_but_one_pass_of_an_input_does_not_count() -> None:
     assert (timing.ratio, timing.p95_ratio, timing.ratio_spread) == pytest.approx((0.5, 0.5, 0.0))
 
 
+def test_what_others_have_the_core_for_does_not_count() -> None:
+    clock = FakeClock()
+
+    def beside_others(cost_ms: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda row: cost_ms(row) + others()
+
+    waited_ns = 0
+
+    def others() -> float:
+        nonlocal waited_ns
+        waited_ns += 7 * MS
+        return 7.0
+
+    works = (
+        clock.work("R", beside_others(lambda _: 2.0)),
+        clock.work("C", beside_others(lambda row: 0.5 if row % 2 else 1.5)),
+    )
+    timing = time_over_inputs(*works, 50, max_seconds=1e6, min_block_ms=3.0, clock=clock, waited=lambda: waited_ns)
+    assert (timing.reference_ms, timing.candidate_ms) == pytest.approx((2.0, 1.0))
+    assert (timing.ratio, timing.p95_ratio) == pytest.approx((0.5, 0.75))
+
+
 def test_drift_of_the_machine_cancels() -> None:
     clock = FakeClock()
 

@@ -13,9 +13,10 @@ import pytest
 from optuna.trial import TrialState
 
 from karui.errors import CandidateFailure
+from karui.evaluators.measurement import Measurement
 from karui.search.front import pareto_mask
 from karui.search.loop import Budget
-from karui.search.objectives import OBJECTIVES, with_bounds
+from karui.search.objectives import OBJECTIVES, bounded_limits, with_bounds
 from karui.search.outcome import Outcome
 from karui.search.owners import owner_is_gone
 from karui.search.record import ATTEMPTS, read_records
@@ -175,6 +176,25 @@ def test_a_failure_is_a_status_with_stage_and_reason(make_loop: MakeLoop) -> Non
     # 2 x 2 sparsities: 8 candidates of four bits, 8 of eight bits, 4 of float32.
     assert len(by_state["failed"]) == 8
     assert len(by_state["evaluated"]) == 12
+
+
+def test_what_is_no_objective_may_have_a_bound(make_loop: MakeLoop) -> None:
+    def evaluate(candidate: Candidate) -> Outcome:
+        outcome = known_outcome(candidate)
+        energy = Measurement("energy_mj", 2.0 * candidate.weight_bits, "mJ")
+        return replace(outcome, measurements={**outcome.measurements, "energy_mj": energy})
+
+    loop = make_loop(evaluate)
+    loop.limits = bounded_limits({"energy_mj": "0.25x"})
+    loop.baseline = {**loop.baseline, "energy_mj": 64.0}
+    loop.run(Budget(trials=1000), Log())
+    found = {
+        (record.candidate.weight_bits, record.feasible)
+        for record in read_records(loop.study)
+        if record.outcome and record.candidate
+    }
+    assert {bits for bits, feasible in found if feasible} == {bits for bits, _ in found if bits <= 8}
+    assert len({feasible for _, feasible in found}) == 2
 
 
 def test_bounds_become_constraints(make_loop: MakeLoop) -> None:

@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karui.search.objectives import OBJECTIVES, Bound, Objective, as_losses, parse_bound, with_bounds
+from karui.search.objectives import (
+    LIMITS,
+    OBJECTIVES,
+    Bound,
+    Objective,
+    as_losses,
+    bounded_limits,
+    parse_bound,
+    with_bounds,
+)
 
 SIZE, LATENCY, ACCURACY = OBJECTIVES
+LOAD, MEMORY, ENERGY = LIMITS
 
 
 @pytest.mark.parametrize(
@@ -25,6 +35,12 @@ SIZE, LATENCY, ACCURACY = OBJECTIVES
         ("2s", LATENCY, Bound(2_000)),
         ("250us", LATENCY, Bound(0.25)),
         (".3x", LATENCY, Bound(0.3, relative=True)),
+        ("50ms", LOAD, Bound(50)),
+        ("64MiB", MEMORY, Bound(67_108_864)),
+        ("2mJ", ENERGY, Bound(2)),
+        ("0.5 J", ENERGY, Bound(500)),
+        ("900uJ", ENERGY, Bound(0.9)),
+        ("0.5x", ENERGY, Bound(0.5, relative=True)),
         ("97%", ACCURACY, Bound(0.97)),
         (0.97, ACCURACY, Bound(0.97)),
         ("-0.25", ACCURACY, Bound(-0.25)),
@@ -52,6 +68,12 @@ def test_a_unit_of_another_objective_is_refused(text: str, objective: Objective)
 def test_a_bound_is_positive(text: str | float) -> None:
     with pytest.raises(ValueError, match="not positive"):
         parse_bound(text, SIZE)
+
+
+def test_only_what_has_a_bound_is_a_limit() -> None:
+    assert bounded_limits({"size_bytes": "2KB", "load_ms": None}) == ()
+    (memory,) = bounded_limits({"session_peak_bytes": "2MB", "size_bytes": "2KB"})
+    assert memory.violation(3e6, 9e6) == pytest.approx(0.5)
 
 
 def test_a_relative_bound_is_a_share_of_the_baseline() -> None:

@@ -49,6 +49,17 @@ def test_a_file_is_read_and_defaults_fill_the_rest(tmp_path: Path) -> None:
     assert (size.bound.limit, size.bound.relative) == (60_000.0, False)
     assert latency.bound is None
     assert accuracy.bound is None
+    assert spec.bounds.limits() == ()
+
+
+def test_limits_are_what_is_bounded_beside_the_objectives(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(HEAD + BITS + "[bounds]\nmax_load = '0.2s'\nmax_memory = '64MB'\nmax_size = '1MB'\n")
+    limits = load_spec(path).bounds.limits()
+    assert [(limit.name, limit.bound and limit.bound.limit) for limit in limits] == [
+        ("load_ms", 200.0),
+        ("session_peak_bytes", 64e6),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +69,8 @@ def test_a_file_is_read_and_defaults_fill_the_rest(tmp_path: Path) -> None:
         (HEAD + BITS + "weigths = [8]\n", ("bits.weigths", "did you mean weights?", "one of weights, activations")),
         (HEAD + "[bitz]\nweights = [4]\n", ("bitz", "did you mean bits?")),
         (HEAD + BITS + "[latency]\nzzz = 1\n", ("latency.zzz", "remove it")),
+        (HEAD + BITS + "[latency]\nruntime = 'tflite'\n", ("latency.runtime", "onnxruntime", "openvino", "tflite")),
+        (HEAD + BITS + "[latency]\ninputs = 'zeros'\n", ("latency.inputs", "real", "random", "zeros")),
         (HEAD + "folder = 'x'\n" + BITS, ("folder", "unknown key")),
         (HEAD + "trials = 'many'\n" + BITS, ("trials", "integer", "'many'")),
         (HEAD + "trials = 0\n" + BITS, ("trials", "greater than or equal to 1", "0")),
@@ -77,6 +90,8 @@ def test_a_file_is_read_and_defaults_fill_the_rest(tmp_path: Path) -> None:
         (HEAD + "[sparsity]\nzeroed_weights = [1.0]\n", ("sparsity.zeroed_weights[0]", "less than 1", "1.0")),
         (HEAD + "[students]\nwidths = [true]\n", ("students.widths[0]", "true or false")),
         (HEAD + BITS + "[bounds]\nmax_size = '3ms'\n", ("bounds.max_size", "unknown unit", "60KB", "'3ms'")),
+        (HEAD + BITS + "[bounds]\nmax_energy = '3ms'\n", ("bounds.max_energy", "unknown unit", "2mJ", "'3ms'")),
+        (HEAD + BITS + "[bounds]\nmax_memory = '0MB'\n", ("bounds.max_memory", "not positive", "'0MB'")),
         (HEAD + BITS + "[bounds]\nmax_latency = '3KB'\n", ("bounds.max_latency", "unknown unit", "0.4ms", "'3KB'")),
         (HEAD + BITS + "[bounds]\nmin_accuracy = 'high'\n", ("bounds.min_accuracy", "no quantity", "97%", "'high'")),
         (HEAD + BITS + "[bounds]\nmin_accuracy = '-0.5x'\n", ("bounds.min_accuracy", "not positive", "-0.5x")),

@@ -30,7 +30,8 @@ def read(tmp_path: Path, text: str) -> StudySpec:
 
 def opened(spec: StudySpec) -> list[Any]:
     made = [
-        each.open(spec.latency.threads, spec.latency.provider, spec.folder, tell_nobody) for each in spec.target or ()
+        each.open(spec.latency.threads, spec.latency.provider, spec.latency.runtime, spec.folder, tell_nobody)
+        for each in spec.target or ()
     ]
     return [each._target if isinstance(each, Quarantine) else each for each in made]
 

@@ -1,0 +1,55 @@
+"""Memory of a running session, where the target can tell it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import KaruiError
+from ..spaces.artifact import Artifact
+from .measurement import Measurement
+from .targets import MeasuresMemory, Target
+
+
+class MemoryEvaluator:
+    """Measures ``session_peak_bytes`` of a file: by how much a fresh process grows that opens it and runs it.
+
+    Args:
+        target: Where to measure.
+        inputs: One batch of real data, shape (batch, *input_shape).
+
+    Raises:
+        KaruiError: Where the target is of a kind that measures no memory.
+    """
+
+    name = "memory"
+
+    def __init__(self, target: Target, inputs: NDArray[Any]) -> None:
+        if not isinstance(target, MeasuresMemory):
+            raise _no_memory(target)
+        self._target = target
+        self._inputs = np.ascontiguousarray(inputs)
+
+    def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
+        """Return one measurement, ``session_peak_bytes``.
+
+        Raises:
+            CandidateFailure: Where the target cannot load or run the file.
+            KaruiError: Where the target does not tell the peak, or is at fault.
+        """
+        peak_bytes = self._target.session_peak_bytes(artifact.path, self._inputs)
+        if peak_bytes is None:
+            raise _no_memory(self._target)
+        conditions = {**self._target.conditions(), "batch_size": len(self._inputs)}
+        return (Measurement("session_peak_bytes", peak_bytes, "bytes", conditions=conditions),)
+
+
+def _no_memory(target: Target) -> KaruiError:
+    return KaruiError(
+        "the memory of a session cannot be measured on this target",
+        where=f"target {target.name}",
+        expected="a system that tells the peak of a process, such as Linux or macOS",
+        remedy="take max_memory out of [bounds]",
+    )
