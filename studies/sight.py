@@ -191,13 +191,18 @@ class Onlooker:
         return True
 
     def _phase(self, is_running: bool) -> str:
-        wanted = ("phase",) if is_running else ("phase", "search ended")
-        last = next((event for event in reversed(self._log.events) if event["event"] in wanted), None)
-        if last is None:
-            return "searching" if is_running else "not running"
-        if last["event"] == "search ended":
-            return f"ended: {last.get('reason', '')}"
-        return str(last.get("text", "")) if is_running else "not running; the same search command goes on from here"
+        events = reversed(self._log.events)
+        if not is_running:
+            last = next((event for event in events if event["event"] in ("search begun", "search ended")), None)
+            if last is not None and last["event"] == "search ended":
+                return f"ended: {last.get('reason', '')}"
+            return "not running; the same search command goes on from here"
+        for event in events:
+            if event["event"] == "phase":
+                return str(event.get("text", ""))
+            if event["event"].startswith("trial "):
+                break  # phases come before the first trial and after the last one
+        return "searching"
 
     def _running(self, trial: Any) -> Running:
         events = self._log.events
