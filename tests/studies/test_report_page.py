@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 VALUES = {name: item.value for name, item in BASELINE.items()}
 PLOTS = ("plot-latency", "plot-size", "plot-cost")
+OPACITY = "document.getElementById('plot-size').data[2].marker.opacity"
 COUNTS = [3, 300, pytest.param(10_000, marks=pytest.mark.slow)]
 
 
@@ -257,6 +258,18 @@ def test_keys_move_along_the_points_of_a_plot_and_the_rows_of_the_table(opened: 
     opened.page.keyboard.press("ArrowDown")
     opened.page.keyboard.press(" ")
     assert opened.detail() == (others[0] if others else first)
+
+
+def test_an_area_that_is_selected_in_one_plot_filters_the_table_and_fades_the_others(opened: Opened) -> None:
+    chosen = sorted(opened.rows())[:2]
+    emit = "document.getElementById('plot-cost').emit(name, { points: ids.map(id => ({ customdata: id })) })"
+    tell = f"([name, ids]) => {emit}"
+    opened.page.evaluate(tell, ["plotly_selected", chosen])
+    assert sorted(opened.rows()) == chosen
+    opacity = dict(zip(opened.drawn("plot-size"), opened.page.evaluate(OPACITY), strict=True))
+    assert {name for name, value in opacity.items() if value == 1} == set(chosen)
+    opened.page.evaluate(tell, ["plotly_deselect", []])
+    assert len(opened.rows()) == min(len(opened.front), 100)
 
 
 def test_the_summary_selects_what_it_names(opened: Opened) -> None:
