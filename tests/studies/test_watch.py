@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from karui.search.owners import owner_mark
+from karui.studies.log import LogTail
 from karui.studies.read import find_results
-from karui.studies.sight import LogTail, Onlooker
+from karui.studies.sight import Onlooker
 from karui.studies.watch import describe_seconds, frame, sparkline, watch
 
 from .conftest import Command
