@@ -63,6 +63,32 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return events
 
 
+class LogTail:
+    """The events of a log, read on from where the last look ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.events: list[dict[str, Any]] = []
+
+    def look(self) -> None:
+        """Take in the lines that were written since; one that is being written is left for the next look."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # what a killed search was writing
+            if isinstance(event, dict) and "event" in event:
+                self.events.append(event)
+
+
 class LoggedWatcher:
     """A watcher that keeps a log of what it hands on to another.
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
@@ -20,6 +18,7 @@ from ..search.objectives import OBJECTIVES
 from ..search.owners import SILENT_SECONDS, owner_is_gone
 from ..search.record import TrialRecord, read_record
 from .growth import FrontGrowth
+from .log import LogTail
 from .read import Results
 from .spec import load_spec
 from .store import explain_storage_errors, open_study, read_baseline
@@ -79,32 +78,6 @@ class Sight:
     def done(self) -> int:
         """How many trials count towards what is wanted."""
         return self.counts.get("evaluated", 0) + self.counts.get("failed", 0)
-
-
-class LogTail:
-    """The events of a log, read on from where the last look ended."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-        self.events: list[dict[str, Any]] = []
-
-    def look(self) -> None:
-        """Take in the lines that were written since; one that is being written is left for the next look."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # what a killed search was writing
-            if isinstance(event, dict) and "event" in event:
-                self.events.append(event)
 
 
 class Onlooker:
@@ -191,13 +164,18 @@ class Onlooker:
         return True
 
     def _phase(self, is_running: bool) -> str:
-        wanted = ("phase",) if is_running else ("phase", "search ended")
-        last = next((event for event in reversed(self._log.events) if event["event"] in wanted), None)
-        if last is None:
-            return "searching" if is_running else "not running"
-        if last["event"] == "search ended":
-            return f"ended: {last.get('reason', '')}"
-        return str(last.get("text", "")) if is_running else "not running; the same search command goes on from here"
+        events = reversed(self._log.events)
+        if not is_running:
+            last = next((event for event in events if event["event"] in ("search begun", "search ended")), None)
+            if last is not None and last["event"] == "search ended":
+                return f"ended: {last.get('reason', '')}"
+            return "not running; the same search command goes on from here"
+        for event in events:
+            if event["event"] == "phase":
+                return str(event.get("text", ""))
+            if event["event"].startswith("trial "):
+                break  # phases come before the first trial and after the last one
+        return "searching"
 
     def _running(self, trial: Any) -> Running:
         events = self._log.events

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -92,27 +93,30 @@ def _summary(sight: Sight) -> Table:
     if sight.volumes:
         table.add_row("hypervolume", Text(f"{sight.volumes[-1]:.4f}  {sparkline(sight.volumes)}"))
     if sight.seconds_left is not None:
-        table.add_row("time left", Text(f"about {describe_seconds(sight.seconds_left)}"))
+        left = f"about {describe_seconds(sight.seconds_left)}" if sight.seconds_left else "up; what runs may end"
+        table.add_row("time left", Text(left))
     return table
 
 
 def _running(running: tuple[Running, ...]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right")
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table = _table("right", "left", "right")
     for each in running:
         took = describe_seconds(each.seconds)
         table.add_row(Text(str(each.trial)), Text(each.stage), Text(took), Text(each.summary, style="dim"))
     return table
 
 
+def _table(*alignments: Literal["left", "right"]) -> Table:
+    """Return a table of columns that keep their width, and one more that has what is left of the line."""
+    table = Table.grid(padding=(0, 2), expand=True)
+    for alignment in alignments:
+        table.add_column(justify=alignment, no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    return table
+
+
 def _front(sight: Sight) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for _ in range(4):
-        table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table = _table("right", "right", "right", "right")
     for record in sight.front[:MOST_POINTS]:
         table.add_row(*_point(record, sight.baseline))
     if (more := len(sight.front) - MOST_POINTS) > 0:
@@ -134,10 +138,7 @@ def _point(record: TrialRecord, baseline: tuple[float, float, float] | None) -> 
 
 
 def _failures(sight: Sight) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right")
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table = _table("right", "left")
     for stage, (count, reason) in sight.failures.items():
         table.add_row(Text(str(count)), Text(stage or "-"), Text(reason, style="dim"))
     return table

@@ -390,7 +390,7 @@ def test_a_study_whose_baseline_is_not_measured_has_no_report(tmp_path: Path) ->
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("count", [3, 10_000])
+@pytest.mark.parametrize("count", [3, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_a_page_is_one_file_of_less_than_6_mb(tmp_path: Path, count: int) -> None:
     write_results(tmp_path / "made-up", made_up_trials(count))
     page, *_ = write_report(tmp_path / "made-up")

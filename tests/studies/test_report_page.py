@@ -15,7 +15,11 @@ import pandas as pd
 import pytest
 
 from karui.studies.choose import Budget, pick_point
-from karui.studies.report import write_report
+from karui.studies.read import find_results
+from karui.studies.report.content import page_content
+from karui.studies.report.material import read_material
+from karui.studies.report.page import render_page
+from karui.studies.report.write import pick_command
 
 from .made_up import BASELINE, made_up_front, made_up_trials, store_trials, write_results
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 VALUES = {name: item.value for name, item in BASELINE.items()}
 PLOTS = ("plot-latency", "plot-size", "plot-cost")
+OPACITY = "document.getElementById('plot-size').data[2].marker.opacity"
 COUNTS = [3, 300, pytest.param(10_000, marks=pytest.mark.slow)]
 
 
@@ -97,6 +102,14 @@ class Opened:
 Open = Callable[..., Opened]
 
 
+def write_page(folder: Path) -> Path:
+    """Write the page of a results folder without its pictures, which take longer than all else."""
+    content = page_content(read_material(find_results(folder)), pick_command(folder, None, None))
+    page = folder / "report.html"
+    page.write_text(render_page(content), encoding="utf-8")
+    return page
+
+
 def largest(front: pd.DataFrame) -> str:
     """The point of the largest file."""
     return str(front.sort_values("size_bytes")["point"].iloc[-1])
@@ -124,7 +137,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A page of so many trials, and its front."""
     folder = tmp_path_factory.mktemp("report") / "made-up"
     front = write_results(folder, made_up_trials(request.param))
-    return write_report(folder)[0], front
+    return write_page(folder), front
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +260,18 @@ def test_keys_move_along_the_points_of_a_plot_and_the_rows_of_the_table(opened: 
     assert opened.detail() == (others[0] if others else first)
 
 
+def test_an_area_that_is_selected_in_one_plot_filters_the_table_and_fades_the_others(opened: Opened) -> None:
+    chosen = sorted(opened.rows())[:2]
+    emit = "document.getElementById('plot-cost').emit(name, { points: ids.map(id => ({ customdata: id })) })"
+    tell = f"([name, ids]) => {emit}"
+    opened.page.evaluate(tell, ["plotly_selected", chosen])
+    assert sorted(opened.rows()) == chosen
+    opacity = dict(zip(opened.drawn("plot-size"), opened.page.evaluate(OPACITY), strict=True))
+    assert {name for name, value in opacity.items() if value == 1} == set(chosen)
+    opened.page.evaluate(tell, ["plotly_deselect", []])
+    assert len(opened.rows()) == min(len(opened.front), 100)
+
+
 def test_the_summary_selects_what_it_names(opened: Opened) -> None:
     cards = opened.page.locator(".card")
     for place in range(cards.count()):
@@ -352,7 +377,7 @@ def test_nothing_that_a_study_says_is_run(browser: Browser, tmp_path: Path) -> N
     front["mark"] = f"{HOSTILE} mark"
     write_results(folder, trials, front)
     # a command that is shown to be pasted into a shell
-    opened = open_page(browser, write_report(folder)[0], front)
+    opened = open_page(browser, write_page(folder), front)
     opened.page.check("#all")
     for name in opened.page.eval_on_selector_all("#colour option", "options => options.map(option => option.value)"):
         opened.page.select_option("#colour", name)
@@ -364,7 +389,8 @@ def test_nothing_that_a_study_says_is_run(browser: Browser, tmp_path: Path) -> N
     assert opened.page.locator("img").count() == 0
     assert opened.page.locator("[onclick], [onerror]").count() == 0
     command = opened.page.inner_text("#detail code")
-    assert shlex.split(command)[:3] == ["karui", "pick", str(folder)]
+    for shown in (command, opened.page.inner_text("#pick code")):
+        assert shlex.split(shown)[:3] == ["karui", "pick", str(folder)]
     assert HOSTILE.split("<script>")[0] in opened.page.inner_text("#detail")
     opened.page.close()
     assert opened.complaints == []
@@ -373,7 +399,7 @@ def test_nothing_that_a_study_says_is_run(browser: Browser, tmp_path: Path) -> N
 def test_a_search_in_progress_has_a_page(browser: Browser, tmp_path: Path) -> None:
     trials = made_up_trials(40)
     store_trials(tmp_path, trials)
-    opened = open_page(browser, write_report(tmp_path)[0], trials[trials["on_front"]])
+    opened = open_page(browser, write_page(tmp_path), trials[trials["on_front"]])
     assert "The search has not finished" in opened.page.inner_text(".note")
     assert len(opened.rows()) == len(opened.front)
     assert "can be exported once the search has finished" in opened.page.inner_text("#detail")
@@ -384,7 +410,7 @@ def test_a_search_in_progress_has_a_page(browser: Browser, tmp_path: Path) -> No
 def test_a_study_without_a_feasible_candidate_shows_the_nearest(browser: Browser, tmp_path: Path) -> None:
     trials = made_up_trials(40)
     store_trials(tmp_path, trials, least_accuracy=0.999)
-    opened = open_page(browser, write_report(tmp_path)[0], trials)
+    opened = open_page(browser, write_page(tmp_path), trials)
     assert "No candidate keeps every bound" in opened.page.inner_text(".note")
     assert len(opened.rows()) == 10
     assert "validation by" in opened.page.inner_text("#table tbody tr >> nth=0").lower()
@@ -396,7 +422,7 @@ def test_a_study_without_a_feasible_candidate_shows_the_nearest(browser: Browser
 def test_a_study_of_which_nothing_is_measured_has_a_page(browser: Browser, tmp_path: Path) -> None:
     trials = made_up_trials(20)
     store_trials(tmp_path, trials[trials["state"] != "evaluated"])
-    opened = open_page(browser, write_report(tmp_path)[0], trials)
+    opened = open_page(browser, write_page(tmp_path), trials)
     assert "No candidate has been measured yet" in opened.page.inner_text(".note")
     opened.page.close()
     assert opened.complaints == []

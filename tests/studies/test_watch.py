@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from karui.search.owners import owner_mark
+from karui.studies.log import LogTail
 from karui.studies.read import find_results
-from karui.studies.sight import LogTail, Onlooker
+from karui.studies.sight import Onlooker
 from karui.studies.watch import describe_seconds, frame, sparkline, watch
 
 from .conftest import Command
@@ -96,6 +97,31 @@ def test_a_frame_shows_stages_and_takes_text_for_text(folder: Path) -> None:
     assert line.split()[:5] == [str(number), "export", "1", "min", "05"]
     assert "[red]in brackets[/red]" in line
     assert "hypervolume" in shown
+    assert "about" not in shown, "nothing has been measured in this search, so that it has no pace"
+
+
+def test_numbers_are_whole_on_a_narrow_terminal(folder: Path) -> None:
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    sight = Onlooker(find_results(folder), str(folder)).look()
+    console.print(frame(sight))
+    lines = console.export_text().splitlines()
+    for record in sight.front[:5]:
+        assert any(
+            line.split()[0] == str(record.number) and f"{record.values(['accuracy'])[0]:.4f}" in line
+            for line in lines
+            if line.strip()
+        )
+
+
+def test_what_is_told_is_the_phase_or_that_it_searches(folder: Path) -> None:
+    onlooker = Onlooker(find_results(folder), str(folder))
+    begin(folder)
+    tell(folder, "phase", text="measuring the baseline")
+    assert onlooker.look().phase == "measuring the baseline"
+    tell(folder, "trial begun", trial=0)
+    assert onlooker.look().phase == "searching"
+    tell(folder, "phase", text="measuring the front again")
+    assert onlooker.look().phase == "measuring the front again"
 
 
 def test_the_time_left_is_that_of_the_pace_so_far(folder: Path) -> None:

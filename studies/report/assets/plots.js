@@ -1,6 +1,7 @@
 // Three linked plots of the points, and the hypervolume.
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442"]; // Okabe & Ito
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "pentagon", "cross", "hexagram"];
+const SCALES = { "triangle-up": 1.35, hexagram: 1.3, pentagon: 1.1 }; // so that all look equally large
 const OTHER = { colour: "#8a8f94", symbol: "x" };
 const PLOTS = [
   { id: "plot-latency", x: "latency", y: "accuracy" },
@@ -73,7 +74,7 @@ function pointTrace(plot, shown, { look }) {
     error_x: { type: "data", ...bars(plot.x), visible: plot.x !== "size" }, error_y: { type: "data", ...bars(plot.y) },
     customdata: shown.map((point) => point.id), hovertext: shown.map(hoverText), hoverinfo: "text",
     marker: {
-      size: many ? 8 : 10, line: { width: 1, color: theme("card") }, color: shown.map((point) => look(valueOf(point)).colour), symbol: shown.map((point) => look(valueOf(point)).symbol),
+      size: shown.map((point) => (many ? 8 : 10) * (SCALES[look(valueOf(point)).symbol] || 1)), line: { width: 1, color: theme("card") }, color: shown.map((point) => look(valueOf(point)).colour), symbol: shown.map((point) => look(valueOf(point)).symbol),
       opacity: shown.map((point) => (!state.brushed || state.brushed.has(point.id) ? 1 : 0.18)),
     },
   };
@@ -96,7 +97,7 @@ function referenceTrace(plot) {
   return {
     type: "scatter", mode: "markers", x: known.map((each) => unit(plot.x, each[plot.x])), y: known.map((each) => unit(plot.y, each[plot.y])),
     marker: { size: [15, 11], opacity: 1, color: theme("ink"), symbol: known.map((each) => each.symbol), line: { width: 1, color: theme("card") } },
-    hovertext: known.map((each) => `<b>${each.text}</b><br>${sizeText(each.size)} · ${timeText(each.latency)} · ${shareText(each.accuracy)}`), hoverinfo: "text",
+    hovertext: known.map((each) => `<b>${each.text}</b><br>${sizeText(each.size)} · ${timeText(each.latency)} · ${shareText(each.accuracy)}${data.onTest && each.onTest === false ? "<br>validation accuracy" : ""}`), hoverinfo: "text",
   };
 }
 
