@@ -316,7 +316,9 @@ def test_what_is_sent_needs_numpy_and_onnxruntime_only() -> None:
         tree = ast.parse((MODULES / name).read_text(), feature_version=(3, 8))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                assert {alias.name.split(".")[0] for alias in node.names} <= allowed, name
+                # Within a function: only where a target is asked for it, which one behind ssh never is.
+                later = set() if node in tree.body else {"openvino"}
+                assert {alias.name.split(".")[0] for alias in node.names} <= allowed | later, name
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 assert str(node.module).split(".")[0] in allowed, name
     assert {"evaluators/timing.py", "evaluators/timing_over_inputs.py", "evaluators/local.py"} <= {*shipped_modules()}
