@@ -114,8 +114,8 @@ class CommandTarget:
         }
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what makes this target another one: how the program is asked; what it tells it tells only later."""
-        return {"target": self.name, "command": list(self._program.command), **self._asked}
+        """Return what makes this target another one: which program it is; what that tells, it tells only later."""
+        return {"target": self.name, "command": self._program.command[0]}
 
     def close(self) -> None:
         """Nothing is open."""

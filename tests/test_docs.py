@@ -37,11 +37,6 @@ KEYS: dict[str, tuple[type[BaseModel], ...]] = {
 }
 """Which sections of a study file a page describes key by key."""
 
-whole = pytest.mark.skipif(
-    not (DOCS / "targets.md").exists() or not (DOCS / "watching.md").exists(),
-    reason="docs/targets.md and docs/watching.md are not there",
-)
-
 FENCE = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
 
 
@@ -79,7 +74,6 @@ def commands_of(page: Path) -> list[str]:
     return found
 
 
-@whole
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     for link in links_of(page):
@@ -91,7 +85,6 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
             assert fragment in anchors, f"{name_of(page)}: {link} names no heading of {target.name}"
 
 
-@whole
 def test_every_page_can_be_reached_from_the_index() -> None:
     seen, ahead = set(), [DOCS / "README.md"]
     while ahead:
@@ -147,7 +140,6 @@ def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
             assert any(part in text for text in texts), f"no message of karui says {part!r}"
 
 
-@whole
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_and_option_exists(page: Path) -> None:
     commands = typer.main.get_group(app).commands
@@ -161,7 +153,6 @@ def test_every_command_and_option_exists(page: Path) -> None:
             assert used <= known | {"--help"}, f"{name_of(page)}: {line}"
 
 
-@whole
 def test_both_readmes_have_the_same_headings_and_commands() -> None:
     english, japanese = ROOT / "README.md", ROOT / "README.ja.md"
     assert [level for level, _ in headings_of(english)] == [level for level, _ in headings_of(japanese)]

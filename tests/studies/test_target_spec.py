@@ -74,7 +74,10 @@ def test_how_a_device_is_reached_may_change_and_what_it_is_may_not(tmp_path: Pat
     ("text", "expected"),
     [
         (PI5 + "hots = 'x'\n", ("target[0].hots", "did you mean host?")),
-        (PI5 + "password = 'x'\n", ("target[0].password", "one of name, kind, threads, provider, host, python")),
+        (
+            PI5 + "password = 'x'\n",
+            ("target[0].password", "one of name, kind, threads, provider, runtime, host, python"),
+        ),
         (PI5 + PI5, ("target", "two targets are called 'pi5'")),
         ("target = []\n", ("target", "a list without targets")),
         ("[target]\nname = 'a'\n", ("target", "a list")),
