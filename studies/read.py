@@ -181,6 +181,8 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     try:
         described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(described, dict) or not {"study", "baseline"} <= described.keys():
+            raise ValueError("it does not hold what a search writes there")
     except (OSError, ValueError) as error:
         raise OutputError(
             "the configuration of a point cannot be read",

@@ -100,7 +100,7 @@ def write_results(folder: Path, trials: pd.DataFrame, front: pd.DataFrame | None
     trials.to_csv(folder / "trials.csv", index=False)
     front.to_csv(folder / "front.csv", index=False)
     for row in front.to_dict("records"):
-        plain = describe(row)
+        plain = {"study": folder.name, **describe(row)}
         (folder / "front" / f"{row['point']}.json").write_text(json.dumps(plain), encoding="utf-8")
     return front
 
