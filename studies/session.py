@@ -87,7 +87,7 @@ class Session:
             self.folder.alone("baseline", told),
             alone_on_server(self.storage, f"baseline of {self.spec.name}", told),
         ):
-            check_meaning(self.study, self.spec.meaning(), self.spec.name)
+            check_meaning(self.study, self.spec.meaning(), self.spec.usual(), self.spec.name)
             cache.trim()  # before anything dear: what killed searches left goes, and a folder of no use is told
             bench, seed = self._prepare(task, cache)
         workbench = self._workbench(bench, seed, task)

@@ -247,6 +247,20 @@ class StudySpec(_Section):
             },
         )
 
+    def usual(self) -> dict[str, Any]:
+        """Return what each key means that a study file leaves out, of the sections that it has.
+
+        What a study begun with an earlier version does not name, since there was no such key, was so then.
+        """
+        usual = {}
+        for name, field in StudySpec.model_fields.items():
+            section = getattr(self, name)
+            if isinstance(section, BaseModel):
+                usual[name] = type(section)().model_dump(mode="json")
+            elif not field.is_required():
+                usual[name] = field.get_default(call_default_factory=True)
+        return usual
+
 
 def bundled_studies() -> list[str]:
     """Return the names of the studies that karui brings along."""

@@ -193,8 +193,14 @@ def without_password(text: str) -> str:
     return re.sub(r"([?&]pass(?:word|wd)?=)[^&\s]*", r"\1***", text)
 
 
-def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], where: str) -> None:
+def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], usual: Mapping[str, Any], where: str) -> None:
     """Note what the study's results mean, or refuse to go on with a study file that means something else.
+
+    Args:
+        study: Optuna's.
+        meaning: What the study file means now.
+        usual: What was meant by a key that there was not yet when the study began.
+        where: The study, for the error.
 
     Raises:
         StudyFileError: Naming each key that differs.
@@ -203,7 +209,7 @@ def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], where: str) -
     if noted is None or not _has_begun(study):
         study.set_user_attr("meaning", dict(meaning))
         return
-    differing = list(_differences(noted, meaning))
+    differing = list(_differences(noted, meaning, usual))
     if differing:
         raise StudyFileError(
             "the study file has changed since this study began, in a way that changes what its results mean",
@@ -226,10 +232,12 @@ def _has_begun(study: optuna.Study) -> bool:
     return "baseline" in study.user_attrs or bool(study.get_trials(deepcopy=False))
 
 
-def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _differences(before: Any, after: Any, usual: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(before, Mapping) and isinstance(after, Mapping):
+        known = usual if isinstance(usual, Mapping) else {}
         for name in sorted({*before, *after}):
-            yield from _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+            was = before[name] if name in before else known.get(name)
+            yield from _differences(was, after.get(name), known.get(name), f"{key}.{name}" if key else name)
     elif before != after:
         yield key, before, after
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from karui.errors import OutputError, StudyFileError
 from karui.evaluators.measurement import Measurement
-from karui.studies.spec import parse_spec
+from karui.studies.spec import StudySpec, parse_spec
 from karui.studies.store import (
     check_meaning,
     explain_storage_errors,
@@ -107,45 +107,68 @@ def test_what_holds_no_password_is_shown_as_it_is() -> None:
 PLAIN: dict[str, Any] = {"name": "mine", "task": "t.py:f", "bits": {"weights": [4, 32]}, "trials": 5}
 
 
+def spec(**changes: Any) -> StudySpec:
+    return parse_spec({**PLAIN, **changes}, Path("mine.toml"))
+
+
 def meaning(**changes: Any) -> dict[str, Any]:
-    return parse_spec({**PLAIN, **changes}, Path("mine.toml")).meaning()
+    return spec(**changes).meaning()
+
+
+def test_a_study_goes_on_where_a_later_version_has_more_keys(tmp_path: Path) -> None:
+    students = {"families": ["shallower"], "widths": [0.5]}
+    now = spec(students=students)
+    before = now.meaning()
+    del before["students"]["resolutions"], before["latency"]["inputs"], before["target"]
+    study = open_study(url(tmp_path), "mine", create=True)
+    check_meaning(study, before, {}, "mine")
+    note_baseline(study, "00", ACCURACY)
+    check_meaning(study, now.meaning(), now.usual(), "mine")
+    other = spec(students={**students, "resolutions": [1.0, 0.5]})
+    with pytest.raises(
+        StudyFileError, match=r"students\.resolutions = \[1\.0\](?s:.*)students\.resolutions = \[1\.0, 0\.5\]"
+    ):
+        check_meaning(study, other.meaning(), other.usual(), "mine")
+    drawn = spec(students=students, latency={"inputs": "random"})
+    with pytest.raises(StudyFileError, match=r"latency\.inputs = 'real'(?s:.*)latency\.inputs = 'random'"):
+        check_meaning(study, drawn.meaning(), drawn.usual(), "mine")
 
 
 def test_a_changed_study_file_is_refused_with_the_key(tmp_path: Path) -> None:
     study = open_study(url(tmp_path), "mine", create=True)
-    check_meaning(study, meaning(), "mine")
+    check_meaning(study, meaning(), {}, "mine")
     note_baseline(study, "00", ACCURACY)
     study = open_study(url(tmp_path), "mine", create=True)
-    check_meaning(study, meaning(trials=9, hours=3.0, seed=4, sampler="random"), "mine")
-    check_meaning(study, meaning(recovery={"final_factor": 4}), "mine")
+    check_meaning(study, meaning(trials=9, hours=3.0, seed=4, sampler="random"), {}, "mine")
+    check_meaning(study, meaning(recovery={"final_factor": 4}), {}, "mine")
     assert "final_factor" not in meaning()["recovery"], "studies from before it go on"
     with pytest.raises(
         StudyFileError, match=r"has changed(?s:.*)bits\.weights = \[4, 32\](?s:.*)bits\.weights = \[4\]"
     ):
-        check_meaning(study, meaning(bits={"weights": [4]}), "mine")
+        check_meaning(study, meaning(bits={"weights": [4]}), {}, "mine")
     with pytest.raises(StudyFileError, match=r"bounds\.min_accuracy = None(?s:.*)bounds\.min_accuracy = 0\.9"):
-        check_meaning(study, meaning(bounds={"min_accuracy": 0.9}), "mine")
-    check_meaning(study, meaning(), "mine")
+        check_meaning(study, meaning(bounds={"min_accuracy": 0.9}), {}, "mine")
+    check_meaning(study, meaning(), {}, "mine")
 
 
 def test_a_study_from_before_there_were_exits_goes_on(tmp_path: Path) -> None:
     study = open_study(url(tmp_path), "mine", create=True)
     before = meaning()
     assert before.pop("exits") is None
-    check_meaning(study, before, "mine")
+    check_meaning(study, before, {}, "mine")
     note_baseline(study, "00", ACCURACY)
-    check_meaning(study, meaning(), "mine")
+    check_meaning(study, meaning(), {}, "mine")
     with pytest.raises(StudyFileError, match=r"exits = None(?s:.*)'thresholds': \[0\.8, 0\.9, 0\.95\]"):
-        check_meaning(study, meaning(exits={}), "mine")
+        check_meaning(study, meaning(exits={}), {}, "mine")
 
 
 def test_a_study_file_may_be_corrected_until_there_are_results(tmp_path: Path) -> None:
     study = open_study(url(tmp_path), "mine", create=True)
-    check_meaning(study, meaning(task="wrong.py:f"), "mine")
-    check_meaning(study, meaning(), "mine")
+    check_meaning(study, meaning(task="wrong.py:f"), {}, "mine")
+    check_meaning(study, meaning(), {}, "mine")
     study.ask()
     with pytest.raises(StudyFileError, match=r"task = 't\.py:f'(?s:.*)task = 'wrong\.py:f'"):
-        check_meaning(study, meaning(task="wrong.py:f"), "mine")
+        check_meaning(study, meaning(task="wrong.py:f"), {}, "mine")
 
 
 def test_training_goes_by_the_seed_that_the_study_began_with(tmp_path: Path) -> None:
