@@ -11,11 +11,11 @@ from safetensors.torch import load_model
 
 from ..errors import CandidateFailure, KaruiError, OutputError, TaskError
 from .artifact import Artifact, file_digest
-from .build import BUILD_VERSION, network_digest
 from .build_settings import BuildSettings
 from .export import PARITY_SAMPLES, export_onnx
 from .recovery import TrainingSettings, train
 from .stage_cache import StageCache
+from .stage_keys import BUILD_VERSION, network_digest
 from .task import Task
 from .task_digest import task_digest
 from .training_steps import do_nothing

@@ -8,22 +8,18 @@ with rounded weights. What is kept lies in a cache that studies share.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_model
 from torch import nn
 
 from ..errors import CandidateFailure
-from .architect import Architect, is_warm, seed_of, training_settings
+from .architect import Architect, is_warm, training_settings
 from .artifact import Artifact, StageRecord, file_digest
 from .aware.training import AwareResult, bits_by_module, learned_grids, train_aware
 from .build_settings import BuildSettings
@@ -45,22 +41,13 @@ from .quantization.settings import QuantizationSettings
 from .quantization.zeroing import Zeroing
 from .recovery import train
 from .stage_cache import WAITING, Entry, StageCache
+from .stage_keys import StageKeys
 from .stages.axis import StagesAxis
-from .stages.choice import StageNetwork
 from .task import Task
-from .task_digest import task_digest
 from .teacher import Teacher
 from .training_settings import TrainingSettings
 from .training_steps import do_nothing
 from .weights_file import save_weights
-
-BUILD_VERSION = 3
-"""Raised when a change of the code changes the networks that the same settings give."""
-
-_LATER_SETTINGS = {
-    "device", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet", "final_factor",
-}  # fmt: skip
-"""Settings that do not touch a network before it is quantized, or only another one, or what is searched."""
 
 NETWORK, WEIGHTS, GRIDS = "network.onnx", "network.safetensors", "network.npz"
 """The files of an entry of the cache."""
@@ -110,16 +97,11 @@ class Builder:
         self._cache = cache or StageCache(folder / "cache")
         self._files = folder / "files"
         self._files.mkdir(parents=True, exist_ok=True)
-        self._origin = {
-            "version": BUILD_VERSION,
-            "baseline": network_digest(task.model),
-            "task": task_digest(task),
-            "seed": seed,
-        }
         self._calibration = task.calibration_batch(self._quantization.calibration_samples)
+        self._keys = StageKeys(task, settings, self._quantization, stages, seed, array_digest(self._calibration))
         self._exits = ExitStage(task)
         self._architect = Architect(
-            task, settings, self._cache, stages=stages, supernet_key=self._supernet_key(), seed=seed,
+            task, settings, self._cache, stages=stages, supernet_key=self._keys.supernet, seed=seed,
             between_steps=between_steps,
         )  # fmt: skip
 
@@ -162,7 +144,7 @@ class Builder:
         of what is learnt, or where no draft can be made: the build will say why.
         """
         candidate = candidate.canonical()
-        with self._cache.found(self._network_key(candidate)) as network:
+        with self._cache.found(self._keys.network(candidate)) as network:
             if not self._has_to_train(candidate, network is not None):
                 yield None
                 return
@@ -191,7 +173,7 @@ class Builder:
         if candidate.exit_depth:
             return False  # how early it answers, only a trained one can say
         if candidate.bit_training == "aware":
-            with self._cache.found(self._aware_key(candidate)) as aware:
+            with self._cache.found(self._keys.aware(candidate, self._epochs_aware(candidate))) as aware:
                 return aware is None
         return self._epochs(candidate) > 0 and not network_is_there
 
@@ -246,7 +228,7 @@ class Builder:
                 save_weights(network, folder / WEIGHTS)
                 export_onnx(network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
 
-        entry = self._kept("network", self._network_key(candidate), make, stages, held)
+        entry = self._kept("network", self._keys.network(candidate), make, stages, held)
         return entry.folder / NETWORK
 
     def _aware_file(
@@ -260,7 +242,9 @@ class Builder:
                 export_onnx(result.network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
                 learned_grids(result, folder / NETWORK).save(folder / GRIDS)
 
-        entry = self._kept("aware training", self._aware_key(candidate), make, stages, held)
+        entry = self._kept(
+            "aware training", self._keys.aware(candidate, self._epochs_aware(candidate)), make, stages, held
+        )
         return entry.folder / NETWORK, LearnedGrids.load(entry.folder / GRIDS)
 
     def _kept(
@@ -310,7 +294,7 @@ class Builder:
         )
 
     def _training(self, candidate: Candidate, epochs: int) -> TrainingSettings:
-        seed = self._seed_of(candidate)
+        seed = self._keys.seed(candidate)
         return training_settings(self._settings, epochs=epochs, seed=seed, data_seed=self._seed)
 
     @contextmanager
@@ -322,7 +306,7 @@ class Builder:
 
     def _start(self, candidate: Candidate) -> nn.Module:
         with torch.random.fork_rng():
-            torch.manual_seed(self._seed_of(candidate))
+            torch.manual_seed(self._keys.seed(candidate))
             return self._architect.start(candidate)
 
     def _epochs(self, candidate: Candidate) -> int:
@@ -337,36 +321,6 @@ class Builder:
     def _kind(self, candidate: Candidate) -> str:
         return "warm" if is_warm(candidate.architecture, self._stages) else "from scratch"
 
-    def _network_key(self, candidate: Candidate) -> str:
-        described = self._origin | {
-            "settings": self._settings.model_dump(mode="json", exclude=_LATER_SETTINGS),
-            "network": network_of(candidate).to_dict(),
-        }
-        if isinstance(candidate.architecture, StageNetwork):
-            described["supernet"] = self._supernet_key()
-        return f"network-{_digest(described)}"
-
-    def _supernet_key(self) -> str:
-        axis = None if self._stages is None else self._stages.model_dump(mode="json")
-        unread = {"device", "epochs_aware", "learning_rate_baseline", "final_factor"}
-        settings = self._settings.model_dump(mode="json", exclude=unread)
-        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis})}"
-
-    def _aware_key(self, candidate: Candidate) -> str:
-        described = {
-            "network": self._network_key(candidate),
-            "calibration": array_digest(self._calibration),
-            "epochs": self._epochs_aware(candidate),
-            "quantization": self._quantization.model_dump(mode="json"),
-            "candidate": replace(candidate, exit_depth=0.0).canonical().to_dict(),
-        }
-        return f"aware-{_digest(described)}"
-
-    def _seed_of(self, candidate: Candidate) -> int:
-        # From the network alone: candidates that differ in bits share the trained network, whoever comes first. And
-        # from the same start for however many epochs: how lucky that was is part of why it was chosen.
-        return seed_of(self._network_key(replace(candidate, epochs_factor=1)))
-
 
 def bits_of(candidate: Candidate) -> BitChoice:
     """Return the part of a candidate that quantization needs."""
@@ -375,19 +329,6 @@ def bits_of(candidate: Candidate) -> BitChoice:
 
 def _told(on_epoch: OnEpoch | None, kind: str, epochs: int) -> Callable[[int, float], None] | None:
     return None if on_epoch is None else lambda epoch, metric: on_epoch(kind, epochs, epoch, metric)
-
-
-def network_digest(network: nn.Module) -> str:
-    """Return a digest of a network's parameters and buffers, names and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _digest(described: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @contextmanager

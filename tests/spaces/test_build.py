@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from karui.errors import CandidateFailure, OutputError, SpaceError, TaskError
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.baseline import prepare_baseline
-from karui.spaces.build import Builder, network_digest
+from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings
 from karui.spaces.candidate import Baseline, Candidate, CellNetwork, Student
 from karui.spaces.cells.axis import CellsAxis
@@ -31,6 +31,7 @@ from karui.spaces.reach import check_reach
 from karui.spaces.recovery import TrainingReport, train
 from karui.spaces.space import SearchSpace
 from karui.spaces.stage_cache import StageCache
+from karui.spaces.stage_keys import network_digest
 from karui.spaces.stages.axis import StagesAxis
 from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.students.axis import StudentsAxis

@@ -1,0 +1,110 @@
+"""Under which keys the stages of a candidate are kept: digests of all that what they make follows from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from .architect import seed_of
+from .build_settings import BuildSettings
+from .candidate import Candidate, network_of
+from .quantization.settings import QuantizationSettings
+from .stages.axis import StagesAxis
+from .stages.choice import StageNetwork
+from .task import Task
+from .task_digest import task_digest
+
+BUILD_VERSION = 3
+"""Raised when a change of the code changes the networks that the same settings give."""
+
+_LATER_SETTINGS = {
+    "device", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet", "final_factor",
+}  # fmt: skip
+"""Settings that do not touch a network before it is quantized, or only another one, or what is searched."""
+
+
+class StageKeys:
+    """The keys of one study's stages in the cache.
+
+    Args:
+        task: The task, its model trained.
+        settings: What all candidates of the study share.
+        quantization: How weights and activations are rounded.
+        stages: The axis whose networks share a supernet, where the study has it.
+        seed: Seed of all training.
+        calibration: Digest of the inputs on which rounding is decided.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: BuildSettings,
+        quantization: QuantizationSettings,
+        stages: StagesAxis | None,
+        seed: int,
+        calibration: str,
+    ) -> None:
+        self._settings = settings
+        self._quantization = quantization
+        self._stages = stages
+        self._calibration = calibration
+        self._origin = {
+            "version": BUILD_VERSION,
+            "baseline": network_digest(task.model),
+            "task": task_digest(task),
+            "seed": seed,
+        }
+
+    def network(self, candidate: Candidate) -> str:
+        """Return the key of the candidate's trained network, before it is rounded."""
+        described = self._origin | {
+            "settings": self._settings.model_dump(mode="json", exclude=_LATER_SETTINGS),
+            "network": network_of(candidate).to_dict(),
+        }
+        if isinstance(candidate.architecture, StageNetwork):
+            described["supernet"] = self.supernet
+        return f"network-{_digest(described)}"
+
+    @property
+    def supernet(self) -> str:
+        """The key of the supernet."""
+        axis = None if self._stages is None else self._stages.model_dump(mode="json")
+        unread = {"device", "epochs_aware", "learning_rate_baseline", "final_factor"}
+        settings = self._settings.model_dump(mode="json", exclude=unread)
+        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis})}"
+
+    def aware(self, candidate: Candidate, epochs: int) -> str:
+        """Return the key of the candidate's network, trained with rounded weights for so many epochs."""
+        described = {
+            "network": self.network(candidate),
+            "calibration": self._calibration,
+            "epochs": epochs,
+            "quantization": self._quantization.model_dump(mode="json"),
+            "candidate": replace(candidate, exit_depth=0.0).canonical().to_dict(),
+        }
+        return f"aware-{_digest(described)}"
+
+    def seed(self, candidate: Candidate) -> int:
+        """Return the seed of the candidate's training.
+
+        It follows from the network alone: candidates that differ in bits share the trained network, whoever comes
+        first. And it is the same for however many epochs: how lucky a start was is part of why it was chosen.
+        """
+        return seed_of(self.network(replace(candidate, epochs_factor=1)))
+
+
+def network_digest(network: nn.Module) -> str:
+    """Return a digest of a network's parameters and buffers, names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(described: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
