@@ -19,7 +19,8 @@ class SearchLog:
     """Appends lines to a log that several processes may write.
 
     Each line is one write to a file opened for appending, so that lines of two processes never mix; a process that is
-    killed loses at most the line it was writing.
+    killed loses at most the line it was writing. Where one looks at the end while another is writing there, an empty
+    line may come between the two.
 
     Args:
         path: The file; made where it is missing.

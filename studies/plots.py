@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 # Okabe & Ito's palette, told apart by colour-blind readers.
-_COLOURS = {"baseline": "#0072B2", "student": "#D55E00", "cell": "#009E73"}
-_MARKERS = {"baseline": "o", "student": "s", "cell": "^"}
-_LABELS = {"baseline": "baseline, compressed", "student": "student", "cell": "NAS cells"}
+_COLOURS = {"baseline": "#0072B2", "student": "#D55E00", "cell": "#009E73", "stages": "#E69F00"}
+_MARKERS = {"baseline": "o", "student": "s", "cell": "^", "stages": "D"}
+_LABELS = {"baseline": "baseline, compressed", "student": "student", "cell": "NAS cells", "stages": "NAS stages"}
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,7 @@ def test_same_settings_give_the_same_names_units_and_fixed_conditions(
     if not {"latency_ms", "load_ms"} & set(names):
         assert first == second
     varying = {"raw_ms", "raw_reference_ms", "p95_ms", "reference_p95_ms", "pairs", "passes", "runs_per_block"}
+    varying |= {"pinned_cores", "others_share", "busy", "waited_share", "frequency_mhz", "temperature_c", "throttled"}
     for one, other in zip(first, second, strict=True):
         assert (one.name, one.unit) == (other.name, other.unit)
         assert one.conditions.keys() == other.conditions.keys()

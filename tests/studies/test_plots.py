@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import matplotlib.image
 import matplotlib.pyplot as plt
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from karui.errors import OutputError
+from karui.spaces.architectures import Architecture
 from karui.studies.plots import Series, front_numbers, save_front, staircase
 from karui.studies.tables import trials_table
 
@@ -62,6 +64,13 @@ def test_the_numbers_are_those_of_the_tables() -> None:
     assert numbers.trials == Series((5.0,), (0.5,), (0.8,), (0.02,))
     assert numbers.baseline == Series((40.0,), (2.0,), (0.93,), (0.0,))
     assert (numbers.on_test, numbers.metric_name) == (True, "top-1")
+
+
+def test_every_kind_of_architecture_is_drawn() -> None:
+    kinds = [each.kind for each in get_args(Architecture)]
+    front = pd.DataFrame({"kind": kinds, "size_bytes": 1e3, "latency_ms": 0.1, "accuracy": 0.9})
+    baseline = {"size_bytes": 1e4, "latency_ms": 1.0, "accuracy": 0.95}
+    assert list(front_numbers(front, front.iloc[:0], baseline).front) == kinds
 
 
 def test_before_the_test_split_is_touched_validation_is_shown() -> None:
