@@ -106,6 +106,11 @@ def write_end(trial: Trial, status: str, stage: str = "", reason: str = "") -> N
     trial.set_user_attr("status", status)
 
 
+def has_begun(trial: FrozenTrial) -> bool:
+    """Say whether its candidate was being made: what was killed before that was not killed by it."""
+    return "begun" in trial.user_attrs
+
+
 def attempts_of(trial: FrozenTrial) -> int:
     """Return how often the parameters of this trial have been begun, this time included."""
     return int(trial.user_attrs.get("attempts", 1))
@@ -149,13 +154,13 @@ def _ending_of(trial: FrozenTrial) -> tuple[str, str, str]:
     if "status" in attributes:
         return attributes["status"], attributes["stage"], attributes["reason"]
     attempts = attempts_of(trial)
-    state = "failed" if attempts >= ATTEMPTS else "interrupted"
+    state = "failed" if attempts >= ATTEMPTS and has_begun(trial) else "interrupted"
     return state, "", f"the search was stopped or killed during attempt {attempts} of {ATTEMPTS}"
 
 
 def _kills_of(trial: FrozenTrial) -> int:
     """Return on how many attempts of an interrupted trial a search was killed; one that was stopped says so."""
-    return attempts_of(trial) - ("status" in trial.user_attrs)
+    return attempts_of(trial) - ("status" in trial.user_attrs or not has_begun(trial))
 
 
 def utc_now() -> str:

@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .owners import Owners
-from .record import ATTEMPTS, PROMOTED, attempts_of, read_outcome, write_end
+from .record import ATTEMPTS, PROMOTED, attempts_of, has_begun, read_outcome, write_end
 
 _STOPPED = ("duplicate", "impossible", "stopped")
 
@@ -55,9 +55,9 @@ def queue_again(study: optuna.Study, trial: FrozenTrial, *, killed: bool) -> Non
     Args:
         study: The study.
         trial: The running trial.
-        killed: Whether its search was killed: only that counts as an attempt.
+        killed: Whether its search was killed: only that counts as an attempt, and only where the candidate had begun.
     """
-    attempts = attempts_of(trial)
+    attempts, killed = attempts_of(trial), killed and has_begun(trial)
     if PROMOTED not in trial.user_attrs and not (killed and attempts >= ATTEMPTS):
         # What was queued with fixed parameters may have been killed before it was asked for them.
         parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
