@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -245,12 +245,23 @@ def _time_block(work: Work, runs: int, clock: Clock, waited: Clock) -> _Block:
         ends.append(clock())
         waits.append(waited())
         begins.append(clock())
+    return _Block(without_waiting(ends, waits, begins), float(waits[-1] - waits[0]) * 1e-6)
+
+
+def without_waiting(ends: Sequence[int], waits: Sequence[int], begins: Sequence[int]) -> Floats:
+    """Return how long each run of a row took, milliseconds, without the time for which others had its core.
+
+    Args:
+        ends: Nanoseconds before the first run and behind each, shape (runs + 1,).
+        waits: What the thread had waited in all, read after each of these, likewise.
+        begins: Nanoseconds after that reading, likewise.
+    """
     end, wait, begin = (np.asarray(stamps, dtype=np.int64) for stamps in (ends, waits, begins))
     # What was waited between two runs is in their accounts too: at most as long as that took is not theirs.
     between = begin - end
     theirs = np.maximum(0, np.diff(wait) - between[:-1] - between[1:])
     run_ms: Floats = (end[1:] - begin[:-1] - theirs).astype(np.float64) * 1e-6
-    return _Block(run_ms, float(wait[-1] - wait[0]) * 1e-6)
+    return run_ms
 
 
 def _ratios(reference_blocks: list[_Block], candidate_blocks: list[_Block]) -> Floats:

@@ -1,6 +1,6 @@
 """Timing of two functions over many inputs, for files whose time depends on the input; the clocks are injected.
 
-Nothing here imports the rest of karui, so that the file can be sent to a device as it is.
+Nothing here imports the rest of karui but ``timing``, so that both can be sent to a device as they are.
 """
 
 from __future__ import annotations
@@ -12,16 +12,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from .timing import RESAMPLES, Clock, Floats, never_waits, without_waiting
 
 InputWork = Callable[[int], object]
 """Runs one of the inputs, given its number."""
-
-Clock = Callable[[], int]
-Floats = NDArray[np.float64]
-
-RESAMPLES = 400
-"""Bootstrap resamples behind the intervals."""
 
 FEWEST_PASSES = 4
 """Passes over the inputs, whatever they cost."""
@@ -32,10 +27,6 @@ MOST_PASSES = 20
 _PERCENTILE = 95
 _WARM_UP_SHARE_OF_SECONDS = 0.05
 _WARM_UP_MAXIMUM_RUNS = 60
-
-
-def _never_waits() -> int:
-    return 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +79,7 @@ def time_over_inputs(
     max_seconds: float,
     min_block_ms: float,
     clock: Clock = time.perf_counter_ns,
-    waited: Clock = _never_waits,
+    waited: Clock = never_waits,
 ) -> InputsTiming:
     """Time two functions over the same inputs, in passes, until the time is up.
 
@@ -113,7 +104,7 @@ def time_over_inputs(
     start_ns = clock()
     run_ms = min(_warm_up(work, inputs, max_seconds, clock, waited) for work in (reference, candidate))
     rows = min(inputs, math.ceil(min_block_ms / max(run_ms, 1e-6)))
-    passes: list[NDArray[np.float64]] = []
+    passes: list[Floats] = []
     for number in range(MOST_PASSES):
         if number >= FEWEST_PASSES and clock() - start_ns >= max_seconds * 1e9:
             break
@@ -140,7 +131,7 @@ def _warm_up(work: InputWork, inputs: int, max_seconds: float, clock: Clock, wai
 
 def _time_pass(
     works: tuple[InputWork, InputWork], inputs: int, rows: int, number: int, clock: Clock, waited: Clock
-) -> NDArray[np.float64]:
+) -> Floats:
     """Time both functions on every input once; return milliseconds of shape (2, inputs).
 
     The first run of a block pays for what the other function has put out of the caches. Blocks are cut elsewhere in
@@ -162,12 +153,7 @@ def _time_block(work: InputWork, first: int, last: int, clock: Clock, waited: Cl
         ends.append(clock())
         waits.append(waited())
         begins.append(clock())
-    end, wait, begin = (np.asarray(stamps, dtype=np.int64) for stamps in (ends, waits, begins))
-    # What was waited between two runs is in their accounts too: at most as long as that took is not theirs.
-    between = begin - end
-    theirs = np.maximum(0, np.diff(wait) - between[:-1] - between[1:])
-    run_ms: Floats = (end[1:] - begin[:-1] - theirs).astype(np.float64) * 1e-6
-    return run_ms
+    return without_waiting(ends, waits, begins)
 
 
 def summarize(reference_ms: Floats, candidate_ms: Floats, seed: int = 0) -> InputsTiming:

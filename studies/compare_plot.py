@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from .folder import explain_os_errors, write_atomically
-from .plots import as_it_is, label_ticks, staircase
+from .plots import as_it_is, label_ticks, picture_of, staircase, two_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,17 +87,12 @@ def save_comparison(path: Path, found: Comparison) -> None:
     Raises:
         OutputError: Where the file cannot be written.
     """
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, left, right = two_axes()
     draw_comparison(left, found, "latency")
     draw_comparison(right, found, "size")
-    right.set_ylabel("")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     label_a, label_b = _labels(found)
     volumes = found.first.hypervolume, found.second.hypervolume
-    figure.suptitle(f"A: {label_a}, hypervolume {volumes[0]:.2f}   B: {label_b}, hypervolume {volumes[1]:.2f}")
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
+    title = f"A: {label_a}, hypervolume {volumes[0]:.2f}   B: {label_b}, hypervolume {volumes[1]:.2f}"
+    picture = picture_of(figure, title, legend_columns=3)
     with explain_os_errors(path, "picture", "another --plot"):
-        write_atomically(path, picture.getvalue())
+        write_atomically(path, picture)

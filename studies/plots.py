@@ -176,21 +176,40 @@ def label_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def two_axes() -> tuple[Figure, Axes, Axes]:
+    """Return a figure with two axes side by side, for accuracy over latency and over size."""
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    return figure, left, right
+
+
+def picture_of(figure: Figure, title: str, legend_columns: int) -> bytes:
+    """Return such a figure as PNG, once both axes are drawn into, with a title and one legend for both.
+
+    Args:
+        figure: As :func:`two_axes` made it.
+        title: As matplotlib reads it; see :func:`as_it_is`.
+        legend_columns: Entries of the legend beside each other.
+    """
+    left, right = figure.axes
+    right.set_ylabel("")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False)
+    figure.suptitle(title)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=130)
+    return picture.getvalue()
+
+
 def save_front(path: Path, numbers: FrontNumbers, title: str) -> None:
     """Write the two plots of a front, accuracy over latency and over size, as one PNG.
 
     Raises:
         OutputError: Where the file cannot be written.
     """
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, left, right = two_axes()
     draw_front(left, numbers, "latencies_ms")
     draw_front(right, numbers, "sizes_kb")
-    right.set_ylabel("")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    figure.suptitle(as_it_is(title))
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
+    picture = picture_of(figure, as_it_is(title), legend_columns=5)
     with explain_os_errors(path):
-        write_atomically(path, picture.getvalue())
+        write_atomically(path, picture)
