@@ -308,6 +308,7 @@ def test_everything_else_is_begun_again_so_many_times(study: optuna.Study) -> No
     study.enqueue_trial({"bits.weights": 4, "bits.activations": 8})
     for attempt in range(ATTEMPTS):
         trial = study.ask()
+        trial.set_user_attr("begun", "now")
         if attempt:  # the first time it is killed before it knows its own parameters
             SPACE.suggest(trial)
         assert len(recover_stale(study, Owners(study), NAMES)) == 1
