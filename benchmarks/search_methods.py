@@ -21,7 +21,7 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
-from search_task import make_task, train_baseline  # type: ignore[import-not-found]
+from search_task import TASKS, make_task, train_baseline  # type: ignore[import-not-found]
 
 from karui.errors import CandidateFailure
 from karui.search.front import ACCURACY_ALLOWANCE
@@ -75,12 +75,12 @@ class Lab:
 
     Args:
         folder: Where the baseline is kept.
-        name: Of the bundled study.
+        name: Of the task.
         train_samples: How many training images; all where None.
     """
 
     def __init__(self, folder: Path, name: str, train_samples: int | None) -> None:
-        spec, weights = load_spec(name), folder / BASELINE
+        spec, weights = load_spec(TASKS[name]), folder / BASELINE
         train_baseline(name, train_samples, spec.recovery, weights)
         options: dict[str, Any] = {"name": name, "weights": str(weights), "train_samples": train_samples}
         self.task: Task = make_task(**options)
