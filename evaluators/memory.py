@@ -51,5 +51,5 @@ def _no_memory(target: Target) -> KaruiError:
         "the memory of a session cannot be measured on this target",
         where=f"target {target.name}",
         expected="a system that tells the peak of a process, such as Linux or macOS",
-        remedy="take max_memory out of [bounds]",
+        remedy="take max_memory out of [bounds] and memory out of further_objectives",
     )
