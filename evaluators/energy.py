@@ -67,5 +67,6 @@ def _no_energy(target: Target) -> KaruiError:
         where=f"target {target.name}",
         expected="a counter of energy (RAPL), an INA power sensor or a battery in use, under /sys, that may be read",
         got="none that moves",
-        remedy="let the search read /sys/class/powercap/*/energy_uj, or take max_energy out of [bounds]",
+        remedy="let the search read /sys/class/powercap/*/energy_uj, or take max_energy out of [bounds] and energy out "
+        "of further_objectives",
     )

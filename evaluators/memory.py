@@ -12,9 +12,15 @@ from ..spaces.artifact import Artifact
 from .measurement import Measurement
 from .targets import MeasuresMemory, Target
 
+PAGE_BYTES = 4096
+"""What resident memory is counted in. Of two files, of 27 KB and of 47 MB, measured eight times each, all measurements
+of one lay within a page of each other."""
+
 
 class MemoryEvaluator:
     """Measures ``session_peak_bytes`` of a file: by how much a fresh process grows that opens it and runs it.
+
+    It is known to a page.
 
     Args:
         target: Where to measure.
@@ -43,7 +49,7 @@ class MemoryEvaluator:
         if peak_bytes is None:
             raise _no_memory(self._target)
         conditions = {**self._target.conditions(), "batch_size": len(self._inputs)}
-        return (Measurement("session_peak_bytes", peak_bytes, "bytes", conditions=conditions),)
+        return (Measurement("session_peak_bytes", peak_bytes, "bytes", float(PAGE_BYTES), conditions=conditions),)
 
 
 def _no_memory(target: Target) -> KaruiError:
@@ -51,5 +57,5 @@ def _no_memory(target: Target) -> KaruiError:
         "the memory of a session cannot be measured on this target",
         where=f"target {target.name}",
         expected="a system that tells the peak of a process, such as Linux or macOS",
-        remedy="take max_memory out of [bounds]",
+        remedy="take max_memory out of [bounds] and memory out of further_objectives",
     )

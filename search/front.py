@@ -8,7 +8,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from .objectives import Objective, as_losses
+from .objectives import OBJECTIVES, Objective, as_losses
 
 Points = Sequence[Sequence[float]] | NDArray[np.float64]
 """Values of shape (n_points, n_objectives)."""
@@ -44,23 +44,24 @@ def nondominated(losses: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(moocore.is_nondominated(losses), dtype=bool)
 
 
-def hypervolume(values: Points, baseline: Sequence[float]) -> float:
-    """Return the hypervolume of (size, latency, accuracy) points against the baseline.
+def hypervolume(values: Points, baseline: Sequence[float], objectives: Sequence[Objective] = OBJECTIVES) -> float:
+    """Return the hypervolume of points, such as (size, latency, accuracy), against the baseline.
 
-    Size and latency count by their natural logarithm; the reference point is the baseline's size and latency and its
-    accuracy less ten points, so that a file as large, as slow or as wrong as that adds nothing. Source: Zitzler &
+    Sizes, times and energies count by their natural logarithm; the reference point is the baseline's value of each and
+    its accuracy less ten points, so that a file as large, as slow or as wrong as that adds nothing. Source: Zitzler &
     Thiele, PPSN 1998; computed by moocore.
 
     Args:
-        values: Shape (n_points, 3): bytes, milliseconds, accuracy.
-        baseline: The baseline's three values.
+        values: Shape (n_points, n_objectives): bytes, milliseconds, accuracy, and so on.
+        baseline: The baseline's value of each objective.
+        objectives: The columns' objectives.
     """
-    points = np.asarray(values, dtype=np.float64).reshape(-1, 3)
+    points = np.asarray(values, dtype=np.float64).reshape(-1, len(objectives))
     if not len(points):
         return 0.0
-    losses = np.column_stack([np.log(points[:, 0]), np.log(points[:, 1]), -points[:, 2]])
-    reference = np.array([np.log(baseline[0]), np.log(baseline[1]), ACCURACY_ALLOWANCE - baseline[2]])
-    return float(moocore.hypervolume(losses, ref=reference))
+    allowance = [ACCURACY_ALLOWANCE if objective.unit == "1" else 0.0 for objective in objectives]
+    reference = as_losses(_by_logarithm([baseline], objectives), objectives)[0] + allowance
+    return float(moocore.hypervolume(as_losses(_by_logarithm(points, objectives), objectives), ref=reference))
 
 
 def knee_index(values: Points, objectives: Sequence[Objective]) -> int:
@@ -89,13 +90,14 @@ def knee_shares(values: Points, objectives: Sequence[Objective]) -> NDArray[np.f
     points = np.asarray(values, dtype=np.float64).reshape(-1, len(objectives))
     if not len(points):
         return points
-    scaled = np.column_stack(
-        [
-            np.log(column) if objective.unit != "1" else column
-            for column, objective in zip(points.T, objectives, strict=True)
-        ]
-    )
-    losses = as_losses(scaled, objectives)
+    losses = as_losses(_by_logarithm(points, objectives), objectives)
     width = np.ptp(losses, axis=0)
     shares: NDArray[np.float64] = (losses - losses.min(axis=0)) / np.where(width > 0, width, 1.0)
     return shares
+
+
+def _by_logarithm(values: Points, objectives: Sequence[Objective]) -> NDArray[np.float64]:
+    """Return values in which sizes, times and energies stand by their logarithm."""
+    columns = np.asarray(values, dtype=np.float64).T
+    pairs = zip(columns, objectives, strict=True)
+    return np.column_stack([column if objective.unit == "1" else np.log(column) for column, objective in pairs])

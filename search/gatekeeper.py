@@ -12,18 +12,21 @@ import numpy as np
 from .curves import PastTraining
 from .front import pareto_mask
 from .gates import GATES, GateCheck, Gates, Rival
-from .objectives import Objective
+from .objectives import OBJECTIVES, Objective
 from .record import Outcome, TrialRecord
 
-_NAMES = ("size_bytes", "latency_ms", "accuracy")
+_FIRST = len(OBJECTIVES)
 
 
 @dataclass
 class Gatekeeper:
     """Makes the gates of each candidate from the trials before it.
 
+    Where a study has further objectives, of which a draft tells nothing, gates hold bounds only: whoever is dominated
+    in size, latency and accuracy may be the best in another.
+
     Args:
-        objectives: Size, latency and accuracy, with their bounds.
+        objectives: Size, latency and accuracy, with their bounds; further ones after them.
         baseline: The baseline's value of each.
         checks: When candidates are looked at.
         audit: Share of the candidates that a gate would stop which are let through, to measure how often gates are
@@ -60,7 +63,7 @@ class Gatekeeper:
         accuracies = [outcome.measurements["accuracy"] for outcome in outcomes]
         limits = [
             None if objective.bound is None else objective.bound.resolve(self.baseline[objective.name])
-            for objective in self.objectives
+            for objective in self.objectives[:_FIRST]
         ]
         most_bytes, most_ms, least_accuracy = limits
         return Gates(
@@ -77,8 +80,10 @@ class Gatekeeper:
         )
 
     def _front(self) -> tuple[Rival, ...]:
+        if len(self.objectives) > _FIRST:
+            return ()
         feasible = [record for record in self._evaluated if record.feasible]
-        values = [record.values(_NAMES) for record in feasible]
+        values = [record.values([objective.name for objective in self.objectives]) for record in feasible]
         mask = pareto_mask(values, self.objectives)
         return tuple(
             Rival(record.number, *point) for record, point, kept in zip(feasible, values, mask, strict=True) if kept
@@ -112,11 +117,12 @@ def report_gates(records: Sequence[TrialRecord], objectives: Sequence[Objective]
 
     Args:
         records: All trials of a study.
-        objectives: Size, latency and accuracy.
+        objectives: Those of the study.
     """
+    names = [objective.name for objective in objectives]
     # Among those that gates have seen: what was promoted since may have taken the place of any.
     feasible = [record for record in records if record.feasible and not record.is_promoted]
-    mask = pareto_mask([record.values(_NAMES) for record in feasible], objectives)
+    mask = pareto_mask([record.values(names) for record in feasible], objectives)
     front = {record.number for record, kept in zip(feasible, mask, strict=True) if kept}
     reports = []
     for gate in GATES:

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluators.several_targets import measured_on
+
 Direction = Literal["minimize", "maximize"]
 
 _UNITS: dict[str, dict[str, float]] = {
@@ -82,14 +84,47 @@ OBJECTIVES = (
     Objective("latency_ms", "minimize", "ms"),
     Objective("accuracy", "maximize", "1"),
 )
-"""The three objectives of every study, in the order of the values of a trial."""
+"""The three objectives that every study has, first in the order of the values of a trial."""
 
 LIMITS = (
     Objective("load_ms", "minimize", "ms"),
     Objective("session_peak_bytes", "minimize", "bytes"),
     Objective("energy_mj", "minimize", "mJ"),
 )
-"""What may have a bound but is no objective; measured of a candidate only where it has one."""
+"""What may have a bound, and may be a further objective; measured of a candidate only where it has or is one."""
+
+_LATENCY_ON = measured_on("latency_ms", "")
+
+
+def latency_on(target: str) -> Objective:
+    """Return the latency on one target among several as an objective of its own, such as ``latency_ms@pi5``."""
+    return Objective(measured_on("latency_ms", target), "minimize", "ms")
+
+
+def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
+    """Return the objectives, without bounds, of which a study keeps the names.
+
+    Args:
+        names: Those of :data:`OBJECTIVES` first; then, in any order, those of :data:`LIMITS` and latencies on targets.
+
+    Raises:
+        ValueError: Where these are no names of objectives in that order.
+    """
+    further = {limit.name: limit for limit in LIMITS}
+    first = len(OBJECTIVES)
+    if tuple(names[:first]) != tuple(objective.name for objective in OBJECTIVES):
+        raise ValueError(f"size, latency and accuracy come first, not {', '.join(names[:first])}")
+    found = list(OBJECTIVES)
+    for name in names[first:]:
+        if name not in further and not name.startswith(_LATENCY_ON):
+            raise ValueError(f"{name!r} is no objective")
+        found.append(further.get(name) or latency_on(name.removeprefix(_LATENCY_ON)))
+    return tuple(found)
+
+
+def without_bounds(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
+    """Return objectives as they are without their bounds."""
+    return tuple(replace(objective, bound=None) for objective in objectives)
 
 
 def parse_bound(text: str | float, objective: Objective) -> Bound:

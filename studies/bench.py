@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CandidateFailure, TargetUnavailable, TaskError
+from ..errors import CandidateFailure, KaruiError, TargetUnavailable, TaskError
 from ..evaluators.accuracy import AccuracyEvaluator
 from ..evaluators.energy import EnergyEvaluator
 from ..evaluators.latency import LatencyEvaluator, measure_reference
@@ -24,7 +24,7 @@ from ..evaluators.size import SizeEvaluator
 from ..evaluators.targets import Target
 from ..evaluators.timing import TimingSettings
 from ..search.gates import Draft, Gates
-from ..search.objectives import Objective
+from ..search.objectives import LIMITS
 from ..search.passage import Passage
 from ..search.record import Outcome, TrialRecord
 from ..spaces.artifact import Artifact, StageRecord, file_digest
@@ -37,6 +37,8 @@ from .kept_outcomes import KeptOutcomes
 from .shared_files import SharedFiles
 from .spec import StudySpec
 from .watcher import WAITING
+
+_LIMITS = frozenset(limit.name for limit in LIMITS)
 
 
 def tell_nobody(stage: str) -> None:
@@ -94,7 +96,10 @@ class Bench:
         self.load: Evaluator = self.targets.evaluator(
             lambda _, target: LoadEvaluator(target, artifact, self.timing), "load_ratio"
         )
-        self.limited: tuple[Evaluator, ...] = tuple(map(self._evaluator_of, spec.bounds.limits()))
+        self._searched = (*spec.objectives(), *spec.limits())
+        self.limited: tuple[Evaluator, ...] = tuple(
+            self._evaluator_of(limit.name) for limit in self._searched if limit.name in _LIMITS
+        )
         self.latency: Evaluator
         self._draft_latency: Evaluator
         self.test_latency: Evaluator
@@ -111,7 +116,16 @@ class Bench:
         latency = self.targets.measure_references(self._measure_reference)
         accuracy = self._measure_accuracy(self.accuracy)
         limited = (item for evaluator in self.limited for item in evaluator.measure(self.artifact))
-        return {item.name: item for item in (*self.size.measure(self.artifact), *latency, *accuracy, *limited)}
+        found = {item.name: item for item in (*self.size.measure(self.artifact), *latency, *accuracy, *limited)}
+        if (missing := self._missing(found)) is not None:
+            raise KaruiError(
+                f"{missing} is searched for or has a bound, and cannot be measured on this study's target",
+                where=f"study {self._spec.name}",
+                expected="a target that tells it, such as this machine or one that ssh reaches",
+                got="no such number for the baseline",
+                remedy=f"take what stands for {missing} out of further_objectives and out of [bounds]",
+            )
+        return found
 
     def measure_baseline_on_test(self) -> None:
         """Measure the baseline on the test split, when the front is: not before.
@@ -159,12 +173,12 @@ class Bench:
         settings = {"baseline": self.artifact.digest, "ms": known_ms, "study": self._spec.meaning()}
         self._outcomes = KeptOutcomes(outcomes, settings, self.targets.fingerprint(baseline))
 
-    def _evaluator_of(self, limit: Objective) -> Evaluator:
-        """Return what measures a thing that the study bounds."""
-        if limit.name == "load_ms":
+    def _evaluator_of(self, name: str) -> Evaluator:
+        """Return what measures one of the things that a study may bound or search for beside the usual three."""
+        if name == "load_ms":
             return self.load
         batch = self.inputs[:1] if self._over_inputs else self.inputs
-        if limit.name == "session_peak_bytes":
+        if name == "session_peak_bytes":
             return self.targets.evaluator(lambda _, target: MemoryEvaluator(target, batch), "session_peak_ratio")
         return self.targets.evaluator(
             lambda _, target: EnergyEvaluator(target, self.artifact, batch, self.timing), "energy_ratio"
@@ -228,9 +242,15 @@ class Bench:
             begin = time.perf_counter()
             measurements |= {item.name: item for item in evaluator.measure(artifact)}
             stages.append(StageRecord(evaluator.name, time.perf_counter() - begin, cached=False))
+        if (missing := self._missing(measurements)) is not None:
+            raise CandidateFailure("measuring", f"its target told no {missing}, though it did for the baseline")
         outcome = Outcome(measurements, artifact.digest)
         self._outcomes.keep(outcome)
         return outcome
+
+    def _missing(self, measurements: Mapping[str, Measurement]) -> str | None:
+        """Return the name of an objective, or of something with a bound, that was not told; None where all were."""
+        return next((item.name for item in self._searched if item.name not in measurements), None)
 
     def _pass_draft(self, candidate: Candidate, gates: Gates, passage: Passage) -> list[StageRecord]:
         """Measure what can be measured before training, where there is any, and meet the gates with it."""

@@ -16,6 +16,7 @@ from ..evaluators.targets import TARGETS, Target
 from ..evaluators.undisturbed import Elsewhere, Undisturbed
 from .same_kind import describe_difference
 from .spec import StudySpec
+from .target_spec import EACH
 
 T = TypeVar("T")
 
@@ -48,7 +49,9 @@ class BenchTargets:
             each.name: each.open(threads, provider, runtime, spec.folder, tell) for each in told
         } or {_HERE: TARGETS[_HERE](threads=threads, provider=provider, runtime=runtime)}
         self._here = {each.name for each in told if each.kind == _HERE} if told else {_HERE}
-        self._objective = spec.latency.objective or next(iter(self._targets))
+        # Where each counts, the first one's milliseconds stand for latency; the others have names of their own.
+        named = None if spec.latency.objective == EACH else spec.latency.objective
+        self._objective = named or next(iter(self._targets))
         self._lock = lock
         self._waits = waits
 

@@ -16,15 +16,15 @@ from ..errors import OutputError
 from ..evaluators.measurement import Measurement
 from ..search.front import pareto_mask
 from ..search.noise import cover, front_probability
-from ..search.objectives import OBJECTIVES
+from ..search.objectives import OBJECTIVES, Objective
 from ..search.record import TrialRecord, utc_now
 from ..spaces.artifact import Artifact, file_digest
 from .certification import HOLDS, Certification, Mark
 from .folder import RunFolder, write_atomically
 from .marks import marks_of, summarize
-from .remeasuring import Fresh, MeasuredAgain
-from .tables import OBJECTIVE_NAMES, measurement_columns
+from .remeasuring import Fresh, MeasuredAgain, objectives_of
 from .tables import TEST_ACCURACY as TEST_ACCURACY
+from .tables import measurement_columns, names_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,13 +144,14 @@ def _points(
 ) -> list[FrontPoint]:
     """Return the points of the front and those of its edge that nothing dominates, smallest file first."""
     values, spreads = [fresh.values for fresh in found], [fresh.spreads for fresh in found]
-    likely = front_probability(values, spreads, OBJECTIVES)
-    undominated = pareto_mask(values, OBJECTIVES)
+    objectives = objectives_of(found)
+    likely = front_probability(values, spreads, objectives)
+    undominated = pareto_mask(values, objectives)
     rows = [index for index, fresh in enumerate(found) if fresh.record.number in own or undominated[index]]
-    rows.sort(key=lambda index: found[index].record.values(OBJECTIVE_NAMES))
+    rows.sort(key=lambda index: found[index].record.values(names_of(objectives)))
     kept = [found[index] for index in rows]
     marks = marks_of(kept, baseline)
-    covering = cover([fresh.values for fresh in kept], [fresh.spreads for fresh in kept], OBJECTIVES)
+    covering = cover([fresh.values for fresh in kept], [fresh.spreads for fresh in kept], objectives)
     names = [f"p{rank:02d}" for rank in range(1, len(kept) + 1)]
     return [
         FrontPoint(
@@ -196,7 +197,12 @@ def _front_row(point: FrontPoint, baseline: Mapping[str, Measurement]) -> dict[s
     }
 
 
-def describe_point(point: FrontPoint, study: str, baseline: Mapping[str, Measurement]) -> dict[str, Any]:
+def describe_point(
+    point: FrontPoint,
+    study: str,
+    baseline: Mapping[str, Measurement],
+    objectives: Sequence[Objective] = OBJECTIVES,
+) -> dict[str, Any]:
     """Return the configuration of a point: candidate, every measurement with its conditions, versions, digests."""
     outcome = point.record.outcome
     return {
@@ -209,6 +215,7 @@ def describe_point(point: FrontPoint, study: str, baseline: Mapping[str, Measure
         "parameters": dict(point.record.parameters),
         "measurements": {name: item.to_dict() for name, item in point.measurements.items()},
         "baseline": {name: item.to_dict() for name, item in baseline.items()},
+        "objectives": list(names_of(objectives)),
         "holds": point.holds,
         "mark": point.mark,
         "front_probability": point.front_probability,
@@ -219,10 +226,15 @@ def describe_point(point: FrontPoint, study: str, baseline: Mapping[str, Measure
     }
 
 
-def write_descriptions(points: Sequence[FrontPoint], study: str, baseline: Mapping[str, Measurement]) -> None:
+def write_descriptions(
+    points: Sequence[FrontPoint],
+    study: str,
+    baseline: Mapping[str, Measurement],
+    objectives: Sequence[Objective] = OBJECTIVES,
+) -> None:
     """Write each point's configuration beside its file."""
     for point in points:
-        text = json.dumps(describe_point(point, study, baseline), indent=2, ensure_ascii=False)
+        text = json.dumps(describe_point(point, study, baseline, objectives), indent=2, ensure_ascii=False)
         write_atomically(point.file.with_suffix(".json"), text.encode())
 
 

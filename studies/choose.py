@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,10 +13,11 @@ from ..errors import KaruiError, NothingFits
 from ..search.front import knee_index
 from ..search.objectives import Objective
 from .bundle.export import export_bundle
+from .further import further_of
 from .judge import Budget as Budget
 from .judge import JudgedFront, judge_front
 from .judge import accuracy_column as accuracy_column
-from .read import Results, find_results, read_baseline_measurements, read_front
+from .read import Results, find_results, read_baseline_measurements, read_front, read_objectives
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +29,12 @@ Preference = Literal["size", "latency", "accuracy", "knee"]
 
 
 def pick_point(
-    front: pd.DataFrame, budget: Budget, prefer: Preference, baseline: dict[str, float], point: str | None = None
+    front: pd.DataFrame,
+    budget: Budget,
+    prefer: Preference,
+    baseline: dict[str, float],
+    point: str | None = None,
+    further: Sequence[Objective] = (),
 ) -> pd.Series[Any]:
     """Return the row of the front that keeps the budget and is preferred, or is named.
 
@@ -35,9 +42,10 @@ def pick_point(
         front: As :func:`karui.load_front` returns it.
         budget: The bounds.
         prefer: ``size``, ``latency`` or ``accuracy`` (best in that one, ties by the others), or ``knee`` (the best
-            compromise, see :func:`karui.search.front.knee_index`).
+            compromise in all that was searched for, see :func:`karui.search.front.knee_index`).
         baseline: The baseline's values by name, see :func:`judge_front`.
         point: Name of the point, such as ``p07``, instead of a preference; it has to keep the budget as well.
+        further: What the study searched for beside size, latency and accuracy.
 
     Raises:
         NothingFits: Where no point keeps the budget; it says which bound fails by how much, and the nearest points.
@@ -45,10 +53,10 @@ def pick_point(
     """
     if point is not None:
         front = _named(front, point)
-    judged = judge_front(front, budget, baseline)
+    judged = judge_front(front, budget, baseline, further)
     if not len(judged.fitting):
         raise _nothing_fits(judged, point)
-    return front.iloc[int(judged.fitting[_preferred(judged.values[judged.fitting], prefer, judged.objectives)])]
+    return front.iloc[int(judged.fitting[_preferred(judged, prefer)])]
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Choice:
         prefer: What was preferred; None where the point was named.
         baseline: The baseline's measurements by name.
         results: Where all of that lies.
+        further: What the study searched for beside size, latency and accuracy.
     """
 
     row: pd.Series[Any]
@@ -70,6 +79,7 @@ class Choice:
     prefer: Preference | None
     baseline: dict[str, Measurement]
     results: Results
+    further: tuple[Objective, ...] = ()
 
 
 def choose(
@@ -83,9 +93,10 @@ def choose(
     """Choose one point of a study's front; see :func:`pick`."""
     results = find_results(study, out, storage)
     front, baseline = read_front(results), read_baseline_measurements(results)
+    further = further_of(read_objectives(results))
     budget = Budget() if budget is None else budget
-    row = pick_point(front, budget, prefer, {name: item.value for name, item in baseline.items()}, point)
-    return Choice(row, front, budget, prefer if point is None else None, baseline, results)
+    row = pick_point(front, budget, prefer, {name: item.value for name, item in baseline.items()}, point, further)
+    return Choice(row, front, budget, prefer if point is None else None, baseline, results, further)
 
 
 def export_choice(choice: Choice, destination: Path, artifacts: str | Path | None = None) -> None:
@@ -136,10 +147,10 @@ def pick(
     return choice.row
 
 
-def _preferred(values: np.ndarray[Any, Any], prefer: Preference, objectives: tuple[Objective, ...]) -> int:
+def _preferred(judged: JudgedFront, prefer: Preference) -> int:
     if prefer == "knee":
-        return knee_index(values.tolist(), objectives)
-    losses = values * np.array([1.0, 1.0, -1.0])
+        return knee_index(judged.searched_values[judged.fitting], judged.searched)
+    losses = judged.values[judged.fitting] * np.array([1.0, 1.0, -1.0])
     first = ("size", "latency", "accuracy").index(prefer)
     others = [column for column in (2, 1, 0) if column != first]
     return int(np.lexsort([losses[:, column] for column in [*reversed(others), first]])[0])

@@ -104,7 +104,8 @@ def front(
 ) -> None:
     """Print the Pareto front of a study: every point's size, speed and accuracy."""
     from .certification import read_certification
-    from .read import find_results, read_front
+    from .further import further_of
+    from .read import find_results, read_front, read_objectives
 
     results = find_results(study, out, storage)
     table = read_front(results)
@@ -114,7 +115,7 @@ def front(
         sys.stdout.write(table.to_json(orient="records", indent=2) + "\n")
     else:
         console = Console()
-        console.print(front_view(table), soft_wrap=True)
+        console.print(front_view(table, further_of(read_objectives(results))), soft_wrap=True)
         if len(table) and "test_accuracy" not in table.columns:
             console.print("The front so far, by validation accuracy: the search has not finished.")
         elif len(table) and (certification := read_certification(results.folder)) is not None:
@@ -248,6 +249,7 @@ def _print_error(error: KaruiError) -> None:
 
 def _show_result(console: Console, result: StudyResult) -> None:
     from ..search.gatekeeper import describe_reports
+    from .further import further_of
 
     console.print(f"{result.ending}; {len(result.trials)} trials", highlight=False)
     if told := describe_reports(result.gates):
@@ -257,9 +259,9 @@ def _show_result(console: Console, result: StudyResult) -> None:
 
         console.print("No candidate keeps every bound. The nearest:", highlight=False)
         for record in result.nearest:
-            console.print(Text(f"  {describe_values(record)}"))
+            console.print(Text(f"  {describe_values(record, result.objectives)}"))
         return
-    console.print(front_view(result.front), soft_wrap=True)
+    console.print(front_view(result.front, further_of(result.objectives)), soft_wrap=True)
     if result.certification is not None:
         console.print(result.certification.describe(), highlight=False, soft_wrap=True)
     console.print(Text(f"results: {result.folder}/ (front.csv, front.png, trials.csv, front/*.onnx)"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from ..evaluators.measurement import Measurement
 from ..search.front import hypervolume
-from ..search.objectives import OBJECTIVES, as_losses
+from ..search.objectives import OBJECTIVES, Objective, as_losses
 from .common_candidates import CommonCandidates, compare_common
-from .read import find_results, read_baseline_measurements, read_front, read_trials
+from .further import further_of, title_of
+from .read import find_results, read_baseline_measurements, read_front, read_objectives, read_trials
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,7 @@ class Run:
         front: As :func:`karui.load_front` returns it.
         trials: As ``trials.csv`` holds them.
         baseline: The baseline's measurements by name.
+        objectives: What its study searched for.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Run:
     front: pd.DataFrame
     trials: pd.DataFrame
     baseline: Mapping[str, Measurement]
+    objectives: tuple[Objective, ...] = OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Side:
         latency_shares: Latencies as shares of its own baseline's.
         accuracies: Accuracies, on the split that both runs know.
         accuracy_spreads: Half widths of their 95 % intervals; 0 where they are not known.
-        covered: Which of the points a point of the other run is at least as good as in all three.
+        covered: Which of the points a point of the other run is at least as good as in all objectives.
         hypervolume: Of the front, both runs by the same reference; see :func:`karui.search.front.hypervolume`.
         baseline_bytes: Size of its baseline.
         baseline_ms: Latency of its baseline.
@@ -122,23 +125,26 @@ def load_run(study: str | Path) -> Run:
     """
     results = find_results(study)
     front, baseline = read_front(results), read_baseline_measurements(results)
-    return Run(results.name, results.folder.path, front, read_trials(results), baseline)
+    return Run(results.name, results.folder.path, front, read_trials(results), baseline, read_objectives(results))
 
 
 def compare_runs(first: Run, second: Run) -> Comparison:
     """Compare two runs.
 
     Sizes and latencies are compared as shares of each run's own baseline, since only ratios are measured; where both
-    have the same baseline and kind of device, they can be read as bytes and milliseconds as well. Which points the
+    have the same baseline and kind of device, they can be read as bytes and milliseconds as well. Further objectives
+    count, as shares likewise, where both studies have the same ones. Which points the
     other run covers is told by C(A, B), the share of B that a point of A weakly dominates (Zitzler and Thiele, IEEE
     Transactions on Evolutionary Computation 1999).
     """
     on_test = all("test_accuracy" in run.front.columns for run in (first, second))
     column = "test_accuracy" if on_test else "accuracy"
-    values = [_values(run, column) for run in (first, second)]
-    reference = (1.0, 1.0, min(run.baseline[column].value for run in (first, second)))
+    objectives = first.objectives if first.objectives == second.objectives else OBJECTIVES
+    values = [_values(run, column, objectives) for run in (first, second)]
+    least = min(run.baseline[column].value for run in (first, second))
+    reference = [least if objective.name == "accuracy" else 1.0 for objective in objectives]
     sides = [
-        _side(run, column, own, covered_by(own, other), hypervolume(own, reference))
+        _side(run, column, own, covered_by(own, other, objectives), hypervolume(own, reference, objectives))
         for run, own, other in ((first, values[0], values[1]), (second, values[1], values[0]))
     ]
     same_baseline = _digest(first) == _digest(second)
@@ -154,28 +160,30 @@ def compare_runs(first: Run, second: Run) -> Comparison:
     )
 
 
-def covered_by(points: Floats, others: Floats) -> tuple[bool, ...]:
+def covered_by(points: Floats, others: Floats, objectives: Sequence[Objective] = OBJECTIVES) -> tuple[bool, ...]:
     """Say which points some other point is at least as good as in every objective.
 
     Args:
-        points: Shape (n, 3): size, latency, accuracy.
-        others: Shape (m, 3).
+        points: Shape (n, n_objectives): size, latency, accuracy, and so on.
+        others: Shape (m, n_objectives).
+        objectives: The columns' objectives.
     """
-    own, theirs = as_losses(points, OBJECTIVES), as_losses(others, OBJECTIVES)
+    own, theirs = as_losses(points, objectives), as_losses(others, objectives)
     return tuple(bool((theirs <= point).all(axis=1).any()) for point in own)
 
 
-def _values(run: Run, column: str) -> Floats:
+def _values(run: Run, column: str, objectives: Sequence[Objective]) -> Floats:
     if not len(run.front):
-        return np.empty((0, 3))
+        return np.empty((0, len(objectives)))
     sizes = run.front["size_bytes"] / run.baseline["size_bytes"].value
-    return np.column_stack([sizes, run.front["latency_ratio"], run.front[column]]).astype(np.float64)
+    further = [run.front[item.name] / run.baseline[item.name].value for item in further_of(objectives)]
+    return np.column_stack([sizes, run.front["latency_ratio"], run.front[column], *further]).astype(np.float64)
 
 
 def _side(run: Run, column: str, values: Floats, covered: tuple[bool, ...], volume: float) -> Side:
     front, spread = run.front, f"{column}_spread"
     spreads = front[spread].fillna(0.0).tolist() if spread in front.columns else [0.0] * len(front)
-    sizes, latencies, accuracies = (tuple(float(value) for value in row) for row in values.T)
+    sizes, latencies, accuracies = (tuple(float(value) for value in row) for row in values.T[: len(OBJECTIVES)])
     return Side(
         name=run.name,
         path=str(run.path),
@@ -205,8 +213,17 @@ def _differing(first: Run, second: Run) -> str:
     return ", ".join(f"{key} {one.get(key)!r} and {other.get(key)!r}" for key in keys)
 
 
+def _notes_on_objectives(first: Run, second: Run) -> list[str]:
+    """Return in a sentence what is compared beside size, latency and accuracy, or why nothing is."""
+    one, other = (", ".join(title_of(objective) for objective in further_of(run.objectives)) for run in (first, second))
+    if first.objectives != second.objectives:
+        told = f"the one for {one or 'nothing more'}, the other for {other or 'nothing more'}"
+        return [f"The studies searched for other things ({told}): only size, latency and accuracy are compared."]
+    return [f"Covered points and hypervolumes count {one} as well."] if one else []
+
+
 def _notes(first: Run, second: Run, column: str, same_baseline: bool, differing: str) -> list[str]:
-    notes = []
+    notes: list[str] = []
     if differing:
         notes.append(f"The devices differ ({differing}): only ratios to each run's own baseline are compared.")
     if not same_baseline:
@@ -219,6 +236,7 @@ def _notes(first: Run, second: Run, column: str, same_baseline: bool, differing:
             f"One baseline, one kind of device. Latencies are ratios to the baseline, shown as milliseconds by A's "
             f"{one:.4g} ms; B's baseline took {other:.4g} ms."
         )
+    notes += _notes_on_objectives(first, second)
     if column == "accuracy":
         notes.append("Accuracies are those of the validation split: not both fronts were measured on the test split.")
     metrics, counts = (

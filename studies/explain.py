@@ -12,6 +12,7 @@ from ..search.front import knee_shares
 from ..search.objectives import as_losses
 from .bundle.model_card import standing
 from .choose import Choice
+from .further import title_of
 from .judge import JudgedFront, judge_front
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def find_neighbours(judged: JudgedFront, chosen: int) -> tuple[Neighbour | None,
 def explain_choice(choice: Choice) -> list[str]:
     """Return sentences: why this point, what bounds leave out, and what its neighbours would give and cost."""
     baseline = {name: item.value for name, item in choice.baseline.items()}
-    judged = judge_front(choice.front, choice.budget, baseline)
+    judged = judge_front(choice.front, choice.budget, baseline, choice.further)
     chosen = judged.table["point"].tolist().index(choice.row["point"])
     neighbours = find_neighbours(judged, chosen)
     return [
@@ -124,18 +125,20 @@ def _why(judged: JudgedFront, chosen: int, choice: Choice) -> list[str]:
     if choice.prefer != "knee":
         word = {"size": "smallest", "latency": "fastest", "accuracy": "most accurate"}[choice.prefer]
         return [f"{name} is the {word} of {among}, of {len(judged.table)} on the front."]
-    shares = knee_shares(judged.values[fitting], judged.objectives)
+    shares = knee_shares(judged.searched_values[fitting], judged.searched)
     distances = np.linalg.norm(shares, axis=1)
     place = fitting.tolist().index(chosen)
-    size, latency, accuracy = shares[place]
+    size, latency, accuracy, *others = shares[place]
+    further = "".join(f", {share:.2f} in {title_of(item)}" for item, share in zip(judged.further, others, strict=True))
+    all_of_them = "All three" if not others else f"All {len(judged.searched)} objectives"
     second = int(np.argsort(np.where(np.arange(len(fitting)) == place, np.inf, distances), kind="stable")[0])
     return [
         f"{name} is the best compromise among {among}, of {len(judged.table)} on the front. From 0, the best of them, "
         f"to 1, the worst, it lies at {size:.2f} in size, {latency:.2f} in latency (both by their logarithm) and "
-        f"{accuracy:.2f} in accuracy: {distances[place]:.2f} away from a point that were best in all. Next comes "
-        f"{judged.table.iloc[int(fitting[second])]['point']}, {distances[second]:.2f} away.",
-        "That is compromise programming (Yu 1973, Zeleny 1973), Euclidean distance. All three count alike, from best "
-        "to worst of what the budget leaves: where a few points of accuracy decide, say so with --min-accuracy.",
+        f"{accuracy:.2f} in accuracy{further}: {distances[place]:.2f} away from a point that were best in all. Next "
+        f"comes {judged.table.iloc[int(fitting[second])]['point']}, {distances[second]:.2f} away.",
+        f"That is compromise programming (Yu 1973, Zeleny 1973), Euclidean distance. {all_of_them} count alike, from "
+        "best to worst of what the budget leaves: where a few points of accuracy decide, say so with --min-accuracy.",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from ..search.front import hypervolume
+from ..search.objectives import OBJECTIVES, Objective
+from .further import further_of, title_of
+from .growth import FrontGrowth
 from .plots import FrontNumbers, draw_front, front_numbers
-from .read import find_results, read_baseline_measurements, read_front, read_trials
+from .read import find_results, read_baseline_measurements, read_front, read_objectives, read_trials
 from .result import StudyResult
-from .tables import OBJECTIVE_NAMES
+from .tables import names_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,25 +39,22 @@ class HypervolumeNumbers:
     hypervolumes: tuple[float, ...]
 
 
-def hypervolume_numbers(trials: pd.DataFrame, baseline: dict[str, float]) -> HypervolumeNumbers:
+def hypervolume_numbers(
+    trials: pd.DataFrame, baseline: dict[str, float], objectives: Sequence[Objective] = OBJECTIVES
+) -> HypervolumeNumbers:
     """Return how the hypervolume grew from one evaluated candidate to the next.
 
     Args:
         trials: As in ``trials.csv``.
         baseline: The baseline's values by name; see :func:`karui.search.front.hypervolume`.
+        objectives: Those of the study.
     """
-    reference = [baseline[name] for name in OBJECTIVE_NAMES]
-    best: list[tuple[float, ...]] = []
-    volumes: list[float] = []
+    names = names_of(objectives)
+    growth = FrontGrowth([baseline[name] for name in names], objectives)
     rows = trials[trials["state"] == "evaluated"].sort_values("trial") if len(trials) else trials
     for _, row in rows.iterrows():
-        values = tuple(float(row[name]) for name in OBJECTIVE_NAMES)
-        volume = volumes[-1] if volumes else 0.0
-        if bool(row["feasible"]) and not any(_covers(other, values) for other in best):
-            best = [other for other in best if not _covers(values, other)] + [values]
-            volume = hypervolume(best, reference)
-        volumes.append(volume)
-    return HypervolumeNumbers(tuple(range(1, len(volumes) + 1)), tuple(volumes))
+        growth.add(int(row["trial"]), [float(row[name]) for name in names], bool(row["feasible"]))
+    return HypervolumeNumbers(tuple(range(1, len(growth.volumes) + 1)), tuple(growth.volumes))
 
 
 def plot_front(
@@ -106,20 +106,17 @@ def plot_hypervolume(
         KaruiError: Where there is nothing to read.
     """
     _, trials, baseline = _read(study, out, storage)
-    numbers = hypervolume_numbers(trials, {name: item.value for name, item in baseline.items()})
+    found = study.objectives if isinstance(study, StudyResult) else read_objectives(find_results(study, out, storage))
+    numbers = hypervolume_numbers(trials, {name: item.value for name, item in baseline.items()}, found)
     axes = _axes(ax)
     axes.step(numbers.evaluated, numbers.hypervolumes, where="post", color="#0072B2", linewidth=1.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("candidates evaluated")
-    axes.set_ylabel("hypervolume (log size, log latency, validation)")
+    further = "".join(f", log {title_of(objective)}" for objective in further_of(found))
+    axes.set_ylabel(f"hypervolume (log size, log latency, validation{further})")
     axes.set_ylim(bottom=0.0)
     axes.grid(True, linewidth=0.3, alpha=0.6)
     return axes
-
-
-def _covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Say whether a point is at least as good as another in everything."""
-    return one[0] <= other[0] and one[1] <= other[1] and one[2] >= other[2]
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from ..search.gatekeeper import GateReport, report_gates
+from ..search.objectives import without_bounds
 from ..search.record import TrialRecord, read_records
 from .bundle.samples import write_samples
 from .certification import read_certification, write_certification
@@ -58,19 +59,19 @@ class Finish:
             TargetUnavailable: Where a target does not answer.
             KaruiError: Where the target or the task is at fault.
         """
-        bench = self.bench
+        bench, objectives = self.bench, self.spec.objectives()
         records = read_records(self.study)
-        front = front_records(records)
+        front = front_records(records, objectives)
         mark = certified_mark(records, front)
         if waited and self.folder.certified.exists() and self.folder.certified.read_text() == mark:
             return self._result_of_another(records, ending)
-        wanted = files_to_measure(front, edge_records(records), bench)
+        wanted = files_to_measure(front, edge_records(records, objectives=objectives), bench)
         edge = f" and {len(wanted) - len(front)} from its edge" if len(wanted) > len(front) else ""
         self.watcher.phase(f"measuring the front again, {len(front)} files{edge}, on the test split")
         with bench.lock.working():
             bench.measure_baseline_on_test()
         note_baseline(self.study, bench.artifact.digest, bench.baseline)
-        again = measure_again(wanted, bench, workbench, self.watcher.happened)
+        again = measure_again(wanted, bench, workbench, self.watcher.happened, objectives)
         with bench.lock.working():
             certified = certify(front, again, bench.baseline, self.folder, bench.targets.conditions())
             result = self._keep(certified, records, ending)
@@ -80,18 +81,20 @@ class Finish:
     def _keep(self, certified: Certified, records: Sequence[TrialRecord], ending: str) -> StudyResult:
         bench = self.bench
         points, certification = certified.points, certified.certification
-        write_descriptions(points, self.spec.name, bench.baseline)
+        write_descriptions(points, self.spec.name, bench.baseline, self.spec.objectives())
         write_samples(bench.task, [point.file for point in points], self.folder)
         table = front_table(points, bench.baseline)
         write_csv(table, self.folder.front_csv)
-        trials = trials_table(records)
+        trials = trials_table(records, self.spec.objectives())
         write_csv(trials, self.folder.trials_csv)
         write_certification(self.folder, certification)
         self._plot(table, trials)
         ending = "; ".join([ending, *certification.lost])
         nearest = () if points else nearest_records(records, self.spec, bench.baseline)
-        gates = self._gates(records)
-        return StudyResult(self.folder.path, table, trials, bench.baseline, ending, nearest, gates, certification)
+        gates, objectives = self._gates(records), without_bounds(self.spec.objectives())
+        return StudyResult(
+            self.folder.path, table, trials, bench.baseline, ending, nearest, gates, certification, objectives
+        )
 
     def _result_of_another(self, records: Sequence[TrialRecord], ending: str) -> StudyResult:
         from .read import read_front_table
@@ -100,13 +103,13 @@ class Finish:
         known = read_baseline(self.study)
         baseline = known[1] if known else self.bench.baseline
         nearest = () if len(table) else nearest_records(records, self.spec, baseline)
-        trials = trials_table(records)
+        trials = trials_table(records, self.spec.objectives())
         certification = read_certification(self.folder)
-        gates = self._gates(records)
-        return StudyResult(self.folder.path, table, trials, baseline, ending, nearest, gates, certification)
+        gates, objectives = self._gates(records), without_bounds(self.spec.objectives())
+        return StudyResult(self.folder.path, table, trials, baseline, ending, nearest, gates, certification, objectives)
 
     def _gates(self, records: Sequence[TrialRecord]) -> tuple[GateReport, ...]:
-        return report_gates(records, self.spec.bounds.objectives())
+        return report_gates(records, self.spec.objectives())
 
     def _plot(self, front: pd.DataFrame, trials: pd.DataFrame) -> None:
         from .plots import front_numbers, save_front

@@ -8,19 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..search.front import hypervolume, pareto_mask
-from ..search.objectives import OBJECTIVES
+from ..search.objectives import OBJECTIVES, Objective, as_losses
 
 
 class FrontGrowth:
     """Takes in measured trials one by one; what others of the front cover costs next to nothing.
 
     Args:
-        baseline: The baseline's size, latency and accuracy.
+        baseline: The baseline's value of each objective.
+        objectives: Those of the study.
     """
 
-    def __init__(self, baseline: Sequence[float]) -> None:
+    def __init__(self, baseline: Sequence[float], objectives: Sequence[Objective] = OBJECTIVES) -> None:
         self._baseline = baseline
-        self._front: NDArray[np.float64] = np.empty((0, 3))
+        self._objectives = objectives
+        self._front: NDArray[np.float64] = np.empty((0, len(objectives)))
         self.volumes: list[float] = []
         self.seen: set[int] = set()
 
@@ -29,7 +31,7 @@ class FrontGrowth:
 
         Args:
             number: Its number.
-            values: Its size, latency and accuracy.
+            values: Its value of each objective.
             feasible: Whether it keeps every bound; otherwise it adds nothing.
         """
         self.seen.add(number)
@@ -37,10 +39,10 @@ class FrontGrowth:
         volume = self.volumes[-1] if self.volumes else 0.0
         if feasible and not self._is_covered(point):
             front = np.vstack([self._front, point])
-            self._front = front[pareto_mask(front, OBJECTIVES)]
-            volume = hypervolume(self._front, self._baseline)
+            self._front = front[pareto_mask(front, self._objectives)]
+            volume = hypervolume(self._front, self._baseline, self._objectives)
         self.volumes.append(volume)
 
     def _is_covered(self, point: NDArray[np.float64]) -> bool:
-        no_larger = (self._front[:, :2] <= point[:2]).all(axis=1)
-        return bool((no_larger & (self._front[:, 2] >= point[2])).any())
+        front, own = as_losses(self._front, self._objectives), as_losses(point[None], self._objectives)
+        return bool((front <= own).all(axis=1).any())

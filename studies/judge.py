@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ class JudgedFront:
         objectives: The three, with the budget's bounds.
         baseline: The baseline's values by the objectives' names.
         violations: By what share each point breaks each bound, shape (n_points, 3); 0 or less where it keeps it.
+        further: What the study searched for beside the three; it has no bounds here.
     """
 
     table: pd.DataFrame
@@ -68,6 +70,18 @@ class JudgedFront:
     objectives: tuple[Objective, ...]
     baseline: dict[str, float]
     violations: Floats
+    further: tuple[Objective, ...] = ()
+
+    @property
+    def searched(self) -> tuple[Objective, ...]:
+        """Everything that the study searched for."""
+        return (*self.objectives, *self.further)
+
+    @property
+    def searched_values(self) -> Floats:
+        """Each point's value of each of these, shape (n_points, n_objectives)."""
+        further = self.table[[objective.name for objective in self.further]].to_numpy(dtype=np.float64)
+        return np.hstack([self.values, further])
 
     @property
     def fitting(self) -> NDArray[np.intp]:
@@ -75,7 +89,9 @@ class JudgedFront:
         return np.flatnonzero((self.violations <= 0).all(axis=1))
 
 
-def judge_front(front: pd.DataFrame, budget: Budget, baseline: dict[str, float]) -> JudgedFront:
+def judge_front(
+    front: pd.DataFrame, budget: Budget, baseline: dict[str, float], further: Sequence[Objective] = ()
+) -> JudgedFront:
     """Return a front with how far each point keeps a budget.
 
     Accuracy is that of the test split where the front has it, which the search never saw.
@@ -84,6 +100,7 @@ def judge_front(front: pd.DataFrame, budget: Budget, baseline: dict[str, float])
         front: As :func:`karui.load_front` returns it.
         budget: The bounds.
         baseline: The baseline's values by name, for bounds such as ``0.3x``; test accuracy is compared with its own.
+        further: What the study searched for beside size, latency and accuracy.
 
     Raises:
         NothingFits: Where the front is empty.
@@ -96,7 +113,7 @@ def judge_front(front: pd.DataFrame, budget: Budget, baseline: dict[str, float])
     baseline = {**baseline, "accuracy": baseline.get(accuracy_column(front), baseline["accuracy"])}
     values = front[list(columns)].to_numpy(dtype=np.float64)
     violations = np.array([_violations(row, objectives, baseline) for row in values])
-    return JudgedFront(front, columns, values, objectives, baseline, violations)
+    return JudgedFront(front, columns, values, objectives, baseline, violations, tuple(further))
 
 
 def accuracy_column(front: pd.DataFrame) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 from ..evaluators.measurement import Measurement
 from ..search.front import pareto_mask
 from ..search.noise import SPREAD_PER_DEVIATION, dominated_beyond_noise
-from ..search.objectives import OBJECTIVES
+from ..search.objectives import Objective
 from ..search.rank_correlation import kendall_tau
 from .certification import FELL_OFF, HOLDS, WITHIN_NOISE, Certification, Mark
-from .remeasuring import Fresh
+from .remeasuring import Fresh, objectives_of
 from .tables import TEST_ACCURACY
 
 RUN_TO_RUN = 0.05
@@ -29,18 +29,20 @@ ONE_SIDED = 0.025
 def marks_of(found: Sequence[Fresh], baseline: Mapping[str, Measurement]) -> list[Mark]:
     """Return the mark of every file, judged by what was measured again.
 
-    *holds*: no other file dominates it in size, latency and test accuracy. *within noise*: one does, but not beyond
-    noise. *fell off*: one does beyond noise (:func:`~karui.search.noise.dominated_beyond_noise`), or it is worse than
-    the search saw it, beyond noise (:func:`is_worse_than_seen`), whoever dominates it.
+    *holds*: no other file dominates it in the study's objectives, accuracy being that of the test split. *within
+    noise*: one does, but not beyond noise. *fell off*: one does beyond noise
+    (:func:`~karui.search.noise.dominated_beyond_noise`), or it is worse than the search saw it, beyond noise
+    (:func:`is_worse_than_seen`), whoever dominates it.
 
     Args:
         found: The files in the table of the front.
         baseline: The baseline's measurements, test accuracy included.
     """
     values, spreads = [fresh.values for fresh in found], [fresh.spreads for fresh in found]
-    front = pareto_mask(values, OBJECTIVES)
-    beaten = dominated_beyond_noise(values, spreads, OBJECTIVES)
-    comparisons = 2 * len(found)
+    objectives = objectives_of(found)
+    front = pareto_mask(values, objectives)
+    beaten = dominated_beyond_noise(values, spreads, objectives)
+    comparisons = (1 + len(_latencies(objectives))) * len(found)
     fallen = [
         is_beaten or is_worse_than_seen(fresh, baseline, comparisons)
         for fresh, is_beaten in zip(found, beaten, strict=True)
@@ -66,13 +68,19 @@ def is_worse_than_seen(fresh: Fresh, baseline: Mapping[str, Measurement], compar
     """
     known = fresh.record.outcome.measurements if fresh.record.outcome else {}
     times = NormalDist().inv_cdf(1.0 - ONE_SIDED / max(1, comparisons)) / SPREAD_PER_DEVIATION
-    before, after = known["latency_ms"], fresh.measurements["latency_ms"]
-    noise = math.hypot(before.spread, after.spread, RUN_TO_RUN * before.value)
-    if after.value - before.value > times * noise:
-        return True
+    for name in _latencies(fresh.objectives):
+        before, after = known[name], fresh.measurements[name]
+        noise = math.hypot(before.spread, after.spread, RUN_TO_RUN * before.value)
+        if after.value - before.value > times * noise:
+            return True
     four = (known["accuracy"], baseline["accuracy"], fresh.measurements[TEST_ACCURACY], baseline[TEST_ACCURACY])
     noise = math.hypot(*(item.spread for item in four))
     return accuracy_fall(fresh, baseline) > times * noise
+
+
+def _latencies(objectives: Sequence[Objective]) -> list[str]:
+    """Return the names of the objectives that are latencies: one, or one on each target."""
+    return [objective.name for objective in objectives if objective.name.startswith("latency_ms")]
 
 
 def accuracy_fall(fresh: Fresh, baseline: Mapping[str, Measurement]) -> float:

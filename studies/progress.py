@@ -16,11 +16,13 @@ from rich.text import Text
 
 from ..evaluators.telling import FOR_DEVICE
 from ..search.front import hypervolume
+from ..search.objectives import OBJECTIVES, Objective
 from ..search.record import TrialRecord
 from ..spaces.candidate import Candidate
 from ..spaces.stage_cache import WAITING
+from .further import further_text
 from .spec import StudySpec
-from .tables import OBJECTIVE_NAMES
+from .tables import OBJECTIVE_NAMES, names_of
 
 
 class ProgressView:
@@ -116,6 +118,10 @@ class ProgressView:
             self.phase(f"promoting the front: {candidates}, trained anew for {times}")
 
     @property
+    def _objectives(self) -> tuple[Objective, ...]:
+        return OBJECTIVES if self._spec is None else self._spec.objectives()
+
+    @property
     def _done(self) -> int:
         return self._counts["evaluated"] + self._counts["failed"]
 
@@ -127,8 +133,9 @@ class ProgressView:
         else:
             self._counts[record.state] += 1
         if record.feasible:
-            self._values.append(record.values(OBJECTIVE_NAMES))
-            self._volume = hypervolume(self._values, [self._baseline[name] for name in OBJECTIVE_NAMES])
+            names = names_of(self._objectives)
+            self._values.append(record.values(names))
+            self._volume = hypervolume(self._values, [self._baseline[name] for name in names], self._objectives)
 
     def _say(self, text: str) -> None:
         if not self._console.is_terminal:
@@ -143,7 +150,8 @@ class ProgressView:
             return f"{head}: {at}: {record.reason}"
         size, latency, accuracy = record.values(OBJECTIVE_NAMES)
         speed = self._baseline["latency_ms"] / latency
-        mark = "" if record.feasible else ", breaks a bound"
+        further = further_text(record, self._objectives)
+        mark = f"{', ' if further else ''}{further}{'' if record.feasible else ', breaks a bound'}"
         return f"{head}: {size / 1e3:.1f} KB, {latency:.4g} ms ({speed:.2f}x), accuracy {accuracy:.4f}{mark}"
 
     def _render(self) -> Group:
@@ -174,7 +182,7 @@ class ProgressView:
     def _best(self) -> str:
         if not self._values:
             return "no candidate keeps the bounds yet"
-        sizes, latencies, accuracies = zip(*self._values, strict=True)
+        sizes, latencies, accuracies, *_ = zip(*self._values, strict=True)
         smaller = self._baseline["size_bytes"] / min(sizes)
         faster = self._baseline["latency_ms"] / min(latencies)
         return (

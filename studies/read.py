@@ -16,6 +16,8 @@ from .folder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..search.objectives import Objective
+
 
 @dataclass(frozen=True)
 class Results:
@@ -134,10 +136,12 @@ def read_trials(results: Results) -> pd.DataFrame:
     if not path.exists():
         from ..search.record import read_records
         from .store import explain_storage_errors, open_study
+        from .stored_objectives import stored_objectives
         from .tables import trials_table
 
         with explain_storage_errors(results.storage):
-            return trials_table(read_records(open_study(results.storage, results.name, create=False)))
+            study = open_study(results.storage, results.name, create=False)
+            return trials_table(read_records(study), stored_objectives(study))
     try:
         return pd.read_csv(path, dtype={"key": str, "sha256": str})
     except (ValueError, OSError) as error:
@@ -173,6 +177,27 @@ def read_baseline_measurements(results: Results) -> dict[str, Measurement]:
     )
 
 
+def read_objectives(results: Results) -> tuple[Objective, ...]:
+    """Return the objectives of a study, without bounds, from the front's descriptions or else from the database.
+
+    Raises:
+        OutputError: Where one of them cannot be read.
+    """
+    from ..search.objectives import OBJECTIVES, objectives_named
+
+    folder = results.folder
+    for path in sorted(folder.front_files.glob("*.json")):
+        described = read_description(path)
+        # A search of an earlier version named none, and there were no others than these.
+        return objectives_named(described.get("objectives", [objective.name for objective in OBJECTIVES]))
+    if results.storage == folder.own_storage and not folder.database.exists():
+        return OBJECTIVES
+    from .store import open_study
+    from .stored_objectives import stored_objectives
+
+    return stored_objectives(open_study(results.storage, results.name, create=False))
+
+
 def read_description(path: Path) -> dict[str, Any]:
     """Return the configuration beside a file of the front.
 
@@ -196,10 +221,13 @@ def read_description(path: Path) -> dict[str, Any]:
 def _front_so_far(results: Results) -> pd.DataFrame:
     from ..search.record import read_records
     from .store import explain_storage_errors, open_study
+    from .stored_objectives import stored_objectives
     from .tables import front_records, trials_table
 
     with explain_storage_errors(results.storage):
-        records = front_records(read_records(open_study(results.storage, results.name, create=False)))
-    table = trials_table(records)
+        study = open_study(results.storage, results.name, create=False)
+        objectives = stored_objectives(study)
+        records = front_records(read_records(study), objectives)
+    table = trials_table(records, objectives)
     table.insert(0, "point", [f"p{rank:02d}" for rank in range(1, len(records) + 1)])
     return table

@@ -12,12 +12,12 @@ from ..evaluators.measurement import Measurement
 from ..evaluators.repeated import average
 from ..search.crew import Answer, Crew, InProcess
 from ..search.noise import PLAUSIBLE, front_probability
-from ..search.objectives import OBJECTIVES
+from ..search.objectives import OBJECTIVES, Objective
 from ..search.outcome import Ending, Evaluate, Outcome, UnexpectedError
 from ..search.record import TrialRecord
 from ..search.workers import Workers
 from ..spaces.artifact import Artifact, file_digest
-from .tables import FRESH_NAMES
+from .tables import fresh_names
 from .workbench import Workbench
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ MOST_AGAIN = 16
 """How many files are measured once more in a round at most."""
 
 _SECONDS_BETWEEN_LOOKS = 30.0
+_LATENCIES = "latency_"
+"""How the names of measurements begin that are made once more."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,23 @@ class Fresh:
         record: Its trial.
         artifact: The file.
         measurements: By name: what the search found, and in its place whatever was measured again.
+        objectives: Those of the study.
     """
 
     record: TrialRecord
     artifact: Artifact
     measurements: Mapping[str, Measurement]
+    objectives: tuple[Objective, ...] = OBJECTIVES
 
     @property
     def values(self) -> tuple[float, ...]:
-        """Size, latency and test accuracy."""
-        return tuple(self.measurements[name].value for name in FRESH_NAMES)
+        """Its value of each objective: size, latency, test accuracy, and further ones where the study has them."""
+        return tuple(self.measurements[name].value for name in fresh_names(self.objectives))
 
     @property
     def spreads(self) -> tuple[float, ...]:
-        """The spreads of the three."""
-        return tuple(self.measurements[name].spread for name in FRESH_NAMES)
+        """Their spreads."""
+        return tuple(self.measurements[name].spread for name in fresh_names(self.objectives))
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ def measure_again(
     bench: Bench,
     workbench: Workbench,
     happened: Callable[..., None],
+    objectives: tuple[Objective, ...] = OBJECTIVES,
 ) -> MeasuredAgain:
     """Measure files again, in a new process where that is possible.
 
@@ -145,6 +150,7 @@ def measure_again(
         bench: Of this process.
         workbench: What a new process sets its own bench up from.
         happened: Is told of errors that nobody expected; see :class:`~karui.search.listener.Listener`.
+        objectives: Those of the study.
 
     Raises:
         TargetUnavailable: Where a target does not answer.
@@ -156,16 +162,20 @@ def measure_again(
         try:
             factory, output = FreshProcess(workbench, artifacts), workbench.folder.worker_output
             with closing(Workers(1, factory, candidate_seconds=60 * spec.candidate_minutes, output=output)) as crew:
-                return measure_with(crew, wanted, happened)
+                return measure_with(crew, wanted, happened, objectives)
         except KaruiError as error:
             if spec.workers or isinstance(error, TargetUnavailable):
                 raise
             reason = f"a new process could not be had: {error.what}"
-    return replace(measure_with(InProcess(Remeasure(bench, artifacts)), wanted, happened), same_process=reason)
+    here = InProcess(Remeasure(bench, artifacts))
+    return replace(measure_with(here, wanted, happened, objectives), same_process=reason)
 
 
 def measure_with(
-    crew: Crew, wanted: Sequence[tuple[TrialRecord, Artifact]], happened: Callable[..., None]
+    crew: Crew,
+    wanted: Sequence[tuple[TrialRecord, Artifact]],
+    happened: Callable[..., None],
+    objectives: tuple[Objective, ...] = OBJECTIVES,
 ) -> MeasuredAgain:
     """Have a crew measure files, and once more the latencies that decide who belongs to the front.
 
@@ -176,7 +186,13 @@ def measure_with(
         crew: Measures a candidate's file; see :class:`Remeasure`.
         wanted: The trials and their files.
         happened: As for :func:`measure_again`.
+        objectives: Those of the study.
     """
+
+    def measured() -> list[Fresh]:
+        done = [(record, file) for record, file in wanted if record.number in taken]
+        return [_fresh(record, file, taken[record.number], objectives) for record, file in done]
+
     taken: dict[int, list[Outcome]] = {}
     lost: dict[int, str] = {}
     for record, _ in wanted:
@@ -188,22 +204,31 @@ def measure_with(
         if isinstance(result, UnexpectedError):
             happened("unexpected error", trial=record.number, traceback=result.traceback)
     for _ in range(ROUNDS):
-        found = [_fresh(record, file, taken[record.number]) for record, file in wanted if record.number in taken]
-        for one in undecided(found):
+        for one in undecided(measured()):
             result = _answer(crew, one.record)
             if isinstance(result, Outcome):  # what fails now has been measured before
                 taken[one.record.number].append(result)
-    found = [_fresh(record, file, taken[record.number]) for record, file in wanted if record.number in taken]
-    return MeasuredAgain(tuple(found), lost)
+    return MeasuredAgain(tuple(measured()), lost)
+
+
+def objectives_of(found: Sequence[Fresh]) -> tuple[Objective, ...]:
+    """Return the objectives by which files are judged, which are the same for all."""
+    return found[0].objectives if found else OBJECTIVES
 
 
 def undecided(found: Sequence[Fresh], most: int = MOST_AGAIN) -> list[Fresh]:
     """Return those of whom the noise of latency leaves it open whether they belong to the front, the most open first.
 
-    Accuracy is taken as it is here: the same file gives the same one on the same samples, however often.
+    Accuracy is taken as it is here: the same file gives the same one on the same samples, however often. So is whatever
+    else is not measured once more.
     """
-    spreads = [(0.0, fresh.spreads[1], 0.0) for fresh in found]
-    likely = front_probability([fresh.values for fresh in found], spreads, OBJECTIVES)
+    objectives = objectives_of(found)
+    repeats = [objective.name.startswith(_LATENCIES) for objective in objectives]
+    spreads = [
+        [spread if repeated else 0.0 for spread, repeated in zip(fresh.spreads, repeats, strict=True)]
+        for fresh in found
+    ]
+    likely = front_probability([fresh.values for fresh in found], spreads, objectives)
     between = [index for index, share in enumerate(likely) if PLAUSIBLE < share < 1.0 - PLAUSIBLE]
     between.sort(key=lambda index: abs(likely[index] - 0.5))
     return [found[index] for index in between[:most]]
@@ -222,12 +247,14 @@ def _answer(crew: Crew, record: TrialRecord) -> Ending:
             return event.result
 
 
-def _fresh(record: TrialRecord, artifact: Artifact, outcomes: Sequence[Outcome]) -> Fresh:
+def _fresh(
+    record: TrialRecord, artifact: Artifact, outcomes: Sequence[Outcome], objectives: tuple[Objective, ...]
+) -> Fresh:
     known = record.outcome.measurements if record.outcome else {}
     first, *later = (outcome.measurements for outcome in outcomes)
     # A process that was started anew measures everything once more; only latency differs from time to time.
     repeated = {
-        name: average([item, *(again[name] for again in later)]) if name.startswith("latency_") else item
+        name: average([item, *(again[name] for again in later)]) if name.startswith(_LATENCIES) else item
         for name, item in first.items()
     }
-    return Fresh(record, artifact, {**known, **repeated})
+    return Fresh(record, artifact, {**known, **repeated}, objectives)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from ..evaluators.measurement import Measurement
 from ..search.gatekeeper import GateReport
+from ..search.objectives import OBJECTIVES, Objective
 from ..search.record import TrialRecord
 from .certification import Certification
+from .further import further_text
 from .spec import StudySpec
 from .tables import OBJECTIVE_NAMES
 
@@ -32,6 +34,7 @@ class StudyResult:
         nearest: Where no trial kept every bound: the evaluated trials that broke them least, best first.
         gates: How many candidates each gate stopped, and how often it was wrong.
         certification: How the front stood its test when it was measured again.
+        objectives: What was searched for, without bounds.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class StudyResult:
     nearest: tuple[TrialRecord, ...] = ()
     gates: tuple[GateReport, ...] = ()
     certification: Certification | None = None
+    objectives: tuple[Objective, ...] = OBJECTIVES
 
 
 def nearest_records(
@@ -59,8 +63,10 @@ def nearest_records(
     return tuple(sorted(evaluated, key=violation)[:count])
 
 
-def describe_values(record: TrialRecord) -> str:
-    """Return one line with a trial's candidate and its three values."""
+def describe_values(record: TrialRecord, objectives: Sequence[Objective] = OBJECTIVES) -> str:
+    """Return one line with a trial's candidate and its values."""
     size, latency, accuracy = record.values(OBJECTIVE_NAMES)
     name = record.candidate.describe() if record.candidate else ""
-    return f"trial {record.number}, {name}: {size / 1e3:.1f} KB, {latency:.4g} ms, accuracy {accuracy:.4f}"
+    further = further_text(record, objectives)
+    told = f"{size / 1e3:.1f} KB, {latency:.4g} ms, accuracy {accuracy:.4f}{', ' if further else ''}{further}"
+    return f"trial {record.number}, {name}: {told}"

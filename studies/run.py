@@ -112,5 +112,5 @@ def run_study(
     storage = storage or folder.own_storage
     watcher = LoggedWatcher(watcher or Silence(), SearchLog(folder.log))
     with folder.alone("storage", lambda: None):  # two searches that make one database at once would be in its way
-        opened = open_study(storage, spec.name, create=True)
+        opened = open_study(storage, spec.name, create=True, objectives=spec.objectives())
     return Session(spec, folder, opened, storage, watcher, files).run(task)

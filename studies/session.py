@@ -33,7 +33,7 @@ from .store import (
     training_seed,
     turns_of,
 )
-from .tables import OBJECTIVE_NAMES, trials_table, write_csv
+from .tables import trials_table, write_csv
 from .watcher import Watcher
 from .workbench import Workbench, begin_bench, cache_of, prepare_task
 
@@ -209,8 +209,8 @@ class Session:
     def _search(self, bench: Bench, crew: Crew) -> str:
         from ..spaces.equivalence import Equivalence
 
-        baseline = {name: bench.baseline[name].value for name in OBJECTIVE_NAMES}
-        objectives, limits, gates = self.spec.bounds.objectives(), self.spec.bounds.limits(), self.spec.gates
+        objectives, limits, gates = self.spec.objectives(), self.spec.limits(), self.spec.gates
+        baseline = {objective.name: bench.baseline[objective.name].value for objective in objectives}
         with bench.lock.working():
             canonical = Equivalence(bench.task, self.spec.space, self.spec.recovery.channel_multiple)
         loop = SearchLoop(
@@ -237,7 +237,7 @@ class Session:
         return loop.run(Budget(self.spec.trials, seconds), self.watcher, self.spec.space.landmarks())
 
     def _write_trials(self) -> None:
-        write_csv(trials_table(read_records(self.study)), self.folder.trials_csv)
+        write_csv(trials_table(read_records(self.study), self.spec.objectives()), self.folder.trials_csv)
 
 
 def _check_same_baseline(known: str, artifact: Artifact, folder: RunFolder, *, is_shared: bool) -> None:

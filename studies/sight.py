@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from ..errors import StudyFileError
 from ..search.gatekeeper import GateReport, report_gates
-from ..search.objectives import OBJECTIVES
+from ..search.objectives import Objective
 from ..search.owners import SILENT_SECONDS, owner_is_gone
 from ..search.record import TrialRecord, read_record
 from .growth import FrontGrowth
@@ -22,7 +22,8 @@ from .log import LogTail
 from .read import Results
 from .spec import load_spec
 from .store import explain_storage_errors, open_study, read_baseline
-from .tables import OBJECTIVE_NAMES, front_records
+from .stored_objectives import stored_objectives
+from .tables import front_records, names_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Sight:
         wanted: How many are wanted in all; None where that is not known.
         running: The candidates in flight.
         front: The front so far.
-        baseline: The baseline's three values; None before they are measured.
+        objectives: Those of the study.
+        baseline: The baseline's value of each; None before they are measured.
         volumes: The hypervolume after each measured trial.
         gates: How each gate did.
         failures: How many failed at each stage, with the latest reason.
@@ -68,7 +70,8 @@ class Sight:
     wanted: int | None
     running: tuple[Running, ...]
     front: tuple[TrialRecord, ...]
-    baseline: tuple[float, float, float] | None
+    objectives: tuple[Objective, ...]
+    baseline: tuple[float, ...] | None
     volumes: tuple[float, ...]
     gates: tuple[GateReport, ...]
     failures: Mapping[str, tuple[int, str]]
@@ -94,6 +97,7 @@ class Onlooker:
     def __init__(self, results: Results, study: str) -> None:
         self._results = results
         self._study = open_study(results.storage, results.name, create=False)
+        self._objectives = stored_objectives(self._study)
         self._log = LogTail(results.folder.log)
         self._ended: dict[int, TrialRecord] = {}
         self._growth: FrontGrowth | None = None
@@ -120,8 +124,7 @@ class Onlooker:
         records = [self._ended[number] for number in sorted(self._ended)]
         baseline = None
         if known is not None:
-            size, latency, accuracy = (known[1][name].value for name in OBJECTIVE_NAMES)
-            baseline = (size, latency, accuracy)
+            baseline = tuple(known[1][name].value for name in names_of(self._objectives))
         is_running = self._is_running(bool(working))
         return Sight(
             name=self._results.name,
@@ -130,10 +133,11 @@ class Onlooker:
             counts=Counter(record.state for record in records if not record.is_promoted),
             wanted=self._begun[-1].get("trials") if self._begun else None,
             running=tuple(self._running(trial) for trial in working),
-            front=tuple(front_records(records)),
+            front=tuple(front_records(records, self._objectives)),
+            objectives=self._objectives,
             baseline=baseline,
             volumes=self._volumes(records, baseline),
-            gates=report_gates(records, OBJECTIVES),
+            gates=report_gates(records, self._objectives),
             failures=_failures(records),
             seconds_left=self._seconds_left() if is_running else None,
         )
@@ -186,18 +190,16 @@ class Onlooker:
         summary = str(trial.user_attrs.get("summary", ""))
         return Running(trial.number, stage, summary, _age_seconds(trial.user_attrs["begun"]))
 
-    def _volumes(
-        self, records: Sequence[TrialRecord], baseline: tuple[float, float, float] | None
-    ) -> tuple[float, ...]:
+    def _volumes(self, records: Sequence[TrialRecord], baseline: tuple[float, ...] | None) -> tuple[float, ...]:
         if baseline is None:
             return ()
         if self._growth is None:
-            self._growth = FrontGrowth(baseline)
+            self._growth = FrontGrowth(baseline, self._objectives)
         measured = [record for record in records if record.outcome is not None]
         # trials may end out of their order; whichever ended since the last look comes now
         for record in measured:
             if record.number not in self._growth.seen:
-                self._growth.add(record.number, record.values(OBJECTIVE_NAMES), record.feasible)
+                self._growth.add(record.number, record.values(names_of(self._objectives)), record.feasible)
         return tuple(self._growth.volumes)
 
     def _seconds_left(self) -> float | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..errors import StudyFileError
 from ..search.gates import GateCheck
-from ..search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, parse_bound, with_bounds
+from ..search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, latency_on, parse_bound, with_bounds
 from ..search.sampler import SamplerName
 from ..spaces.build_settings import BuildSettings
 from ..spaces.cells.axis import CellsAxis
@@ -23,8 +23,8 @@ from ..spaces.sparsity.axis import SparsityAxis
 from ..spaces.stages.axis import StagesAxis
 from ..spaces.students.axis import StudentsAxis
 from .spec_faults import batches_with_exits, explain, key_text, unknown_key, wrong_objective
+from .target_spec import EACH, TargetSpec, check_targets, fault_of_objective
 from .target_spec import WITHOUT_MEANING as OF_TARGETS_WITHOUT_MEANING
-from .target_spec import TargetSpec, check_targets, fault_of_objective
 
 _WITHOUT_MEANING = (
     "name",
@@ -88,15 +88,23 @@ class BoundsSpec(_Section):
         return text
 
     def objectives(self) -> tuple[Objective, ...]:
-        """Return the three objectives with these bounds."""
+        """Return the three objectives that every study has, with these bounds."""
         return with_bounds(self._by_name())
 
     def limits(self) -> tuple[Objective, ...]:
         """Return what else has a bound; measured of every candidate then."""
         return bounded_limits(self._by_name())
 
+    def of(self, limit: Objective) -> Objective:
+        """Return a further objective with its bound, where it has one."""
+        return next((bounded for bounded in self.limits() if bounded.name == limit.name), limit)
+
     def _by_name(self) -> dict[str, str | float | None]:
         return {objective.name: getattr(self, key) for key, objective in _BOUNDS.items()}
+
+
+FurtherObjective = Literal["load", "memory", "energy"]
+_FURTHER = dict(zip(get_args(FurtherObjective), LIMITS, strict=True))
 
 
 class LatencySpec(_Section):
@@ -104,7 +112,7 @@ class LatencySpec(_Section):
 
     Args:
         objective: The target whose latency counts, or ``worst``: the one on which a file is slowest beside the
-            baseline; the first target where left out.
+            baseline, or ``each``: one objective for every target; the first target where left out.
         threads: Threads of the runtime within one operator.
         batch_size: Samples in one run.
         provider: Execution provider of onnxruntime, or device of OpenVINO.
@@ -178,6 +186,7 @@ class StudySpec(_Section):
         candidate_minutes: Longest time for one candidate, waiting included; it has failed after that; as many times as
             long for one that is trained for so many times the epochs.
         followers: Trials that share a newly trained network and differ in bits and exits only, queued right after it.
+        further_objectives: What is searched for beside size, latency and accuracy: ``load``, ``memory``, ``energy``.
         bits, sparsity, students, cells, stages, exits: The axes; one that is left out is not searched.
         recovery: How accuracy is won back.
         quantization: How weights and activations are rounded, whatever their bits.
@@ -200,6 +209,7 @@ class StudySpec(_Section):
     seed: Annotated[int, Field(ge=0)] = 0
     sampler: SamplerName = "tpe"
     followers: Annotated[int, Field(ge=0)] = 2
+    further_objectives: tuple[FurtherObjective, ...] = ()
     workers: Annotated[int, Field(ge=0)] = 1
     candidate_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
     bits: BitsAxis | None = None
@@ -220,6 +230,28 @@ class StudySpec(_Section):
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
     _targets_differ = field_validator("target")(check_targets)
+
+    @field_validator("further_objectives")
+    @classmethod
+    def _differ(cls, names: tuple[FurtherObjective, ...]) -> tuple[FurtherObjective, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("an objective is named twice; once is enough")
+        return names
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """Return what is searched for, with bounds: size, latency and accuracy first, in that order.
+
+        After them come the latencies on all targets but the first, where each target counts, then the further ones.
+        """
+        named = [target.name for target in self.target or ()]
+        others = named[1:] if self.latency.objective == EACH else []
+        further = (self.bounds.of(_FURTHER[name]) for name in self.further_objectives)
+        return (*self.bounds.objectives(), *map(latency_on, others), *further)
+
+    def limits(self) -> tuple[Objective, ...]:
+        """Return what has a bound without being an objective."""
+        further = {_FURTHER[name].name for name in self.further_objectives}
+        return tuple(limit for limit in self.bounds.limits() if limit.name not in further)
 
     @property
     def space(self) -> SearchSpace:
@@ -252,13 +284,14 @@ class StudySpec(_Section):
 
         What a study begun with an earlier version does not name, since there was no such key, was so then.
         """
-        usual = {}
+        usual: dict[str, Any] = {}
         for name, field in StudySpec.model_fields.items():
             section = getattr(self, name)
             if isinstance(section, BaseModel):
                 usual[name] = type(section)().model_dump(mode="json")
             elif not field.is_required():
-                usual[name] = field.get_default(call_default_factory=True)
+                default = field.get_default(call_default_factory=True)
+                usual[name] = list(default) if isinstance(default, tuple) else default  # as JSON has it
         return usual
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,16 +15,14 @@ from sqlalchemy.engine import make_url
 
 from ..errors import OutputError, StudyFileError
 from ..evaluators.measurement import Measurement
-from ..search.objectives import OBJECTIVES
+from ..search.objectives import OBJECTIVES, Objective
 from ..search.turns import Alone, Turns, Unordered
 from .server_turns import ServerTurns, keep_quiet
+from .stored_objectives import directions_of, name_values, stored_objectives
 
 _STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _OPENING_ERRORS = (*_STORAGE_ERRORS, ImportError, RuntimeError, ValueError)
 """A missing driver, a database of another version, an URL that cannot be taken apart."""
-
-
-_DIRECTIONS = tuple(objective.direction for objective in OBJECTIVES)
 
 
 class _LoggedConnection(sqlite3.Connection):
@@ -41,16 +38,17 @@ class _LoggedConnection(sqlite3.Connection):
         self.execute("PRAGMA synchronous = NORMAL")
 
 
-def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
+def open_study(storage: str, name: str, *, create: bool, objectives: Sequence[Objective] = OBJECTIVES) -> optuna.Study:
     """Open a study in Optuna's RDB storage.
 
     Args:
         storage: An SQLAlchemy URL, such as ``sqlite:///runs/digits/study.db``.
         name: The study's name in that storage.
         create: Whether to make it where it is missing.
+        objectives: Those that it has to have; who only reads takes whatever it has.
 
     Raises:
-        OutputError: Where the storage cannot be opened, or holds no such study.
+        OutputError: Where the storage cannot be opened, or holds no such study, or one with other objectives.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     optuna.logging.disable_default_handler()
@@ -67,36 +65,55 @@ def open_study(storage: str, name: str, *, create: bool) -> optuna.Study:
         backend = optuna.storages.RDBStorage(storage, engine_kwargs=arguments)
     with explain_storage_errors(storage):
         try:
-            study = (
-                optuna.create_study(storage=backend, study_name=name, directions=list(_DIRECTIONS), load_if_exists=True)
-                if create
-                else optuna.load_study(storage=backend, study_name=name)
-            )
+            if create:
+                return _made(backend, storage, name, objectives)
+            study = optuna.load_study(storage=backend, study_name=name)
         except KeyError:
             raise OutputError(
                 f"the storage holds no study {name!r}",
                 where=without_password(storage),
                 remedy="run `karui search` for it first, with the same --out and --storage as here",
             ) from None
-        _check_directions(study, storage)
-        if create:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                # What dashboards call the three values.
-                study.set_metric_names([objective.name for objective in OBJECTIVES])
+        _objectives_in(study, storage)
     return study
 
 
-def _check_directions(study: optuna.Study, storage: str) -> None:
-    found = tuple(direction.name.lower() for direction in study.directions)
-    if found != _DIRECTIONS:
+def _made(
+    backend: optuna.storages.RDBStorage, storage: str, name: str, objectives: Sequence[Objective]
+) -> optuna.Study:
+    """Return the study of that name with these objectives, made where it is missing."""
+    directions = directions_of(objectives)
+    study = optuna.create_study(storage=backend, study_name=name, directions=directions, load_if_exists=True)
+    if study.metric_names is None and [direction.name.lower() for direction in study.directions] == directions:
+        name_values(study, objectives)
+    found = [objective.name for objective in _objectives_in(study, storage)]
+    wanted = [objective.name for objective in objectives]
+    if found == wanted:
+        return study
+    if _has_begun(study):
+        raise OutputError(
+            f"the study {name!r} in that storage has other objectives",
+            where=without_password(storage),
+            expected=f"the objectives of the study file: {', '.join(wanted)}",
+            got=", ".join(found),
+            remedy="take the change of the study file back, or start anew with another --out or --storage",
+        )
+    # Before there are results a study file may still be corrected, but what Optuna made cannot be.
+    optuna.delete_study(study_name=name, storage=backend)
+    return _made(backend, storage, name, objectives)
+
+
+def _objectives_in(study: optuna.Study, storage: str) -> tuple[Objective, ...]:
+    try:
+        return stored_objectives(study)
+    except ValueError as error:
         raise OutputError(
             f"the study {study.study_name!r} in that storage is not karui's",
             where=without_password(storage),
-            expected=f"a study with the directions {', '.join(_DIRECTIONS)}",
-            got=", ".join(found),
+            expected="a study with the directions minimize, minimize, maximize, and further ones of karui's objectives",
+            got=str(error),
             remedy="give the study file another name, or name another --storage",
-        )
+        ) from error
 
 
 class FileTurns:

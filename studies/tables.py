@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..evaluators.measurement import Measurement
 from ..search.front import pareto_mask
 from ..search.noise import edge_of_front
-from ..search.objectives import OBJECTIVES
+from ..search.objectives import OBJECTIVES, Objective
 from ..search.promotion import without_replaced
 from ..search.record import TrialRecord
 from .folder import write_atomically
@@ -21,8 +21,6 @@ OBJECTIVE_NAMES = tuple(objective.name for objective in OBJECTIVES)
 
 TEST_ACCURACY = "test_accuracy"
 
-FRESH_NAMES = ("size_bytes", "latency_ms", TEST_ACCURACY)
-"""What a front is judged by once it was measured again, in the order of the objectives."""
 
 MOST_ON_EDGE = 8
 """How many files beside the front are measured again at most; each takes a few seconds."""
@@ -42,18 +40,31 @@ _STAGES = (
 )
 
 
-def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+def names_of(objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """Return the names of objectives: those of the measurements that a search compares by."""
+    return tuple(objective.name for objective in objectives)
+
+
+def fresh_names(objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """Return by what a front is judged once it was measured again: the same, but accuracy on the test split."""
+    return tuple(TEST_ACCURACY if name == "accuracy" else name for name in names_of(objectives))
+
+
+def front_records(records: Sequence[TrialRecord], objectives: Sequence[Objective] = OBJECTIVES) -> list[TrialRecord]:
     """Return the feasible trials that no other feasible trial dominates or has taken the place of, smallest file first.
 
     The place of a trial is taken where its candidate was promoted (:func:`~karui.search.promotion.without_replaced`).
     """
     feasible = [record for record in without_replaced(records) if record.feasible]
-    mask = pareto_mask([record.values(OBJECTIVE_NAMES) for record in feasible], OBJECTIVES)
+    names = names_of(objectives)
+    mask = pareto_mask([record.values(names) for record in feasible], objectives)
     front = [record for record, kept in zip(feasible, mask, strict=True) if kept]
-    return sorted(front, key=lambda record: record.values(OBJECTIVE_NAMES))
+    return sorted(front, key=lambda record: record.values(names))
 
 
-def edge_records(records: Sequence[TrialRecord], most: int = MOST_ON_EDGE) -> list[TrialRecord]:
+def edge_records(
+    records: Sequence[TrialRecord], most: int = MOST_ON_EDGE, objectives: Sequence[Objective] = OBJECTIVES
+) -> list[TrialRecord]:
     """Return the feasible trials on the edge of the front: not on it, but only by what may be noise.
 
     Which those are says :func:`~karui.search.noise.edge_of_front`. A file that another trial has as well counts once.
@@ -61,22 +72,23 @@ def edge_records(records: Sequence[TrialRecord], most: int = MOST_ON_EDGE) -> li
     Args:
         records: All trials.
         most: How many to return at most, the likeliest first.
+        objectives: Those of the study.
     """
     by_file: dict[str, TrialRecord] = {}
     for record in without_replaced(records):
         if record.feasible and record.outcome is not None:
             by_file.setdefault(record.outcome.digest, record)
     feasible = list(by_file.values())
-    values = [record.values(OBJECTIVE_NAMES) for record in feasible]
-    spreads = [record.spreads(OBJECTIVE_NAMES) for record in feasible]
-    return [feasible[index] for index in edge_of_front(values, spreads, OBJECTIVES, most)]
+    names = names_of(objectives)
+    values, spreads = [record.values(names) for record in feasible], [record.spreads(names) for record in feasible]
+    return [feasible[index] for index in edge_of_front(values, spreads, objectives, most)]
 
 
-def trials_table(records: Sequence[TrialRecord]) -> pd.DataFrame:
+def trials_table(records: Sequence[TrialRecord], objectives: Sequence[Objective] = OBJECTIVES) -> pd.DataFrame:
     """Return one row per trial that has begun: state, reason, parameters, measurements with spread, and its time."""
     import pandas as pd
 
-    on_front = {record.number for record in front_records(records)}
+    on_front = {record.number for record in front_records(records, objectives)}
     # A trial that waits is a plan (a follower, or what was interrupted): the same command goes on with it.
     begun = [record for record in records if record.state != "waiting"]
     rows = [_trial_row(record, record.number in on_front) for record in begun]

@@ -132,12 +132,9 @@ def check_targets(targets: tuple[TargetSpec, ...] | None) -> tuple[TargetSpec, .
 
 
 def fault_of_objective(objective: str | None, targets: tuple[TargetSpec, ...] | None) -> tuple[str, str] | None:
-    """Say what is wrong with an objective, and what was expected; None where it is a target or the worst of them."""
+    """Say what is wrong with an objective, and what was expected; None where it is a target, the worst, or each."""
     names = [target.name for target in targets or ()]
-    expected = ", ".join(map(repr, (WORST, *names)))
-    if objective is None or objective in (WORST, *names):
+    expected = ", ".join(map(repr, (WORST, EACH, *names)))
+    if objective is None or objective in (WORST, EACH, *names):
         return None
-    if objective == EACH:
-        what = "every target as an objective of its own is not possible yet; each is measured and kept all the same"
-        return what, expected
     return "the objective is no target of this study", expected

@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from ..search.objectives import Objective
     from ..spaces.stage_cache import EntrySize
     from .bundle.verify import Verification
     from .verdicts import Preflight
 
 
-def front_view(table: pd.DataFrame) -> Text:
+def front_view(table: pd.DataFrame, further: Sequence[Objective] = ()) -> Text:
     """Lay a front out in two lines a point, numbers and candidate, which fit 80 columns and a pipe.
 
     Args:
         table: As :func:`karui.load_front` returns it.
+        further: What the study searched for beside size, latency and accuracy; shown beside the candidate.
     """
+    from .further import title_of, value_text  # with numpy, which the command line does without until it needs it
+
     on_test = "test_accuracy" in table.columns
     accuracy = "test_accuracy" if on_test else "accuracy"
     heads = ("point", "size", "latency", f"{'test' if on_test else 'validation'} accuracy", "mark" if on_test else "")
@@ -43,7 +47,8 @@ def front_view(table: pd.DataFrame) -> Text:
         view.append(_columns(*cells) + "\n", style="not bold")
         covering = row.get("covered_by")
         no_gain = f"; no certain gain over {covering}" if isinstance(covering, str) else ""
-        view.append(f"       {row['candidate']}{no_gain}\n", style="dim not bold")
+        values = "".join(f"{title_of(item)} {value_text(item, row[item.name])}; " for item in further)
+        view.append(f"       {values}{row['candidate']}{no_gain}\n", style="dim not bold")
     return view
 
 
@@ -113,12 +118,19 @@ def point_view(row: pd.Series[Any]) -> Table:
     smaller = f" ({row['size_x']:.1f}x smaller)" if "size_x" in row else ""
     view.add_row("size", f"{row['size_bytes']:,.0f} bytes{smaller}")
     view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
+    for target in (name.partition("@")[2] for name in row.index if name.startswith("latency_ms@")):
+        if (ratio := row.get(f"latency_ratio@{target}", float("nan"))) == ratio:
+            view.add_row("", f"{with_spread(row, f'latency_ms@{target}', 3)} ms ({1 / ratio:.2f}x faster) on {target}")
     if (tail := row.get("latency_p95_ratio", float("nan"))) == tail:
         view.add_row("", f"{tail:.2f}x your model's, 95th percentile over inputs")
     if (load_ms := row.get("load_ms", float("nan"))) == load_ms:
         view.add_row("load time", f"{load_ms:.1f} ms ({row['load_ratio']:.2f}x your model's)")
     if (peak := row.get("load_peak_bytes", float("nan"))) == peak:
         view.add_row("load memory", f"{peak / 1e6:,.0f} MB at its highest")
+    if (memory := row.get("session_peak_bytes", float("nan"))) == memory:
+        view.add_row("memory", f"{memory / 1e6:,.1f} MB for opening and running it")
+    if (energy := row.get("energy_mj", float("nan"))) == energy:
+        view.add_row("energy", f"{energy:.4g} mJ a run ({row['energy_ratio']:.2f}x your model's)")
     view.add_row("accuracy", f"{with_spread(row, 'accuracy', 4)} on validation")
     if "test_accuracy" in row:
         drop = f"{abs(row['drop_points']):.2f} points {'lost' if row['drop_points'] >= 0 else 'gained'}"

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ..search.gatekeeper import describe_reports
 from ..search.record import TrialRecord
+from .further import further_text
 from .read import find_results
 from .sight import Onlooker, Running, Sight
 from .tables import OBJECTIVE_NAMES
@@ -118,16 +119,18 @@ def _table(*alignments: Literal["left", "right"]) -> Table:
 def _front(sight: Sight) -> Table:
     table = _table("right", "right", "right", "right")
     for record in sight.front[:MOST_POINTS]:
-        table.add_row(*_point(record, sight.baseline))
+        table.add_row(*_point(record, sight))
     if (more := len(sight.front) - MOST_POINTS) > 0:
         table.add_row(Text(""), Text(""), Text(""), Text(""), Text(f"and {more} more", style="dim"))
     return table
 
 
-def _point(record: TrialRecord, baseline: tuple[float, float, float] | None) -> list[Text]:
+def _point(record: TrialRecord, sight: Sight) -> list[Text]:
     size, latency, accuracy = record.values(OBJECTIVE_NAMES)
+    baseline, further = sight.baseline, further_text(record, sight.objectives)
     smaller, faster = (f" {baseline[0] / size:.1f}x", f" {baseline[1] / latency:.2f}x") if baseline else ("", "")
     summary = record.candidate.describe() if record.candidate else ""
+    summary = f"{further}; {summary}" if further else summary
     return [
         Text(str(record.number)),
         Text(f"{size / 1e3:,.1f} KB{smaller}"),

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ...spaces.candidate import Candidate
+from ..further import title_of
 from .axes import axes_used, combination_labels, parameter_names
 from .cloud import cloud_columns
 from .conditions import how_measured
@@ -68,8 +69,7 @@ def page_content(material: Material, command: list[str]) -> Content:
         material: What the report is made of; its baseline is known.
         command: How ``karui pick`` is called for this study, up to its choice.
     """
-    evaluated = material.evaluated
-    searched = tuple(material.baseline[name].value for name in ("size_bytes", "latency_ms", "accuracy"))
+    evaluated, objectives, searched = material.evaluated, material.objectives, material.searched_baseline
     feasible = evaluated[evaluated["feasible"]]
     columns = target_columns(material.points)
     return Content(
@@ -78,8 +78,8 @@ def page_content(material: Material, command: list[str]) -> Content:
         notes=tuple(_notes(material)),
         highlights=tuple(highlights(material)) if material.is_front else (),
         interactive=_interactive(material, command),
-        history=volume_history(evaluated, searched, material.events),
-        contributions=axis_contributions(feasible, axes_used(feasible), searched),
+        history=volume_history(evaluated, searched, material.events, objectives),
+        contributions=axis_contributions(feasible, axes_used(feasible), searched, objectives),
         importances=parameter_importances(evaluated),
         states=count_states(material.trials),
         endings=endings_of(material.trials),
@@ -143,6 +143,7 @@ def _interactive(material: Material, command: list[str]) -> dict[str, Any]:
         },
         "int8": _uniform_int8(material),
         "parameters": names,
+        "further": [{"name": item.name, "title": title_of(item)} for item in material.further],
         "points": page_points(material, names, command),
         "cloud": cloud_columns(others, names, combination_labels(axes_used(others), len(others))),
         "pickCommand": command,

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...search.front import hypervolume
+from ...search.objectives import OBJECTIVES, Objective
 from ..growth import FrontGrowth
-from ..tables import OBJECTIVE_NAMES
+from ..tables import names_of
 from .axes import AXES
 
 if TYPE_CHECKING:
@@ -35,18 +36,22 @@ class History:
 
 
 def volume_history(
-    evaluated: pd.DataFrame, baseline: Sequence[float], events: Sequence[Mapping[str, Any]] = ()
+    evaluated: pd.DataFrame,
+    baseline: Sequence[float],
+    events: Sequence[Mapping[str, Any]] = (),
+    objectives: Sequence[Objective] = OBJECTIVES,
 ) -> History:
     """Return how the hypervolume grew, by validation accuracy, one entry per trial that was measured.
 
     Args:
-        evaluated: The trials with all three values, in the order of their numbers.
-        baseline: The baseline's size, latency and validation accuracy.
+        evaluated: The trials with all values, in the order of their numbers.
+        baseline: The baseline's value of each objective, on validation.
         events: The search's log, for the times.
+        objectives: Those of the study.
     """
-    values = evaluated[list(OBJECTIVE_NAMES)].to_numpy(dtype=np.float64)
+    values = evaluated[list(names_of(objectives))].to_numpy(dtype=np.float64)
     feasible = evaluated["feasible"].to_numpy(dtype=bool)
-    growth = FrontGrowth(baseline)
+    growth = FrontGrowth(baseline, objectives)
     numbers = evaluated["trial"].to_numpy(dtype=int)
     for number, point, counts in zip(numbers.tolist(), values, feasible.tolist(), strict=True):
         growth.add(number, point, counts)
@@ -85,22 +90,30 @@ class Contribution:
 
 
 def axis_contributions(
-    feasible: pd.DataFrame, uses: Mapping[str, NDArray[np.bool_]], baseline: Sequence[float]
+    feasible: pd.DataFrame,
+    uses: Mapping[str, NDArray[np.bool_]],
+    baseline: Sequence[float],
+    objectives: Sequence[Objective] = OBJECTIVES,
 ) -> tuple[Contribution, ...]:
     """Return what each axis brought to the front, by validation accuracy; axes that no trial uses are left out.
 
     Args:
         feasible: The trials that keep every bound.
         uses: By axis, which of them use it; see :func:`~karui.studies.report.axes.axes_used`.
-        baseline: The baseline's size, latency and validation accuracy.
+        baseline: The baseline's value of each objective, on validation.
+        objectives: Those of the study.
     """
-    values = feasible[list(OBJECTIVE_NAMES)].to_numpy(dtype=np.float64)
+
+    def volume(points: NDArray[np.float64]) -> float:
+        return hypervolume(points, baseline, objectives)
+
+    values = feasible[list(names_of(objectives))].to_numpy(dtype=np.float64)
     on_front = feasible["on_front"].to_numpy(dtype=bool)
-    whole = hypervolume(values[on_front], baseline)
+    whole = volume(values[on_front])
     found = []
     for axis, used in uses.items():
         if used.any():
-            rest, others = hypervolume(values[on_front & ~used], baseline), hypervolume(values[~used], baseline)
+            rest, others = volume(values[on_front & ~used]), volume(values[~used])
             shares = [1.0 - min(part / whole, 1.0) if whole else 0.0 for part in (rest, others)]
             found.append(Contribution(AXES[axis], int((on_front & used).sum()), int(used.sum()), *shares))
     return tuple(sorted(found, key=lambda each: -each.share_of_points))

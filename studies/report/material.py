@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ import sqlalchemy
 from sqlalchemy.engine import make_url
 
 from ...evaluators.measurement import Measurement
-from ...search.objectives import Objective, with_bounds
+from ...search.objectives import Objective, parse_bound
 from ...search.record import TrialRecord, read_records
 from ..folder import RunFolder
+from ..further import further_of
 from ..log import read_log
-from ..read import Results, read_description, read_front_table
+from ..read import Results, read_description, read_front_table, read_objectives
 from ..store import explain_storage_errors, open_study, read_baseline
-from ..tables import OBJECTIVE_NAMES, trials_table
+from ..tables import OBJECTIVE_NAMES, names_of, trials_table
 from .documents import PointDocument, read_documents
 
 if TYPE_CHECKING:
@@ -30,7 +32,14 @@ NEAREST = 10
 """How many candidates are shown where none keeps every bound."""
 
 _ENDED = ("COMPLETE", "PRUNED", "FAIL")
-_BOUNDS = {"size_bytes": "max_size", "latency_ms": "max_latency", "accuracy": "min_accuracy"}
+_BOUNDS = {
+    "size_bytes": "max_size",
+    "latency_ms": "max_latency",
+    "accuracy": "min_accuracy",
+    "load_ms": "max_load",
+    "session_peak_bytes": "max_memory",
+    "energy_mj": "max_energy",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Material:
         on_test: Whether its accuracies are those of the test split.
         is_stale: Whether the search has gone on since that front was measured again.
         baseline: The baseline's measurements by name; empty where they are not known yet.
-        objectives: Size, latency and accuracy with the study's bounds.
+        objectives: Size, latency and accuracy, and further ones of the study, with its bounds.
         documents: What is known of each point, by trial.
         attributes: What the study's storage knows of the study itself.
         events: The search's log.
@@ -80,14 +89,24 @@ class Material:
     @property
     def evaluated(self) -> pd.DataFrame:
         """The trials that were measured to their end."""
-        return evaluated_rows(self.trials)
+        return evaluated_rows(self.trials, names_of(self.objectives))
+
+    @property
+    def further(self) -> tuple[Objective, ...]:
+        """What is searched for beside size, latency and accuracy."""
+        return further_of(self.objectives)
+
+    @property
+    def searched_baseline(self) -> list[float]:
+        """The baseline's value of each objective, on validation, as the search saw it."""
+        return [self.baseline[name].value for name in names_of(self.objectives)]
 
 
-def evaluated_rows(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials that have all three values."""
-    if not set(OBJECTIVE_NAMES) <= set(trials.columns):
-        return trials.iloc[:0].reindex(columns=[*trials.columns, *OBJECTIVE_NAMES])
-    return trials[trials[list(OBJECTIVE_NAMES)].notna().all(axis=1) & (trials["state"] == "evaluated")]
+def evaluated_rows(trials: pd.DataFrame, names: Sequence[str] = OBJECTIVE_NAMES) -> pd.DataFrame:
+    """Return the trials that have all the named values."""
+    if missing := [name for name in names if name not in trials.columns]:
+        return trials.iloc[:0].reindex(columns=[*trials.columns, *missing])
+    return trials[trials[list(names)].notna().all(axis=1) & (trials["state"] == "evaluated")]
 
 
 def read_material(results: Results) -> Material:
@@ -100,11 +119,12 @@ def read_material(results: Results) -> Material:
     """
     folder = results.folder
     study = _open(results)
-    trials, records = _trials(results, study)
+    objectives = read_objectives(results)
+    trials, records = _trials(results, study, objectives)
     front = read_front_table(folder) if folder.front_csv.exists() else None
     baseline = _baseline(folder, study)
     attributes = dict(study.user_attrs) if study is not None else {}
-    objectives = _objectives(attributes)
+    objectives = _bounded(objectives, attributes)
     points, is_front = _points(front, trials, objectives, baseline)
     events = read_log(folder.log) if folder.log.exists() else []
     return Material(
@@ -136,7 +156,9 @@ def _open(results: Results) -> optuna.Study | None:
     return open_study(results.storage, results.name, create=False)
 
 
-def _trials(results: Results, study: optuna.Study | None) -> tuple[pd.DataFrame, list[TrialRecord]]:
+def _trials(
+    results: Results, study: optuna.Study | None, objectives: Sequence[Objective]
+) -> tuple[pd.DataFrame, list[TrialRecord]]:
     """Return the table of trials, and their records where they had to be read from the database."""
     import pandas as pd
 
@@ -151,7 +173,7 @@ def _trials(results: Results, study: optuna.Study | None) -> tuple[pd.DataFrame,
         return _plain(trials_table([])), []
     with explain_storage_errors(results.storage):
         records = read_records(study)
-    return _plain(trials_table(records)), records
+    return _plain(trials_table(records, objectives)), records
 
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
@@ -188,9 +210,11 @@ def _baseline(folder: RunFolder, study: optuna.Study | None) -> dict[str, Measur
     return known[1] if known else {}
 
 
-def _objectives(attributes: dict[str, Any]) -> tuple[Objective, ...]:
+def _bounded(objectives: Sequence[Objective], attributes: dict[str, Any]) -> tuple[Objective, ...]:
     bounds = attributes.get("meaning", {}).get("bounds", {})
-    return with_bounds({name: bounds.get(key) for name, key in _BOUNDS.items()})
+    texts = [bounds.get(_BOUNDS.get(objective.name)) for objective in objectives]
+    pairs = zip(objectives, texts, strict=True)
+    return tuple(item if text is None else replace(item, bound=parse_bound(text, item)) for item, text in pairs)
 
 
 def _points(
@@ -202,7 +226,7 @@ def _points(
     """Return the front measured again, or else the front so far, or else the nearest trials; and whether it is one."""
     if front is not None and len(front):
         return front, True
-    evaluated = evaluated_rows(trials)
+    evaluated = evaluated_rows(trials, names_of(objectives))
     so_far = evaluated[evaluated["on_front"]].sort_values(list(OBJECTIVE_NAMES), kind="stable")
     if len(so_far):
         return _named(so_far, "p"), True

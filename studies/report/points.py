@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...evaluators.measurement import Measurement
+from ...search.objectives import Objective
 from ...spaces.architectures import Baseline
+from ..further import value_text
 from .axes import axes_used, combination_labels
 from .cloud import plain_value
 from .documents import PointDocument
@@ -33,10 +35,12 @@ _TITLES = {
     "accuracy": "Accuracy, validation",
     "load_ms": "Load time",
     "load_peak_bytes": "Load memory, highest",
+    "session_peak_bytes": "Memory of a session, highest",
+    "energy_mj": "Energy of a run",
 }
 """Titles of measurements, in the order in which they are shown."""
 
-_RATIOS = {"latency_ms": "latency_ratio", "load_ms": "load_ratio"}
+_RATIOS = {"latency_ms": "latency_ratio", "load_ms": "load_ratio", "energy_mj": "energy_ratio"}
 _TOLD = ("processor", "host", "threads", "provider", "onnxruntime", "batch_size", "metric", "inputs")
 """Conditions that are told of each measurement."""
 
@@ -92,9 +96,16 @@ def _values(material: Material, row: pd.Series[Any]) -> dict[str, Any]:
         "mark": str(row["mark"]) if isinstance(row.get("mark"), str) else None,
         "probability": _number(row, "front_probability"),
         "coveredBy": str(row["covered_by"]) if isinstance(row.get("covered_by"), str) else None,
+        "further": {item.name: _further(row, item) for item in material.further},
         "broken": [f"{_TITLES[bound].lower()} by {share:.1%}" for bound, share in broken.items()],
         "targets": {target: _number(row, column) for target, column in target_columns(material.points).items()},
     }
+
+
+def _further(row: pd.Series[Any], objective: Objective) -> dict[str, Any] | None:
+    """Return the value of a further objective, as a number and in words; None where a point has none."""
+    value = _number(row, objective.name)
+    return None if value is None else {"value": value, "text": value_text(objective, value)}
 
 
 def _number(row: pd.Series[Any], name: str) -> float | None:
@@ -127,6 +138,8 @@ def _shared(name: str, measurements: Sequence[Measurement]) -> Any:
 def _value(item: Measurement) -> str:
     if item.unit == "bytes":
         return f"{item.value:,.0f} bytes" if item.name == "size_bytes" else describe_bytes(item.value)
+    if item.unit == "mJ":
+        return f"{item.value:.3g} mJ{f' ± {item.spread:.2g}' if item.spread else ''}"
     if item.unit == "ms":
         return f"{describe_ms(item.value)}{f' ± {item.spread:.2g}' if item.spread else ''}"
     return f"{item.value:.4f}{f' ± {item.spread:.4f}' if item.spread else ''}"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...search.front import knee_index
-from ...search.objectives import OBJECTIVES
 from ...spaces.architectures import CellNetwork, Student, describe_architecture
 from ...spaces.candidate import FLOAT_BITS, HALF_BITS, Candidate
 from ...spaces.stages.choice import StageNetwork
+from ..tables import names_of
 
 if TYPE_CHECKING:
     from .material import Material
@@ -71,12 +71,13 @@ def highlights(material: Material) -> list[Highlight]:
     The smallest and the fastest are those that lose at most one point of accuracy, where there are any.
     """
     points = material.points
-    values = points[["size_bytes", "latency_ms", material.accuracy]].to_numpy(dtype=np.float64)
+    names = [material.accuracy if name == "accuracy" else name for name in names_of(material.objectives)]
+    values = points[names].to_numpy(dtype=np.float64)
     least = material.baseline_values[2] - WITHIN_POINTS / 100
     near = np.flatnonzero(values[:, 2] >= least - 1e-12)
     some, among = (near, "within 1 point") if len(near) else (np.arange(len(values)), "at any accuracy")
     chosen = {
-        "Best compromise": knee_index(values, OBJECTIVES),
+        "Best compromise": knee_index(values, material.objectives),
         f"Smallest {among}": int(some[np.lexsort((values[some, 1], values[some, 0]))[0]]),
         f"Fastest {among}": int(some[np.lexsort((values[some, 0], values[some, 1]))[0]]),
         "Most accurate": int(np.lexsort((values[:, 0], values[:, 1], -values[:, 2]))[0]),

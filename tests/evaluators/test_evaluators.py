@@ -430,6 +430,7 @@ TIMING = PairTiming(4.0, 0.1, 1.0, 1.5, 0.25, 0.01, 12, (3, 9))
 def test_memory_of_a_session_is_that_of_one_batch(scaling: Artifact) -> None:
     target = MeasuringMemory(TIMING, peak_bytes={scaling.path.name: 1_000})
     (memory,) = MemoryEvaluator(target, np.ones((2, 3), np.float32)).measure(scaling)
+    assert memory.spread == 4096, "it is counted in pages"
     assert (memory.name, memory.value, memory.unit) == ("session_peak_bytes", 1_024, "bytes")
     assert memory.conditions["batch_size"] == 2
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from karui.search.front import hypervolume, knee_index, pareto_mask
-from karui.search.objectives import OBJECTIVES
+from karui.search.objectives import LIMITS, OBJECTIVES, latency_on
 
 Point = tuple[float, float, float]
 POINTS = st.lists(
@@ -72,6 +72,13 @@ def test_the_hypervolume_of_two_points_is_the_union_of_their_boxes() -> None:
 @pytest.mark.parametrize("point", [(1000.0, 1.0, 0.9), (10.0, 10.0, 0.9), (10.0, 1.0, 0.8), (5000.0, 50.0, 0.1)])
 def test_a_point_no_better_than_the_reference_adds_nothing(point: Point) -> None:
     assert hypervolume([point], BASELINE) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_further_objectives_count_by_their_logarithm_against_the_baseline() -> None:
+    objectives, baseline = (*OBJECTIVES, LIMITS[0], latency_on("pi5")), (*BASELINE, 8.0, 3.0)
+    expected = math.log(2) * math.log(4) * 0.05 * math.log(8) * math.log(3)
+    assert hypervolume([(500.0, 2.5, 0.85, 1.0, 1.0)], baseline, objectives) == pytest.approx(expected)
+    assert hypervolume([(500.0, 2.5, 0.85, 8.0, 1.0)], baseline, objectives) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_no_points_have_no_volume() -> None:

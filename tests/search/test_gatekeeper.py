@@ -16,7 +16,7 @@ from karui.search.curves import LearningCurve, PastTraining
 from karui.search.gatekeeper import Gatekeeper, GateReport, describe_reports, report_gates
 from karui.search.gates import Draft, Gates, Rival, Stop
 from karui.search.loop import STOPPED_PER_TRIAL, Budget, SearchLoop
-from karui.search.objectives import OBJECTIVES, Objective, with_bounds
+from karui.search.objectives import LIMITS, OBJECTIVES, Objective, with_bounds
 from karui.search.passage import Passage
 from karui.search.record import Outcome, TrialRecord, read_records
 from karui.spaces.candidate import Candidate
@@ -47,6 +47,21 @@ def record(
 
 def stopped(number: int, gate: str) -> TrialRecord:
     return TrialRecord(number, "stopped", gate, "too large", {}, Candidate(), None, False, 1.0)
+
+
+def test_where_there_are_further_objectives_gates_hold_bounds_only() -> None:
+    def gates(*further: Objective) -> Gates:
+        keeper = Gatekeeper((*BOUNDED, *further), BASELINE, audit=0.0)
+        keeper.begin([record(0, (20.0, 2.0, 1.0)), record(1, (10.0, 3.0, 1.0))])
+        return keeper.gates_for("")
+
+    plain, more = gates(), gates(LIMITS[0])
+    dominated = Draft(100.0, 100.0, 0.0)
+    assert plain.check_draft(dominated) is not None
+    assert more.check_draft(dominated) is None, "its file may be the first to load"
+    assert not more.wants_latency(100.0)
+    assert more == replace(plain, front=())
+    assert more.check_size(10_000.0) == plain.check_size(10_000.0) != None  # noqa: E711
 
 
 def test_gates_hold_what_was_found_so_far() -> None:

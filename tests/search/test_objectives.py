@@ -15,6 +15,8 @@ from karui.search.objectives import (
     Objective,
     as_losses,
     bounded_limits,
+    latency_on,
+    objectives_named,
     parse_bound,
     with_bounds,
 )
@@ -74,6 +76,16 @@ def test_only_what_has_a_bound_is_a_limit() -> None:
     assert bounded_limits({"size_bytes": "2KB", "load_ms": None}) == ()
     (memory,) = bounded_limits({"session_peak_bytes": "2MB", "size_bytes": "2KB"})
     assert memory.violation(3e6, 9e6) == pytest.approx(0.5)
+
+
+def test_objectives_are_found_again_by_their_names() -> None:
+    objectives = (*OBJECTIVES, latency_on("pi5"), LIMITS[2], LIMITS[0])
+    names = [objective.name for objective in objectives]
+    assert names[3:] == ["latency_ms@pi5", "energy_mj", "load_ms"]
+    assert objectives_named(names) == objectives
+    for wrong in (names[1:], names[:2], [*names, "loss"], []):
+        with pytest.raises(ValueError, match=r"come first|'loss' is no objective"):
+            objectives_named(wrong)
 
 
 def test_a_relative_bound_is_a_share_of_the_baseline() -> None:

@@ -62,6 +62,21 @@ def test_limits_are_what_is_bounded_beside_the_objectives(tmp_path: Path) -> Non
     ]
 
 
+def test_further_objectives_come_after_the_three_with_their_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    head = "further_objectives = ['energy', 'load']\n" + HEAD + BITS
+    path.write_text(head + "[bounds]\nmax_load = '0.2s'\nmax_memory = '64MB'\nmin_accuracy = 0.9\n")
+    spec = load_spec(path)
+    assert [(item.name, item.bound and item.bound.limit) for item in spec.objectives()] == [
+        ("size_bytes", None),
+        ("latency_ms", None),
+        ("accuracy", 0.9),
+        ("energy_mj", None),
+        ("load_ms", 200.0),
+    ]
+    assert [limit.name for limit in spec.limits()] == ["session_peak_bytes"], "what is an objective is no limit"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -90,6 +105,11 @@ def test_limits_are_what_is_bounded_beside_the_objectives(tmp_path: Path) -> Non
         (HEAD + "[sparsity]\nzeroed_weights = [1.0]\n", ("sparsity.zeroed_weights[0]", "less than 1", "1.0")),
         (HEAD + "[students]\nwidths = [true]\n", ("students.widths[0]", "true or false")),
         (HEAD + BITS + "[bounds]\nmax_size = '3ms'\n", ("bounds.max_size", "unknown unit", "60KB", "'3ms'")),
+        (
+            "further_objectives = ['lod']\n" + HEAD + BITS,
+            ("further_objectives[0]", "'load', 'memory' or", "'lod'"),
+        ),
+        ("further_objectives = ['load', 'load']\n" + HEAD + BITS, ("further_objectives", "named twice")),
         (HEAD + BITS + "[bounds]\nmax_energy = '3ms'\n", ("bounds.max_energy", "unknown unit", "2mJ", "'3ms'")),
         (HEAD + BITS + "[bounds]\nmax_memory = '0MB'\n", ("bounds.max_memory", "not positive", "'0MB'")),
         (HEAD + BITS + "[bounds]\nmax_latency = '3KB'\n", ("bounds.max_latency", "unknown unit", "0.4ms", "'3KB'")),

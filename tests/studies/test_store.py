@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from karui.errors import OutputError, StudyFileError
 from karui.evaluators.measurement import Measurement
+from karui.search.objectives import LIMITS, OBJECTIVES, Objective, latency_on
 from karui.studies.spec import StudySpec, parse_spec
 from karui.studies.store import (
     check_meaning,
@@ -25,6 +26,7 @@ from karui.studies.store import (
     training_seed,
     without_password,
 )
+from karui.studies.stored_objectives import name_values, stored_objectives
 
 ACCURACY = {"accuracy": Measurement("accuracy", 0.5, "1", 0.1, 20, {"split": "validation"})}
 
@@ -40,6 +42,43 @@ def test_a_study_is_made_once_and_found_again(tmp_path: Path) -> None:
         found = open_study(url(tmp_path), "mine", create=create)
         assert found.user_attrs == {"mark": 1}
         assert [direction.name for direction in found.directions] == ["MINIMIZE", "MINIMIZE", "MAXIMIZE"]
+
+
+MORE = (*OBJECTIVES, LIMITS[0], latency_on("pi5"))
+
+
+def test_a_study_is_found_again_with_its_objectives(tmp_path: Path) -> None:
+    open_study(url(tmp_path), "mine", create=True, objectives=MORE)
+    open_study(url(tmp_path), "plain", create=True)
+    for objectives, name in ((MORE, "mine"), (OBJECTIVES, "plain")):
+        again = open_study(url(tmp_path), name, create=True, objectives=objectives)
+        assert (
+            stored_objectives(again) == stored_objectives(open_study(url(tmp_path), name, create=False)) == objectives
+        )
+
+
+@pytest.mark.parametrize(("before", "after"), [(MORE, OBJECTIVES), (OBJECTIVES, MORE), (MORE, (*MORE[:4], LIMITS[1]))])
+def test_objectives_may_be_corrected_until_there_are_results(
+    tmp_path: Path, before: tuple[Objective, ...], after: tuple[Objective, ...]
+) -> None:
+    open_study(url(tmp_path), "mine", create=True, objectives=before)
+    study = open_study(url(tmp_path), "mine", create=True, objectives=after)
+    assert stored_objectives(study) == after
+    note_baseline(study, "00", ACCURACY)
+    with pytest.raises(OutputError, match=r"has other objectives(?s:.*)expected: the objectives of the study file"):
+        open_study(url(tmp_path), "mine", create=True, objectives=before)
+    assert stored_objectives(open_study(url(tmp_path), "mine", create=False)) == after
+
+
+def test_a_study_of_somebody_elses_is_told(tmp_path: Path) -> None:
+    optuna.create_study(storage=url(tmp_path), study_name="mine", directions=["minimize", "maximize"])
+    for create in (True, False):
+        with pytest.raises(OutputError, match=r"is not karui's(?s:.*)minimize, maximize"):
+            open_study(url(tmp_path), "mine", create=create)
+    named = optuna.create_study(storage=url(tmp_path), study_name="other", directions=["minimize"] * 3)
+    name_values(named, (*OBJECTIVES[:2], Objective("loss", "minimize", "1")))
+    with pytest.raises(OutputError, match=r"is not karui's(?s:.*)not size_bytes, latency_ms, loss"):
+        open_study(url(tmp_path), "other", create=True)
 
 
 def test_a_study_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -120,6 +159,7 @@ def test_a_study_goes_on_where_a_later_version_has_more_keys(tmp_path: Path) -> 
     now = spec(students=students)
     before = now.meaning()
     del before["students"]["resolutions"], before["latency"]["inputs"], before["target"]
+    del before["further_objectives"]
     study = open_study(url(tmp_path), "mine", create=True)
     check_meaning(study, before, {}, "mine")
     note_baseline(study, "00", ACCURACY)
@@ -132,6 +172,9 @@ def test_a_study_goes_on_where_a_later_version_has_more_keys(tmp_path: Path) -> 
     drawn = spec(students=students, latency={"inputs": "random"})
     with pytest.raises(StudyFileError, match=r"latency\.inputs = 'real'(?s:.*)latency\.inputs = 'random'"):
         check_meaning(study, drawn.meaning(), drawn.usual(), "mine")
+    more = spec(students=students, further_objectives=["load"])
+    with pytest.raises(StudyFileError, match=r"further_objectives = \[\](?s:.*)further_objectives = \['load'\]"):
+        check_meaning(study, more.meaning(), more.usual(), "mine")
 
 
 def test_a_changed_study_file_is_refused_with_the_key(tmp_path: Path) -> None:

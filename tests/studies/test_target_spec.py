@@ -70,6 +70,17 @@ def test_how_a_device_is_reached_may_change_and_what_it_is_may_not(tmp_path: Pat
         assert read(tmp_path, other).meaning() != meaning
 
 
+def test_each_target_is_an_objective_of_its_own_where_the_study_says_so(tmp_path: Path) -> None:
+    here = '[[target]]\nname = "here"\nkind = "local"\n'
+    spec = read(tmp_path, PI5 + PHONE + here + "[latency]\nobjective = 'each'\n[bounds]\nmax_latency = '0.5x'\n")
+    names = [objective.name for objective in spec.objectives()]
+    assert names == ["size_bytes", "latency_ms", "accuracy", "latency_ms@phone", "latency_ms@here"]
+    bounded = [objective.name for objective in spec.objectives() if objective.bound is not None]
+    assert bounded == ["latency_ms"], "a bound on latency is one on the first target"
+    for latency in ("", "[latency]\nobjective = 'worst'\n", "[latency]\nobjective = 'phone'\n"):
+        assert len(read(tmp_path, PI5 + PHONE + latency).objectives()) == 3
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -93,9 +104,8 @@ def test_how_a_device_is_reached_may_change_and_what_it_is_may_not(tmp_path: Pat
         (PI5.replace("pi@", "-oProxyCommand=x@"), ("target[0].host", "begins with a dash")),
         (PI5.replace("pi@", "$(x)@"), ("target[0].host", "has characters that no host or user has")),
         (PI5 + "threads = 0\n", ("target[0].threads",)),
-        (PI5 + "[latency]\nobjective = 'pi6'\n", ("latency.objective", "one of 'worst', 'pi5'", "'pi6'")),
+        (PI5 + "[latency]\nobjective = 'pi6'\n", ("latency.objective", "one of 'worst', 'each', 'pi5'", "'pi6'")),
         ("[latency]\nobjective = 'pi5'\n", ("latency.objective", "'pi5'")),
-        (PI5 + PHONE + "[latency]\nobjective = 'each'\n", ("latency.objective", "is not possible yet", "'worst'")),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, text: str, expected: tuple[str, ...]) -> None:

@@ -35,9 +35,10 @@ const fittingPoints = () => points.filter((point) => fits(point.size, point.late
 // The best compromise, as `karui pick` chooses it: nearest the ideal after scaling each objective to [0, 1].
 function knee(candidates) {
   if (!candidates.length) return null;
-  const losses = candidates.map((point) => [Math.log(point.size), Math.log(point.latency), -point.accuracy]);
-  const least = [0, 1, 2].map((axis) => Math.min(...losses.map((loss) => loss[axis])));
-  const width = [0, 1, 2].map((axis) => Math.max(...losses.map((loss) => loss[axis])) - least[axis] || 1);
+  const further = (point) => data.further.map(({ name }) => Math.log(point.further[name].value));
+  const losses = candidates.map((point) => [Math.log(point.size), Math.log(point.latency), -point.accuracy, ...further(point)]);
+  const least = losses[0].map((_, axis) => Math.min(...losses.map((loss) => loss[axis])));
+  const width = losses[0].map((_, axis) => Math.max(...losses.map((loss) => loss[axis])) - least[axis] || 1);
   const distances = losses.map((loss) => Math.hypot(...loss.map((value, axis) => (value - least[axis]) / width[axis])));
   return candidates[distances.indexOf(Math.min(...distances))];
 }

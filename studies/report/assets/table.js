@@ -8,6 +8,7 @@ const COLUMNS = [
   { key: "faster", title: "faster", text: (item) => factorText(item.faster) },
   { key: "accuracy", title: data.onTest ? "test accuracy" : "accuracy", text: (item) => spreadText(item.accuracy, item.accuracySpread) },
   { key: "drop", title: "lost", text: (item) => (item.drop === null ? "" : item.drop.toFixed(1)) },
+  ...data.further.map(({ name, title }) => ({ key: `further ${name}`, title, text: (item) => item.further?.[name]?.text ?? "", sort: (item) => item.further?.[name]?.value })),
   { key: "mark", title: "again", text: (item) => item.mark || (item.holds === null || item.holds === undefined ? "" : item.holds ? "holds" : "fell off"), kind: "text", only: () => points.some((point) => point.mark || point.holds !== null) },
   { key: "probability", title: "on true front", text: (item) => (item.probability === null || item.probability === undefined ? "" : `${(100 * item.probability).toFixed(0)} %`), only: () => points.some((point) => point.probability !== null) },
   { key: "broken", title: "breaks", text: (item) => (item.broken || []).join("; "), kind: "text wide", only: () => !data.isFront },
