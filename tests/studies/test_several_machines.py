@@ -76,7 +76,7 @@ def search(study: Path, machine: str, trials: int, **options: Any) -> tuple[pd.D
 
 def test_files_and_baseline_come_from_where_they_were_made(tmp_path: Path, karui_command: Command) -> None:
     study, shared = write_study(tmp_path, axes=FEW), tmp_path / "artifacts"
-    _, told = search(study, "first", 5, artifacts=shared)  # all there are, so that no noise decides whose are on the front
+    _, told = search(study, "first", 5, artifacts=shared)  # all there are: no noise decides whose are on the front
     assert told.epochs == 2
     assert not [note for note in told.notes if "not of the kind" in note]
     made = {path.stem: digest_of(path) for path in (tmp_path / "first/results/build/files").glob("*.onnx")}
