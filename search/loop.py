@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -152,7 +153,7 @@ class SearchLoop:
     def _search(self, budget: Budget, listener: Listener) -> str:
         end = None if budget.seconds is None else self.clock() + budget.seconds
         ending = self._work(lambda: self._fill(budget, end, listener), end, listener)
-        if missing := len(self._promotion.missing()):
+        if missing := len(self._promotion.missing(self._left(end))):
             listener.happened("promotion begun", candidates=missing, epochs_factor=self.final_factor)
             self._work(lambda: self._fill_with_promoted(end, listener), end, listener)
         return self._promotion.describe(ending)
@@ -182,6 +183,9 @@ class SearchLoop:
                 if time.monotonic() - self._recovered_at >= _RECOVERS_EVERY_SECONDS:
                     with self.turns():
                         self.recover_stale(listener)
+
+    def _left(self, end: float | None) -> float:
+        return math.inf if end is None else end - self.clock()
 
     @property
     def _in_flight(self) -> int:
@@ -228,7 +232,7 @@ class SearchLoop:
                 return "the time is up"
             with self.turns():
                 self._take_in(listener)
-                promoted = self._promotion.begin(self._owners.mark)
+                promoted = self._promotion.begin(self._owners.mark, self._left(end))
                 if promoted is None:
                     return "all of the front are promoted"
                 self._take_up(*promoted, listener)
