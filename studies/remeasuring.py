@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..errors import CandidateFailure, KaruiError, TargetUnavailable
@@ -30,6 +31,11 @@ ROUNDS = 2
 
 MOST_AGAIN = 16
 """How many files are measured once more in a round at most."""
+
+Earlier = Mapping[str, Sequence[Mapping[str, Measurement]]]
+"""Measurements of latency by name, in the order in which they were made, by the digests of the files."""
+
+NOTHING_EARLIER: Earlier = MappingProxyType({})
 
 _SECONDS_BETWEEN_LOOKS = 30.0
 
@@ -134,6 +140,7 @@ def measure_again(
     bench: Bench,
     workbench: Workbench,
     happened: Callable[..., None],
+    earlier: Earlier = NOTHING_EARLIER,
 ) -> MeasuredAgain:
     """Measure files again, in a new process where that is possible.
 
@@ -145,6 +152,7 @@ def measure_again(
         bench: Of this process.
         workbench: What a new process sets its own bench up from.
         happened: Is told of errors that nobody expected; see :class:`~karui.search.listener.Listener`.
+        earlier: Latencies that were measured again while the search ran.
 
     Raises:
         TargetUnavailable: Where a target does not answer.
@@ -156,16 +164,20 @@ def measure_again(
         try:
             factory, output = FreshProcess(workbench, artifacts), workbench.folder.worker_output
             with closing(Workers(1, factory, candidate_seconds=60 * spec.candidate_minutes, output=output)) as crew:
-                return measure_with(crew, wanted, happened)
+                return measure_with(crew, wanted, happened, earlier)
         except KaruiError as error:
             if spec.workers or isinstance(error, TargetUnavailable):
                 raise
             reason = f"a new process could not be had: {error.what}"
-    return replace(measure_with(InProcess(Remeasure(bench, artifacts)), wanted, happened), same_process=reason)
+    again = measure_with(InProcess(Remeasure(bench, artifacts)), wanted, happened, earlier)
+    return replace(again, same_process=reason)
 
 
 def measure_with(
-    crew: Crew, wanted: Sequence[tuple[TrialRecord, Artifact]], happened: Callable[..., None]
+    crew: Crew,
+    wanted: Sequence[tuple[TrialRecord, Artifact]],
+    happened: Callable[..., None],
+    earlier: Earlier = NOTHING_EARLIER,
 ) -> MeasuredAgain:
     """Have a crew measure files, and once more the latencies that decide who belongs to the front.
 
@@ -176,6 +188,7 @@ def measure_with(
         crew: Measures a candidate's file; see :class:`Remeasure`.
         wanted: The trials and their files.
         happened: As for :func:`measure_again`.
+        earlier: Likewise.
     """
     taken: dict[int, list[Outcome]] = {}
     lost: dict[int, str] = {}
@@ -187,14 +200,20 @@ def measure_with(
         lost[record.number] = result.reason
         if isinstance(result, UnexpectedError):
             happened("unexpected error", trial=record.number, traceback=result.traceback)
+
+    def fresh() -> list[Fresh]:
+        return [
+            _fresh(record, file, taken[record.number], earlier.get(file.digest, ()))
+            for record, file in wanted
+            if record.number in taken
+        ]
+
     for _ in range(ROUNDS):
-        found = [_fresh(record, file, taken[record.number]) for record, file in wanted if record.number in taken]
-        for one in undecided(found):
+        for one in undecided(fresh()):
             result = _answer(crew, one.record)
             if isinstance(result, Outcome):  # what fails now has been measured before
                 taken[one.record.number].append(result)
-    found = [_fresh(record, file, taken[record.number]) for record, file in wanted if record.number in taken]
-    return MeasuredAgain(tuple(found), lost)
+    return MeasuredAgain(tuple(fresh()), lost)
 
 
 def undecided(found: Sequence[Fresh], most: int = MOST_AGAIN) -> list[Fresh]:
@@ -222,12 +241,17 @@ def _answer(crew: Crew, record: TrialRecord) -> Ending:
             return event.result
 
 
-def _fresh(record: TrialRecord, artifact: Artifact, outcomes: Sequence[Outcome]) -> Fresh:
+def _fresh(
+    record: TrialRecord,
+    artifact: Artifact,
+    outcomes: Sequence[Outcome],
+    earlier: Sequence[Mapping[str, Measurement]],
+) -> Fresh:
     known = record.outcome.measurements if record.outcome else {}
     first, *later = (outcome.measurements for outcome in outcomes)
     # A process that was started anew measures everything once more; only latency differs from time to time.
     repeated = {
-        name: average([item, *(again[name] for again in later)]) if name.startswith("latency_") else item
+        name: average([item, *(again[name] for again in (*later, *earlier))]) if name.startswith("latency_") else item
         for name, item in first.items()
     }
     return Fresh(record, artifact, {**known, **repeated})
