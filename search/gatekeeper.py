@@ -85,8 +85,11 @@ class Gatekeeper:
         feasible = [record for record in self._evaluated if record.feasible]
         values = [record.values([objective.name for objective in self.objectives]) for record in feasible]
         mask = pareto_mask(values, self.objectives)
+        spreads = [record.spreads([objective.name for objective in self.objectives[1:]]) for record in feasible]
         return tuple(
-            Rival(record.number, *point) for record, point, kept in zip(feasible, values, mask, strict=True) if kept
+            Rival(record.number, *point, *noise)
+            for record, point, noise, kept in zip(feasible, values, spreads, mask, strict=True)
+            if kept
         )
 
     def _is_tested(self, gate: str, key: str) -> bool:

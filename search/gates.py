@@ -1,8 +1,13 @@
-"""Gates: what stops a candidate before it is dear; plain data, so that they travel to wherever it is made."""
+"""Gates: what stops a candidate before it is dear; plain data, so that they travel to wherever it is made.
+
+A candidate is beaten by a rival only where that dominates it beyond noise, as :mod:`karui.search.noise` has it: the
+difference of two values that were measured has to be more than the root of the sum of their squared spreads.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +25,8 @@ was more than 5 % smaller: those of 2 bits with half of the weights zero, where 
 rounded to zero. Most were within 1 %."""
 
 LATENCY_SLACK = 0.10
-"""By what share it may turn out faster, beyond the interval of the draft's latency. Of the same 34, none was more than
-6 % faster, as two timings of one file may differ on a busy machine; half were within 1.6 %."""
+"""By what share it may turn out faster, beyond the intervals of latencies. Of the same 34, none was more than 6 %
+faster, as two timings of one file may differ on a busy machine; half were within 1.6 %."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,16 @@ class Draft:
     @property
     def least_ms(self) -> float:
         """The fastest that the candidate's own file may be."""
-        return max(0.0, self.latency_ms - self.latency_spread_ms) * (1.0 - LATENCY_SLACK)
+        return self.least_ms_beside(0.0)
+
+    def least_ms_beside(self, spread_ms: float) -> float:
+        """Return the fastest that it may be, beside a latency of that spread: by as much they differ beyond noise.
+
+        Args:
+            spread_ms: Half the width of the other latency's 95 % interval.
+        """
+        kept = 1.0 - LATENCY_SLACK
+        return max(0.0, self.latency_ms * kept - math.hypot(self.latency_spread_ms * kept, spread_ms))
 
 
 @dataclass(frozen=True)
@@ -58,12 +72,16 @@ class Rival:
         size_bytes: Of its file.
         latency_ms: Of its file.
         accuracy: Of its file.
+        latency_spread_ms: Half the width of the latency's 95 % interval.
+        accuracy_spread: The same of the accuracy.
     """
 
     trial: int
     size_bytes: float
     latency_ms: float
     accuracy: float
+    latency_spread_ms: float = 0.0
+    accuracy_spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,9 +106,11 @@ class Gates:
     Args:
         front: Feasible points that no other one dominates.
         hoped_accuracy: What an untrained candidate is supposed to reach: the baseline's accuracy, or the best that any
-            candidate had.
+            candidate had. It is a hope and no measurement, and as the best of many it has their luck in it already: no
+            noise is added to it.
         baseline_ms: The baseline's latency, for ratios in reasons.
-        accuracy_noise: How far a measured accuracy may lie from the true one; added to every projection.
+        accuracy_noise: How far a measured accuracy may lie from the true one; added to every projection, and beside a
+            rival's accuracy together with that one's own spread.
         most_bytes: Bound on size.
         most_ms: Bound on latency.
         least_accuracy: Bound on accuracy.
@@ -131,7 +151,8 @@ class Gates:
     def check_draft(self, draft: Draft) -> Stop | None:
         """Return why a candidate is stopped before its training, or None where it passes.
 
-        What counts against it lies beyond the slack between drafts and files, and beyond the interval of its latency.
+        What counts against it lies beyond the slack between drafts and files, and beyond the interval of its latency;
+        against the front beyond that of the rival's latency as well.
         """
         if "draft" not in self.checks:
             return None
@@ -141,7 +162,7 @@ class Gates:
             allowed = f"at most {self._ratio(self.most_ms)} is allowed"
             reason = f"a draft of {self._ratio(draft.latency_ms)} the baseline's latency, where {allowed}"
             return Stop("latency", reason, _share(draft.least_ms, self.most_ms))
-        beaten = self._beaten("front", draft, self.hoped_accuracy)
+        beaten = self._beaten("front", draft, lambda _: self.hoped_accuracy)
         if beaten is None:
             return None
         known = f"even at an accuracy of {self.hoped_accuracy:.4f}"
@@ -154,25 +175,37 @@ class Gates:
             draft: What it was before training; where there was none, only the bound on accuracy can stop it.
             curve: Its training so far.
         """
-        projected = optimistic_end(curve, self.past) if "rungs" in self.checks else None
-        if projected is None:
+        expected = optimistic_end(curve, self.past) if "rungs" in self.checks else None
+        if expected is None:
             return None
-        projected += self.accuracy_noise
+        projected = expected + self.accuracy_noise
         epoch = len(curve.metrics)
         told = f"epoch {epoch} of {curve.epochs}, {curve.standing(epoch):.4f}, at most {projected:.4f} in the end"
         if projected < self.least_accuracy:
             missing = (self.least_accuracy - projected) / (abs(self.least_accuracy) or 1.0)
             return Stop("rung", f"{told}, where at least {self.least_accuracy:.4f} is needed", missing)
-        beaten = None if draft is None else self._beaten("rung", draft, projected)
+        if draft is None:
+            return None
+        beaten = self._beaten("rung", draft, lambda rival: expected + self._noise_beside(rival))
         return None if beaten is None else Stop("rung", f"{told}; {beaten.reason}", beaten.excess)
 
-    def _beaten(self, gate: str, draft: Draft, accuracy: float) -> Stop | None:
-        """Return how a candidate of that accuracy would be dominated, or None where it would not."""
+    def _noise_beside(self, rival: Rival) -> float:
+        return math.hypot(self.accuracy_noise, rival.accuracy_spread)
+
+    def _beaten(self, gate: str, draft: Draft, needed: Callable[[Rival], float]) -> Stop | None:
+        """Return how a candidate would be dominated beyond noise, or None where it would not.
+
+        Args:
+            gate: That says so.
+            draft: Of the candidate.
+            needed: The accuracy that a rival must have to beat it.
+        """
         best: Stop | None = None
         for rival in self.front:
+            least_ms = draft.least_ms_beside(rival.latency_spread_ms)
             # The nearer of the two is by what it is beaten at least.
-            excess = min(_share(draft.least_bytes, rival.size_bytes), _share(draft.least_ms, rival.latency_ms))
-            if rival.accuracy >= accuracy and excess > (best.excess if best else 0.0):
+            excess = min(_share(draft.least_bytes, rival.size_bytes), _share(least_ms, rival.latency_ms))
+            if rival.accuracy >= needed(rival) and excess > (best.excess if best else 0.0):
                 best = Stop(gate, f"{self._describe(draft)}: dominated by {self._describe_rival(rival)}", excess)
         return best
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from ..errors import CandidateStopped, TargetUnavailable
 from ..spaces.candidate import Candidate
 from ..spaces.space import SearchSpace, problem_of
 from .asking import Asking
-from .crew import Answer, Crew, Reached
+from .crew import Answer, Crew, Event, Reached
 from .gatekeeper import Gatekeeper
 from .gates import Gates
 from .ledger import Ledger
@@ -37,6 +38,7 @@ STOPPED_PER_TRIAL = 10
 
 _REPEATS_BEFORE_PICKING = 4
 _LOOKS_EVERY_SECONDS = 30.0
+_IDLE_AFTER_SECONDS = 1.0
 _RECOVERS_EVERY_SECONDS = 60.0
 
 
@@ -74,6 +76,8 @@ class SearchLoop:
         final_factor: So many times the epochs the networks of the front are trained anew at the end; 1 for no times.
         turns: How searches that share the study take turns.
         limits: What has a bound without being an objective.
+        idle: Does one short piece of work while the crew is busy and no target is gone, and says whether there was any.
+            A candidate that has ended meanwhile waits for that piece, and for no further one.
         clock: Seconds that only grow.
         sleep: Waits for so many seconds.
     """
@@ -91,6 +95,7 @@ class SearchLoop:
     final_factor: int = 1
     turns: Turns = field(default_factory=Alone)
     limits: Sequence[Objective] = ()
+    idle: Callable[[], bool] | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _trials: dict[int, Trial] = field(default_factory=dict, init=False)
@@ -152,7 +157,7 @@ class SearchLoop:
     def _search(self, budget: Budget, listener: Listener) -> str:
         end = None if budget.seconds is None else self.clock() + budget.seconds
         ending = self._work(lambda: self._fill(budget, end, listener), end, listener)
-        if missing := len(self._promotion.missing()):
+        if missing := len(self._promotion.missing(self._left(end))):
             listener.happened("promotion begun", candidates=missing, epochs_factor=self.final_factor)
             self._work(lambda: self._fill_with_promoted(end, listener), end, listener)
         return self._promotion.describe(ending)
@@ -173,7 +178,7 @@ class SearchLoop:
                 return ending or "all trials are done"
             answered = False
             while not answered:
-                for event in self.crew.wait(_LOOKS_EVERY_SECONDS):
+                for event in self._wait():
                     if isinstance(event, Reached):
                         listener.reached(event.ticket, event.stage)
                     else:
@@ -182,6 +187,17 @@ class SearchLoop:
                 if time.monotonic() - self._recovered_at >= _RECOVERS_EVERY_SECONDS:
                     with self.turns():
                         self.recover_stale(listener)
+
+    def _wait(self) -> Sequence[Event]:
+        """Return what has happened in the crew; where nothing has for a moment, do what can be done meanwhile."""
+        if self.idle is not None and not len(self._waiting):
+            events = self.crew.wait(_IDLE_AFTER_SECONDS)
+            if events or self.idle():
+                return events
+        return self.crew.wait(_LOOKS_EVERY_SECONDS)
+
+    def _left(self, end: float | None) -> float:
+        return math.inf if end is None else end - self.clock()
 
     @property
     def _in_flight(self) -> int:
@@ -228,7 +244,7 @@ class SearchLoop:
                 return "the time is up"
             with self.turns():
                 self._take_in(listener)
-                promoted = self._promotion.begin(self._owners.mark)
+                promoted = self._promotion.begin(self._owners.mark, self._left(end))
                 if promoted is None:
                     return "all of the front are promoted"
                 self._take_up(*promoted, listener)

@@ -4,54 +4,35 @@ The search is one of several fidelities, with epochs as the fidelity: many candi
 and only what is best of them is trained for long. Of such schemes this is the plainest, with one step; Jamieson &
 Talwalkar, AISTATS 2016 (successive halving), and Li et al., JMLR 2018 (Hyperband), take several. A promoted candidate
 starts where its first training did, so that the schedule of its learning rate is whole.
+
+A short training tells candidates apart no better than its measurements are known. So those are promoted as well that
+are dominated, but not beyond noise (:func:`~karui.search.noise.edge_of_front`): after the front itself, the likeliest
+:data:`~karui.search.promotable.MOST_WITHIN_NOISE` of them, and each only where there is time. None is reserved for
+them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState, create_trial
 
-from ..spaces.candidate import Candidate, network_of
-from .front import pareto_mask
+from ..spaces.candidate import Candidate
 from .ledger import Ledger, counts
 from .objectives import Objective
+from .promotable import AWARE, RECOVERY, Member, Training, front_members, members_within_noise, trainings_of
 from .record import PROMOTED, TrialRecord
 
 MOST_RESERVED = 0.5
 """Most of a search's time that is left to promotion; where it needs more, it goes as far as it comes."""
 
-_RECOVERY, _AWARE = "recovery", "aware training"
-_NOT_AGAIN = (_RECOVERY, _AWARE, "architecture", "draft")
+_NOT_AGAIN = (RECOVERY, AWARE, "architecture", "draft")
 """Stages that a promoted candidate does not have as its twin had them: it trains for longer, needs no draft, and what
 making its architecture may have trained, a supernet, is there."""
-
-_Training = tuple[str, str]
-"""The stage, and what tells one training of that stage from the others."""
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A feasible candidate of fewer epochs, and what it becomes where it is promoted.
-
-    Args:
-        trial: Its number.
-        values: Its measurements, in the order of the objectives.
-        promoted: The candidate of more epochs; itself where it is not trained.
-        key: Of that.
-        trainings: What has to be trained for it.
-        seconds: How long everything but training takes.
-    """
-
-    trial: int
-    values: tuple[float, ...]
-    promoted: Candidate
-    key: str
-    trainings: tuple[_Training, ...]
-    seconds: float
 
 
 class Promotion:
@@ -70,22 +51,26 @@ class Promotion:
     def __init__(self, study: optuna.Study, objectives: Sequence[Objective], ledger: Ledger, factor: int) -> None:
         self.factor = factor
         self.done = 0
+        self.done_within_noise = 0
         self._study = study
         self._objectives = objectives
         self._ledger = ledger
-        self._feasible: list[_Member] = []
+        self._feasible: list[Member] = []
         self._kills: dict[str, int] = {}
-        self._seconds: dict[_Training, float] = {}
+        self._seconds: dict[Training, float] = {}
         self._trials_seconds: list[float] = []
-        self._trained: set[_Training] = set()
-        self._begun: set[int] = set()
-        self._in_training: set[_Training] = set()
+        self._trained: set[Training] = set()
+        self._begun: dict[int, bool] = {}
+        """By the number of the trial, whether its twin was on the front itself."""
+        self._in_training: set[Training] = set()
 
     def learn(self, record: TrialRecord) -> None:
         """Take up a trial that has ended."""
         if self.factor == 1 or record.candidate is None:
             return
-        self.done += record.number in self._begun and counts(record)
+        if record.number in self._begun and counts(record):
+            self.done += 1
+            self.done_within_noise += not self._begun[record.number]
         if record.kills:
             self._kills[record.key] = max(record.kills, self._kills.get(record.key, 0))
         if record.outcome is None:
@@ -99,18 +84,26 @@ class Promotion:
             self._trained.update(trainings)
         if record.candidate.epochs_factor < self.factor and record.feasible:
             self._feasible.append(self._member(record, done))
-        if not record.is_promoted and any(stage in done for stage in (_RECOVERY, _AWARE)):
+        if not record.is_promoted and any(stage in done for stage in (RECOVERY, AWARE)):
             self._trials_seconds.append(sum(done.values()))
 
-    def missing(self) -> list[_Member]:
-        """Return the trained members of the front whose promotion is neither known nor in flight."""
-        mask = pareto_mask([member.values for member in self._feasible], self._objectives)
-        front = [member for member, kept in zip(self._feasible, mask, strict=True) if kept]
-        once = {member.key: member for member in front if member.trainings}
-        return [member for key, member in once.items() if self._ledger.is_new(key)]
+    def missing(self, seconds_left: float = math.inf) -> list[Member]:
+        """Return the trained ones to be promoted whose promotion is neither known nor in flight, the front's first.
+
+        Args:
+            seconds_left: How much time there is; who belongs to the front only within noise is left out where it would
+                take longer.
+        """
+        within_noise = members_within_noise(self._feasible, self._objectives)
+        on_edge = [member for member in within_noise if self._expected(member) <= seconds_left]
+        return [*self._missing_of_front(), *(member for member in on_edge if self._ledger.is_new(member.key))]
+
+    def _missing_of_front(self) -> list[Member]:
+        front = front_members(self._feasible, self._objectives)
+        return [member for member in front if self._ledger.is_new(member.key)]
 
     def reserve(self, size: int, seconds: float | None) -> float:
-        """Return how many seconds to leave for promotion, told by how long the trainings of the search took.
+        """Return how many seconds to leave for promoting the front, told by how long the trainings of the search took.
 
         That is the work shared out evenly, or the longest of the candidates where that is more; and as much as it
         takes to train, and to promote, one that the search begins just before. What was never trained here, because
@@ -122,26 +115,29 @@ class Promotion:
         """
         if self.factor == 1 or seconds is None:
             return 0.0
-        missing = self.missing()
+        missing = self._missing_of_front()
         trainings = {training for member in missing for training in self._left(member)}
         whole = sum(map(self._expected_seconds, trainings)) + sum(member.seconds for member in missing)
-        each = (sum(map(self._expected_seconds, self._left(member))) + member.seconds for member in missing)
+        each = map(self._expected, missing)
         last = (1 + self.factor) * _mean(self._trials_seconds)
         return min(max(whole / size, *each, 0.0) + last, MOST_RESERVED * seconds)
 
-    def begin(self, owner: dict[str, Any]) -> tuple[Trial, Candidate] | None:
+    def begin(self, owner: dict[str, Any], seconds_left: float = math.inf) -> tuple[Trial, Candidate] | None:
         """Begin the trial of the next candidate to be promoted, and return both; None where there is none.
 
-        One whose networks are trained already comes first, since it costs next to nothing; one that would have to wait
-        for a network in training last.
+        The front itself comes first. Of it, and of those beside it, one whose networks are trained already comes first,
+        since it costs next to nothing; one that would have to wait for a network in training last.
 
         Args:
             owner: The mark of this search.
+            seconds_left: As for :meth:`missing`.
         """
-        missing = self.missing()
-        if not missing:
+        candidates = self._missing_of_front()
+        is_front = bool(candidates)
+        candidates = candidates or self.missing(seconds_left)
+        if not candidates:
             return None
-        member = min(missing, key=lambda each: (self._rank(each), each.trial))
+        member = min(candidates, key=lambda each: (self._rank(each), each.trial))
         self._in_training.update(member.trainings)
         first = self._study.get_trials(deepcopy=False)[member.trial]
         # Not by way of the queue: what waits there is the search's, and would come first.
@@ -156,48 +152,48 @@ class Promotion:
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         own = (trial for trial in running if trial.user_attrs.get("owner") == owner)
         trial = Trial(self._study, max(own, key=lambda each: each.number)._trial_id)
-        self._begun.add(trial.number)
+        self._begun[trial.number] = is_front
         return trial, member.promoted
 
     def describe(self, ending: str) -> str:
         """Return in one sentence why a search ended and who was promoted in it."""
         told = [ending]
         if self.done:
-            told.append(f"{_candidates(self.done)} of the front trained anew for {self.factor} times the epochs")
-        if late := len(self.missing()):
+            beside = f" ({self.done_within_noise} within noise)" if self.done_within_noise else ""
+            told.append(
+                f"{_candidates(self.done)} of the front{beside} trained anew for {self.factor} times the epochs"
+            )
+        if late := len(self._missing_of_front()):
             told.append(f"no time was left to train {_candidates(late)} of the front anew")
         return "; ".join(told)
 
-    def _member(self, record: TrialRecord, done: Mapping[str, float]) -> _Member:
+    def _member(self, record: TrialRecord, done: Mapping[str, float]) -> Member:
         promoted = replace(record.candidate or Candidate(), epochs_factor=self.factor).canonical()
-        return _Member(
+        return Member(
             trial=record.number,
             values=record.values([objective.name for objective in self._objectives]),
+            spreads=record.spreads([objective.name for objective in self._objectives]),
+            digest=record.outcome.digest if record.outcome else "",
             promoted=promoted,
             key=promoted.key,
             trainings=trainings_of(promoted),
             seconds=sum(seconds for stage, seconds in done.items() if stage not in _NOT_AGAIN),
         )
 
-    def _left(self, member: _Member) -> list[_Training]:
+    def _left(self, member: Member) -> list[Training]:
         return [training for training in member.trainings if training not in self._trained]
 
-    def _rank(self, member: _Member) -> int:
+    def _rank(self, member: Member) -> int:
         left = self._left(member)
         return 0 if not left else 1 + any(training in self._in_training for training in left)
 
-    def _expected_seconds(self, training: _Training) -> float:
+    def _expected(self, member: Member) -> float:
+        """Return how long its promotion may take."""
+        return sum(map(self._expected_seconds, self._left(member))) + member.seconds
+
+    def _expected_seconds(self, training: Training) -> float:
         alike = [seconds for (stage, _), seconds in self._seconds.items() if stage == training[0]]
         return self.factor * self._seconds.get(training, _mean(alike))
-
-
-def trainings_of(candidate: Candidate) -> tuple[_Training, ...]:
-    """Return the trainings behind a candidate's file, the same ones for however many epochs."""
-    plain = replace(candidate, epochs_factor=1)
-    network = network_of(plain)
-    recovery = [(_RECOVERY, network.key)] if network != Candidate() else []
-    aware = [(_AWARE, replace(plain, exit_depth=0.0).key)] if plain.bit_training == "aware" else []
-    return (*recovery, *aware)
 
 
 def without_replaced(records: Sequence[TrialRecord]) -> list[TrialRecord]:

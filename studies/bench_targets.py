@@ -60,6 +60,11 @@ class BenchTargets:
         """Whether measurements have to say on which target they were made."""
         return len(self._targets) > 1
 
+    @property
+    def are_elsewhere(self) -> bool:
+        """Whether all of them are other devices, so that measuring needs nothing of this machine."""
+        return not self._here
+
     def evaluator(self, make: MakeEvaluator, ratio: str, *, only_objective: bool = False) -> Evaluator:
         """Return what measures on all targets.
 

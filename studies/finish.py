@@ -15,7 +15,7 @@ from .bundle.samples import write_samples
 from .certification import read_certification, write_certification
 from .certify import Certified, certify, files_to_measure, front_table, write_descriptions
 from .folder import RunFolder, write_atomically
-from .remeasuring import measure_again
+from .remeasuring import Earlier, measure_again
 from .result import StudyResult, nearest_records
 from .spec import StudySpec
 from .store import note_baseline, read_baseline
@@ -39,6 +39,7 @@ class Finish:
         study: Optuna's.
         watcher: Is told how it goes.
         bench: Measures.
+        earlier: Latencies that were measured again while the search ran.
     """
 
     spec: StudySpec
@@ -46,6 +47,7 @@ class Finish:
     study: optuna.Study
     watcher: Watcher
     bench: Bench
+    earlier: Earlier
 
     def run(self, workbench: Workbench, ending: str, waited: bool) -> StudyResult:
         """Measure the front again, unless another search has done just that while this one waited for it.
@@ -71,7 +73,9 @@ class Finish:
         with bench.lock.working():
             bench.measure_baseline_on_test()
         note_baseline(self.study, bench.artifact.digest, bench.baseline)
-        again = measure_again(wanted, bench, workbench, self.watcher.happened, objectives)
+        again = measure_again(
+            wanted, bench, workbench, self.watcher.happened, objectives=objectives, earlier=self.earlier
+        )
         with bench.lock.working():
             certified = certify(front, again, bench.baseline, self.folder, bench.targets.conditions())
             result = self._keep(certified, records, ending)

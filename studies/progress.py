@@ -111,6 +111,9 @@ class ProgressView:
             self._say(f"trial {details['trial']} waits; the target is tried in {details['again_in_seconds']} s")
         elif event == "target answers again":
             self.note(f"the target answers again; {details['candidates']} candidates have waited for it")
+        elif event == "measured again while idle":
+            told = f"{details['latency_ms']:.4g} ± {details['latency_ms_spread']:.2g} ms"
+            self._say(f"trial {details['trial']} measured again while the device stood idle: {told}")
         elif event == "promotion begun":
             self._promoted, self._to_promote = 0, details["candidates"]
             times = f"{details['epochs_factor']} times the epochs"

@@ -64,11 +64,15 @@ def front_flips(front: pd.DataFrame) -> tuple[Flip, ...]:
     """Return where the ranking of a front's points flips between its targets; nothing where it has only one.
 
     Args:
-        front: As ``front.csv`` holds it.
+        front: As ``front.csv`` holds it; or trials that are called points, as a report shows them.
     """
     targets = [str(name).removeprefix(_RATIO) for name in front.columns if _is_ratio(str(name))]
     ratios = {target: [float(value) for value in front[f"{_RATIO}{target}"]] for target in targets}
-    spreads = {target: [float(value) for value in front[f"{_RATIO}{target}_spread"]] for target in targets}
+    # What is exact has no spread, and then its column may be missing.
+    spreads = {
+        target: [float(value) for value in front.get(f"{_RATIO}{target}_spread", [0.0] * len(front))]
+        for target in targets
+    }
     return ranking_flips([str(name) for name in front["point"]], ratios, spreads) if len(targets) > 1 else ()
 
 

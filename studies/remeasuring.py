@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..errors import CandidateFailure, KaruiError, TargetUnavailable
@@ -30,6 +31,11 @@ ROUNDS = 2
 
 MOST_AGAIN = 16
 """How many files are measured once more in a round at most."""
+
+Earlier = Mapping[str, Sequence[Mapping[str, Measurement]]]
+"""Measurements of latency by name, in the order in which they were made, by the digests of the files."""
+
+NOTHING_EARLIER: Earlier = MappingProxyType({})
 
 _SECONDS_BETWEEN_LOOKS = 30.0
 _LATENCIES = "latency_"
@@ -139,6 +145,7 @@ def measure_again(
     workbench: Workbench,
     happened: Callable[..., None],
     objectives: tuple[Objective, ...] = OBJECTIVES,
+    earlier: Earlier = NOTHING_EARLIER,
 ) -> MeasuredAgain:
     """Measure files again, in a new process where that is possible.
 
@@ -151,6 +158,7 @@ def measure_again(
         workbench: What a new process sets its own bench up from.
         happened: Is told of errors that nobody expected; see :class:`~karui.search.listener.Listener`.
         objectives: Those of the study.
+        earlier: Latencies that were measured again while the search ran.
 
     Raises:
         TargetUnavailable: Where a target does not answer.
@@ -162,13 +170,13 @@ def measure_again(
         try:
             factory, output = FreshProcess(workbench, artifacts), workbench.folder.worker_output
             with closing(Workers(1, factory, candidate_seconds=60 * spec.candidate_minutes, output=output)) as crew:
-                return measure_with(crew, wanted, happened, objectives)
+                return measure_with(crew, wanted, happened, objectives, earlier)
         except KaruiError as error:
             if spec.workers or isinstance(error, TargetUnavailable):
                 raise
             reason = f"a new process could not be had: {error.what}"
     here = InProcess(Remeasure(bench, artifacts))
-    return replace(measure_with(here, wanted, happened, objectives), same_process=reason)
+    return replace(measure_with(here, wanted, happened, objectives, earlier), same_process=reason)
 
 
 def measure_with(
@@ -176,6 +184,7 @@ def measure_with(
     wanted: Sequence[tuple[TrialRecord, Artifact]],
     happened: Callable[..., None],
     objectives: tuple[Objective, ...] = OBJECTIVES,
+    earlier: Earlier = NOTHING_EARLIER,
 ) -> MeasuredAgain:
     """Have a crew measure files, and once more the latencies that decide who belongs to the front.
 
@@ -187,11 +196,15 @@ def measure_with(
         wanted: The trials and their files.
         happened: As for :func:`measure_again`.
         objectives: Those of the study.
+        earlier: As for :func:`measure_again`.
     """
 
     def measured() -> list[Fresh]:
         done = [(record, file) for record, file in wanted if record.number in taken]
-        return [_fresh(record, file, taken[record.number], objectives) for record, file in done]
+        return [
+            _fresh(record, file, taken[record.number], earlier.get(file.digest, ()), objectives)
+            for record, file in done
+        ]
 
     taken: dict[int, list[Outcome]] = {}
     lost: dict[int, str] = {}
@@ -203,6 +216,7 @@ def measure_with(
         lost[record.number] = result.reason
         if isinstance(result, UnexpectedError):
             happened("unexpected error", trial=record.number, traceback=result.traceback)
+
     for _ in range(ROUNDS):
         for one in undecided(measured()):
             result = _answer(crew, one.record)
@@ -248,13 +262,17 @@ def _answer(crew: Crew, record: TrialRecord) -> Ending:
 
 
 def _fresh(
-    record: TrialRecord, artifact: Artifact, outcomes: Sequence[Outcome], objectives: tuple[Objective, ...]
+    record: TrialRecord,
+    artifact: Artifact,
+    outcomes: Sequence[Outcome],
+    earlier: Sequence[Mapping[str, Measurement]],
+    objectives: tuple[Objective, ...],
 ) -> Fresh:
     known = record.outcome.measurements if record.outcome else {}
     first, *later = (outcome.measurements for outcome in outcomes)
     # A process that was started anew measures everything once more; only latency differs from time to time.
     repeated = {
-        name: average([item, *(again[name] for again in later)]) if name.startswith(_LATENCIES) else item
+        name: average([item, *(again[name] for again in (*later, *earlier))]) if name.startswith(_LATENCIES) else item
         for name, item in first.items()
     }
     return Fresh(record, artifact, {**known, **repeated}, objectives)

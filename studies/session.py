@@ -22,6 +22,8 @@ from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
 from .finish import Finish
 from .folder import RunFolder, explain_cache_errors, explain_os_errors
+from .idle_measuring import IdleMeasuring
+from .remeasuring import NOTHING_EARLIER
 from .result import StudyResult
 from .shared_baseline import SharedBaseline, agreed_baseline, noted_weights
 from .shared_files import SharedFiles
@@ -92,14 +94,16 @@ class Session:
             bench, seed = self._prepare(task, cache)
         workbench = self._workbench(bench, seed, task)
         with closing(bench.targets):
+            idle = self._idle(bench)
             try:
-                ending = self._search(bench, self._crew(bench, workbench))
+                ending = self._search(bench, self._crew(bench, workbench), idle)
             finally:
                 self._write_trials()
             bench.tell = self.watcher.phase
             waits = "waiting while another search measures the front again"
             with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited:
-                finish = Finish(self.spec, self.folder, self.study, self.watcher, bench)
+                earlier = NOTHING_EARLIER if idle is None else idle.taken
+                finish = Finish(self.spec, self.folder, self.study, self.watcher, bench, earlier)
                 return finish.run(workbench, ending, waited)
 
     def _conditions(self) -> dict[str, Any]:
@@ -206,7 +210,15 @@ class Session:
         seconds = 60 * self.spec.candidate_minutes
         return Workers(self.spec.workers, workbench, candidate_seconds=seconds, output=self.folder.worker_output)
 
-    def _search(self, bench: Bench, crew: Crew) -> str:
+    def _idle(self, bench: Bench) -> IdleMeasuring | None:
+        """Return what measures while workers train; None where no device stands idle then."""
+        if not self.spec.workers or not bench.targets.are_elsewhere:
+            return None
+        return IdleMeasuring(
+            lambda: read_records(self.study), bench, self.watcher.happened, objectives=self.spec.objectives()
+        )
+
+    def _search(self, bench: Bench, crew: Crew, idle: IdleMeasuring | None) -> str:
         from ..spaces.equivalence import Equivalence
 
         objectives, limits, gates = self.spec.objectives(), self.spec.limits(), self.spec.gates
@@ -229,6 +241,7 @@ class Session:
             else None,
             final_factor=self.spec.recovery.final_factor,
             turns=self._turns,
+            idle=idle,
         )
         known = read_records(self.study)
         bench.remember(known)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...spaces.candidate import Candidate
 from ..further import title_of
+from ..ranking import Flip, front_flips
 from .axes import axes_used, combination_labels, parameter_names
 from .cloud import cloud_columns
 from .conditions import how_measured
@@ -16,7 +17,7 @@ from .endings import Ending, count_states, endings_of
 from .history import Contribution, History, axis_contributions, volume_history
 from .importance import Importances, parameter_importances
 from .points import page_points
-from .targets import Flip, ranking_flips, target_columns
+from .targets import target_columns
 from .words import Highlight, highlights, material_metric
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Content:
         endings: What was stopped or failed, and why.
         measured: How the numbers were made: pairs of a topic and a sentence.
         targets: Names of several targets whose latencies are known.
-        flips: Where they disagree.
+        flips: Where they disagree, the clearest first.
         certification: What the certification found of the front as a whole: pairs of a topic and a value.
     """
 
@@ -85,7 +86,7 @@ def page_content(material: Material, command: list[str]) -> Content:
         endings=endings_of(material.trials),
         measured=tuple(how_measured(material)),
         targets=tuple(columns),
-        flips=ranking_flips(material.points, columns) if len(columns) > 1 else (),
+        flips=front_flips(material.points),
         certification=tuple(_certification(material)),
     )
 

@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..ranking import describe_flip
+
 if TYPE_CHECKING:
     from .content import Content
     from .endings import Ending
 
 _OBJECTIVES = ("size", "latency", "accuracy")
+_MOST_FLIPS = 8
 
 
 def section(name: str, title: str, body: str, lead: str = "") -> str:
@@ -130,14 +133,13 @@ def targets(content: Content) -> str:
         + "</tr>"
         for point in content.interactive["points"]
     )
-    flips = "".join(
-        f"<li>{escape(flip.faster)} is faster than {escape(flip.slower)} on {escape(flip.first)}, "
-        f"but slower on {escape(flip.second)}</li>"
-        for flip in content.flips[:8]
-    )
-    more = f"<li>and {len(content.flips) - 8:,} more pairs</li>" if len(content.flips) > 8 else ""
+    flips = "".join(f"<li>{escape(describe_flip(flip))}</li>" for flip in content.flips[:_MOST_FLIPS])
+    left = len(content.flips) - _MOST_FLIPS
+    more = f"<li>and {left:,} more pairs</li>" if left > 0 else ""
     words = (
-        f'<ul class="hint">{flips}{more}</ul>' if flips else '<p class="hint">All targets rank the points alike.</p>'
+        f'<ul class="hint">{flips}{more}</ul>'
+        if flips
+        else '<p class="hint">All targets rank the points alike, within noise.</p>'
     )
     return section("targets", "On each target", _table(("point", *content.targets), rows) + words, "Latency in ms.")
 

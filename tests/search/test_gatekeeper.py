@@ -38,7 +38,7 @@ def record(
     curves: tuple[LearningCurve, ...] = (),
     spread: float = 0.0,
 ) -> TrialRecord:
-    named = zip(("size_bytes", "latency_ms", "accuracy"), values, (0.0, 0.0, spread), strict=True)
+    named = zip(("size_bytes", "latency_ms", "accuracy"), values, (0.0, values[1] / 8, spread), strict=True)
     measured = {name: Measurement(name, value, "1", width) for name, value, width in named}
     stop = Stop(let_through, "too large", 0.5) if let_through else None
     outcome = Outcome(measured, "00", curves=curves, let_through=stop)
@@ -76,7 +76,8 @@ def test_gates_hold_what_was_found_so_far() -> None:
         ]
     )
     gates = keeper.gates_for("key")
-    assert set(gates.front) == {Rival(0, 20.0, 2.0, 0.95), Rival(1, 10.0, 3.0, 0.995)}
+    rivals = {Rival(0, 20.0, 2.0, 0.95, 0.25, 0.01), Rival(1, 10.0, 3.0, 0.995, 0.375, 0.02)}
+    assert set(gates.front) == rivals, "with the spreads of their latencies and accuracies"
     assert gates.hoped_accuracy == 0.995
     assert gates.accuracy_noise == pytest.approx(0.025)
     assert (gates.most_bytes, gates.most_ms, gates.least_accuracy) == (16_000.0, float("inf"), 0.9)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from karui.errors import CandidateStopped
 from karui.search.curves import PEERS, LearningCurve, PastTraining
 from karui.search.gates import LATENCY_SLACK, SIZE_SLACK, Draft, Gates, Rival
+from karui.search.noise import dominated_beyond_noise
+from karui.search.objectives import OBJECTIVES
 from karui.search.passage import Passage
 
 RIVAL = Rival(12, 54_300.0, 0.31, 0.95)
@@ -181,6 +183,61 @@ def test_a_rung_stops_what_will_break_the_bound_on_accuracy() -> None:
     stop = errors.check_rung(None, LearningCurve("warm", 2, (-9.0,)))
     assert stop is not None
     assert stop.excess == pytest.approx(0.25)
+
+
+# --- the noise of a rival ---------------------------------------------------------------------------------------------
+
+NOISY_RIVALS = st.builds(
+    Rival, st.just(1), SIZES, st.floats(0.5, 2.0), SHARES, st.floats(0.0, 0.5), st.floats(0.0, 0.2)
+)
+
+
+def test_a_rivals_latency_counts_with_its_interval() -> None:
+    # Beside 0.31 ms the draft is as fast as 0.41 * 0.9 = 0.369 ms at best, its interval being 0.009 wide by then.
+    for spread_ms, is_stopped in ((0.05, True), (0.058, True), (0.0585, False), (0.2, False)):
+        stop = replace(GATES, front=(replace(RIVAL, latency_spread_ms=spread_ms),)).check_draft(LARGE)
+        assert (stop is not None) == is_stopped == (math.hypot(0.009, spread_ms) < 0.059)
+        if stop is not None:
+            assert stop.excess == pytest.approx((0.369 - math.hypot(0.009, spread_ms)) / 0.31 - 1)
+
+
+def test_a_rivals_interval_has_nothing_to_do_with_bounds() -> None:
+    noisy = replace(GATES, front=(replace(RIVAL, latency_spread_ms=9.0, accuracy_spread=9.0),), most_ms=0.2)
+    assert noisy.check_draft(LARGE) == replace(GATES, most_ms=0.2).check_draft(LARGE)
+
+
+def test_at_a_rung_the_rivals_accuracy_counts_with_its_interval() -> None:
+    curve = LearningCurve("warm", 2, (0.82,))  # 0.92 is expected
+    for noise, spread in ((0.018, 0.024), (0.0, 0.03), (0.02, 0.0)):
+        gates = replace(GATES, past=plain_past(0.8, 0.9), accuracy_noise=noise)
+        at_noise = [replace(RIVAL, accuracy=0.92 + difference, accuracy_spread=spread) for difference in (0.0301, 0.01)]
+        stops = [replace(gates, front=(rival,)).check_rung(LARGE, curve) for rival in at_noise]
+        assert [stop is not None for stop in stops] == [True, False]
+
+
+@given(rivals=st.lists(NOISY_RIVALS, max_size=4).map(tuple), draft=DRAFTS, metric=SHARES, noise=st.floats(0.0, 0.2))
+def test_a_rung_calls_beaten_exactly_who_is_dominated_beyond_noise(
+    rivals: tuple[Rival, ...], draft: Draft, metric: float, noise: float
+) -> None:
+    gates = Gates(rivals, 1.0, 1.0, accuracy_noise=noise, past=plain_past(0.5, 0.5))
+    # The best that the file may be, and what is expected of it, each with its spread; slack is no noise.
+    expected = max(metric, 0.5)
+    best = (draft.size_bytes * (1 - SIZE_SLACK), draft.latency_ms * (1 - LATENCY_SLACK), expected)
+    spreads = (0.0, draft.latency_spread_ms * (1 - LATENCY_SLACK), noise)
+    points = [best, *((rival.size_bytes, rival.latency_ms, rival.accuracy) for rival in rivals)]
+    widths = [spreads, *((0.0, rival.latency_spread_ms, rival.accuracy_spread) for rival in rivals)]
+    gaps = [
+        abs(abs(mine - its) - math.hypot(width, other))
+        for point, row in zip(points[1:], widths[1:], strict=True)
+        for mine, its, width, other in zip(best, point, spreads, row, strict=True)
+    ]
+    assume(all(gap > 1e-9 for gap in gaps))  # on the very edge rounding decides
+    by_each = [
+        dominated_beyond_noise([points[0], one], [widths[0], its], OBJECTIVES)[0]
+        for one, its in zip(points[1:], widths[1:], strict=True)
+    ]
+    stop = gates.check_rung(draft, LearningCurve("warm", 2, (metric,)))
+    assert (stop is not None) == any(by_each)
 
 
 def test_gates_travel_to_another_process_and_so_does_the_stop() -> None:

@@ -21,6 +21,7 @@ from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES, Objective, with_bounds
 from karui.search.outcome import Outcome
 from karui.search.owners import Owners
+from karui.search.promotable import MOST_WITHIN_NOISE
 from karui.search.promotion import MOST_RESERVED, Promotion, without_replaced
 from karui.search.record import ATTEMPTS, PROMOTED, TrialRecord, read_records
 from karui.search.sampler import SamplerName
@@ -192,6 +193,70 @@ def test_one_that_fails_is_told_and_not_tried_again(promoting: MakeLoop) -> None
         loop.run(EVERY, Log())
     failed = [record.key for record in read_records(loop.study) if record.state == "failed"]
     assert sorted(failed) == sorted(expected(everything(loop.space)))
+
+
+# --- within noise -----------------------------------------------------------------------------------------------------
+
+NOISE = 0.04
+
+
+def noisy(candidate: Candidate, gates: Gates | None = None) -> Outcome:
+    """The same world, where accuracy is known by an interval only."""
+    outcome = longer_is_better(candidate)
+    accuracy = replace(outcome.measurements["accuracy"], spread=NOISE)
+    return replace(outcome, measurements={**outcome.measurements, "accuracy": accuracy})
+
+
+def dominated_within_noise(candidates: Sequence[Candidate]) -> set[Candidate]:
+    """Who is dominated, but by nobody beyond noise, by looking at every pair; sizes and latencies are exact."""
+
+    def beats(one: Candidate, other: Candidate) -> bool:
+        (size, latency, accuracy), beaten = values(one), values(other)
+        return size <= beaten[0] and latency <= beaten[1] and accuracy - beaten[2] >= NOISE * 2**0.5
+
+    unbeaten = {one for one in candidates if not any(beats(other, one) for other in candidates)}
+    return unbeaten - front_of(candidates)
+
+
+def test_after_the_front_some_of_those_within_noise_are_promoted(promoting: MakeLoop) -> None:
+    loop, log = promoting(noisy, space=WIDE), Log()
+    ending = loop.run(EVERY, log)
+    front = expected(everything(WIDE))
+    open_to_doubt = {
+        replace(one, epochs_factor=FACTOR).key for one in dominated_within_noise(everything(WIDE)) if is_trained(one)
+    }
+    assert len(open_to_doubt) > MOST_WITHIN_NOISE, "the number is what limits them"
+    found = promoted_keys(loop)
+    assert set(found[: len(front)]) == front, "the front first"
+    assert len(found) == len(set(found)) == len(front) + MOST_WITHIN_NOISE
+    assert set(found[len(front) :]) <= open_to_doubt
+    told = (
+        f"{len(found)} candidates of the front ({MOST_WITHIN_NOISE} within noise) trained anew for 4 times the epochs"
+    )
+    assert ending.endswith(told)
+    assert log.events == [("promotion begun", {"candidates": len(found), "epochs_factor": FACTOR})]
+    loop.run(EVERY, Log())
+    assert promoted_keys(loop) == found, "no others when the search goes on"
+
+
+def test_one_within_noise_is_promoted_only_where_it_fits(promoting: MakeLoop) -> None:
+    clock = Clock()
+    loop = promoting(clock.evaluate, clock=clock, space=WIDE, factor=1)
+    loop.run(EVERY, Log())
+    exact, noisy = (Promotion(loop.study, OBJECTIVES, loop._ledger, FACTOR) for _ in range(2))
+    for record in read_records(loop.study):
+        if record.outcome is None:
+            continue
+        exact.learn(record)
+        accuracy = replace(record.outcome.measurements["accuracy"], spread=NOISE)
+        outcome = replace(record.outcome, measurements={**record.outcome.measurements, "accuracy": accuracy})
+        noisy.learn(replace(record, outcome=outcome))
+    front = len(expected(everything(WIDE)))
+    assert len(exact.missing(0.0)) == len(exact.missing()) == front
+    # Each of those beside it trains for ten seconds times four, and takes a second beside that.
+    whole = 10.0 * FACTOR + 1.0
+    assert [len(noisy.missing(seconds)) - front for seconds in (0.0, whole - 0.1, whole)] == [0, 0, MOST_WITHIN_NOISE]
+    assert noisy.reserve(1, 1e9) == exact.reserve(1, 1e9), "no time is left for them"
 
 
 # --- budget -----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ from karui.studies.report.layers import Layer, read_layers
 from karui.studies.report.material import count_ended, evaluated_rows, read_material
 from karui.studies.report.page import embedded_json
 from karui.studies.report.points import match_layers
-from karui.studies.report.targets import ranking_flips, target_columns
+from karui.studies.report.sections import targets
+from karui.studies.report.targets import target_columns
 from karui.studies.report.words import configuration, highlights, times
 from karui.studies.report.write import pick_command
 
@@ -213,21 +214,37 @@ def test_reasons_that_differ_in_numbers_only_are_told_once() -> None:
     assert count_states(trials) == {"measured": 2, "stopped by a gate": 3, "failed": 1}
 
 
-def test_targets_disagree_only_beyond_their_intervals() -> None:
-    points = pd.DataFrame(
-        {
-            "point": ["p01", "p02", "p03"],
-            "latency_ms": [1.0, 2.0, 2.1],
-            "latency_ms_spread": [0.1, 0.1, 0.1],
-            "latency_ms@pi5": [9.0, 4.0, 3.0],
-            "latency_ms@pi5_spread": [0.5, 0.5, 0.4],
-        }
-    )
-    columns = target_columns(points)
-    assert list(columns) == ["this machine", "pi5"]
-    flips = {(flip.faster, flip.slower, flip.first, flip.second) for flip in ranking_flips(points, columns)}
-    assert flips == {("p01", "p02", "this machine", "pi5"), ("p01", "p03", "this machine", "pi5")}
+def test_each_target_has_a_column_and_the_plain_latency_is_none_of_them() -> None:
+    names = [
+        "point",
+        "latency_ms",
+        "latency_ms_spread",
+        "latency_ms@pi5",
+        "latency_ms@pi5_spread",
+        "latency_ms@x_count",
+    ]
+    points = pd.DataFrame([dict.fromkeys([*names, "latency_ms@phone", "latency_ratio@phone"], 1.0)])
+    assert target_columns(points) == {"pi5": "latency_ms@pi5", "phone": "latency_ms@phone"}
     assert target_columns(points[["point", "latency_ms"]]) == {}
+
+
+def test_where_targets_disagree_is_told_on_the_page(tmp_path: Path) -> None:
+    front = write_results(tmp_path, made_up_trials(30))
+    slower = [0.1 * 2**rank for rank in range(len(front))]
+    # The phone has the first two the other way round, three times apart and not twice, and ranks all others alike.
+    phone = [slower[1] * 1.5, slower[1] / 2, *slower[2:]]
+    for target, ratios in (("pi5", slower), ("phone", phone)):
+        front[f"latency_ratio@{target}"], front[f"latency_ms@{target}"] = ratios, ratios
+    front["latency_ratio@phone_spread"] = 0.001
+    front.to_csv(tmp_path / "front.csv", index=False)
+    content = page_content(material_of(tmp_path), ["karui", "pick"])
+    first, second = front["point"][:2]
+    told = f"<li>{first} is 2.00x faster than {second} on pi5, and 3.00x slower on phone</li>"
+    assert content.targets == ("pi5", "phone")
+    assert told in targets(content)
+    front["latency_ratio@phone_spread"] = 1e6
+    front.to_csv(tmp_path / "front.csv", index=False)
+    assert "rank the points alike, within noise" in targets(page_content(material_of(tmp_path), ["karui", "pick"]))
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
