@@ -16,6 +16,7 @@ from .beginning import STOPPED_PER_TRIAL as STOPPED_PER_TRIAL
 from .beginning import Beginning
 from .beginning import Budget as Budget
 from .crew import Crew, Reached
+from .following import Followers, Following
 from .gatekeeper import Gatekeeper
 from .ledger import Ledger
 from .listener import Listener
@@ -45,7 +46,7 @@ class SearchLoop:
         sampler: Name of the sampler.
         seed: Seed of the sampler; a resumed search goes on with other random numbers than it began with.
         followers: How many trials that differ in nothing but bits are queued after each newly trained network, since
-            they cost next to nothing; the sampler chooses their bits.
+            they cost next to nothing; ``auto`` for as many as are worth it. The sampler chooses their bits.
         canonical: Maps a candidate to the one that stands for all that mean the same file.
         gatekeeper: Makes the gates that candidates have to pass; None for no gates, and then candidates that a gate
             once stopped may be tried again.
@@ -63,7 +64,7 @@ class SearchLoop:
     crew: Crew
     sampler: SamplerName = "tpe"
     seed: int = 0
-    followers: int = 0
+    followers: Followers = 0
     canonical: Callable[[Candidate], Candidate] = Candidate.canonical
     gatekeeper: Gatekeeper | None = None
     final_factor: int = 1
@@ -116,13 +117,15 @@ class SearchLoop:
 
     def _make_parts(self, listener: Listener) -> None:
         """Make what settles trials, and what begins them."""
+        following = Following(self.baseline)
+        asking = Asking(self.study, self.space, self._ledger, self.canonical, self.seed, self.followers, following)
         self._settling = Settling(
             study=self.study,
             objectives=self.objectives,
             limits=self.limits,
             baseline=self.baseline,
             ledger=self._ledger,
-            asking=Asking(self.study, self.space, self._ledger, self.canonical, self.seed, self.followers),
+            asking=asking,
             promotion=self._promotion,
             gatekeeper=self.gatekeeper,
             turns=self.turns,

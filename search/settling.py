@@ -103,6 +103,7 @@ class Settling:
         for record in self.ledger.take_in():
             self.learn(record)
             if record.number == own:
+                self.asking.queue_worthwhile(record)
                 self.listener.ended(record)
             else:
                 self.listener.seen(record)
