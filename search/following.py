@@ -5,6 +5,12 @@ What a candidate wins is the hypervolume by which it widened the front of its ti
 is asked for where that is more a second than the search wins a second altogether: the marginal value theorem (Charnov,
 Theoretical Population Biology 1976; there, when a forager leaves a patch), which counts for a new network what its
 followers win as well.
+
+Where training takes 40 times as long as the rest, ten searches of a known world found 94.0 % of the true hypervolume in
+4,500 simulated seconds (2 followers each: 91.2 %, 3: 93.7 %, none: 91.3 %; standard errors of 1 to 1.4 points;
+``benchmarks/search_cost.py``): more than with 2, and as much as with 3, a number that nobody has to find. A model with
+more to it, means told apart by a follower's place and by whether its network had just won, found less in the first four
+of these searches (93.6 % against 96.5 %), and asked for three times as many candidates.
 """
 
 from __future__ import annotations
