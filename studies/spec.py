@@ -200,7 +200,7 @@ class StudySpec(_Section):
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     sampler: SamplerName = "tpe"
-    followers: Annotated[int, Field(ge=0)] | Literal["auto"] = 2
+    followers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 1
     candidate_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
     bits: BitsAxis | None = None
