@@ -13,6 +13,7 @@ from optuna.trial import Trial
 
 from ..spaces.candidate import Candidate, network_of
 from ..spaces.space import SearchSpace, problem_of
+from .following import Followers, Following, is_followed
 from .ledger import Ledger, counts
 from .outcome import Outcome
 from .record import PROMOTED, TrialRecord
@@ -34,7 +35,9 @@ class Asking:
         ledger: What is known already.
         canonical: Maps a candidate to the one that stands for all that mean the same file.
         seed: Seed of what is drawn here.
-        followers: How many trials that differ in nothing but bits and exits follow a newly trained network.
+        followers: How many trials that differ in nothing but bits and exits follow a newly trained network; ``auto``
+            for as many as are worth it.
+        following: Says which are, where that is asked for.
     """
 
     study: optuna.Study
@@ -42,13 +45,17 @@ class Asking:
     ledger: Ledger
     canonical: Callable[[Candidate], Candidate]
     seed: int
-    followers: int
+    followers: Followers
+    following: Following
     _networks: set[str] = field(default_factory=set, init=False)
 
     def note(self, record: TrialRecord) -> None:
         """Take up a trial that has ended."""
         if counts(record):
-            self._networks.add(self._network(record.parameters))
+            network = self._network(record.parameters)
+            self._networks.add(network)
+            if self.followers == "auto" and not record.is_promoted:
+                self.following.learn(record, network)
 
     def queue_first(self, first: Sequence[Mapping[str, Any]]) -> None:
         """Queue what a new study begins with."""
@@ -60,7 +67,7 @@ class Asking:
 
         A promoted one has no followers: those on the front that share its network are promoted as well.
         """
-        if PROMOTED in trial.user_attrs:
+        if PROMOTED in trial.user_attrs or self.followers == "auto":
             return
         stages = {stage.stage for stage in outcome.stages}
         # What another study has trained is as good as trained here: the search goes the same way.
@@ -69,6 +76,17 @@ class Asking:
             return
         for _ in range(self.followers):
             self.study.enqueue_trial(self.space.follower_parameters(trial.params), user_attrs={FOLLOWER: True})
+
+    def queue_worthwhile(self, record: TrialRecord) -> None:
+        """Queue one more trial that shares the trained network of this one, where that is worth more than a new one.
+
+        Args:
+            record: A trial of this search that has been noted just now.
+        """
+        if self.followers != "auto" or not self.space.has_followers or not is_followed(record):
+            return
+        if self.following.is_worthwhile(self._network(record.parameters)):
+            self.study.enqueue_trial(self.space.follower_parameters(record.parameters), user_attrs={FOLLOWER: True})
 
     def queue_sibling(self, trial: Trial) -> None:
         """Where the sampler chose bits for a follower that are known already, choose others at random."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -54,17 +55,19 @@ class Ledger:
 
     def take_in(self) -> list[TrialRecord]:
         """Look at the study again; return the trials that have ended since the last look."""
-        ended: list[TrialRecord] = []
         elsewhere: dict[int, tuple[str, bool]] = {}
+        finished = []
         for trial in self._study.get_trials(deepcopy=False):
             if trial.number in self._ended:
                 continue
             if trial.state.is_finished():
-                ended.append(self._enter(trial))
+                finished.append(trial)
             elif trial.state == TrialState.RUNNING and self._is_elsewhere(trial):
                 elsewhere[trial.number] = (self._key_of(trial), "begun" in trial.user_attrs)
         self._elsewhere = elsewhere
-        return ended
+        # In the order in which they ended: a search that goes on learns as it would have, had it not been stopped.
+        finished.sort(key=lambda trial: (trial.datetime_complete or datetime.min, trial.number))
+        return [self._enter(trial) for trial in finished]
 
     def begin(self, number: int, candidate: Candidate) -> None:
         """Note that this search begins a candidate."""

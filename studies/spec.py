@@ -185,7 +185,8 @@ class StudySpec(_Section):
             that a candidate does to its process is survived.
         candidate_minutes: Longest time for one candidate, waiting included; it has failed after that; as many times as
             long for one that is trained for so many times the epochs.
-        followers: Trials that share a newly trained network and differ in bits and exits only, queued right after it.
+        followers: Trials that share a newly trained network and differ in bits and exits only, queued right after it;
+            ``auto`` for as many as are expected to win more a second than a new network would.
         further_objectives: What is searched for beside size, latency and accuracy: ``load``, ``memory``, ``energy``.
         bits, sparsity, students, cells, stages, exits: The axes; one that is left out is not searched.
         recovery: How accuracy is won back.
@@ -208,7 +209,7 @@ class StudySpec(_Section):
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     sampler: SamplerName = "tpe"
-    followers: Annotated[int, Field(ge=0)] = 2
+    followers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     further_objectives: tuple[FurtherObjective, ...] = ()
     workers: Annotated[int, Field(ge=0)] = 1
     candidate_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
@@ -230,6 +231,14 @@ class StudySpec(_Section):
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
     _targets_differ = field_validator("target")(check_targets)
+
+    @field_validator("followers", mode="before")
+    @classmethod
+    def _is_count_or_auto(cls, followers: Any) -> Any:
+        # Of two kinds of value, pydantic would tell what is wrong with each.
+        if followers != "auto" and (type(followers) is not int or followers < 0):
+            raise ValueError("expected a count of 0 or more, or 'auto'")
+        return followers
 
     @field_validator("further_objectives")
     @classmethod

@@ -25,6 +25,7 @@ from karui.search.promotable import MOST_WITHIN_NOISE
 from karui.search.promotion import MOST_RESERVED, Promotion, without_replaced
 from karui.search.record import ATTEMPTS, PROMOTED, TrialRecord, read_records
 from karui.search.sampler import SamplerName
+from karui.search.settling import Settling
 from karui.search.tpe import OneSplitTPESampler
 from karui.search.turns import Unordered
 from karui.search.workers import Workers
@@ -416,7 +417,7 @@ def test_one_that_searches_are_killed_on_is_given_up(promoting: MakeLoop, monkey
 
     # Killed, a search has no time to end what it has in flight.
     with monkeypatch.context() as patch:
-        patch.setattr(SearchLoop, "_interrupt_all", lambda self, listener: None)
+        patch.setattr(Settling, "interrupt_all", lambda self: None)
         for _ in range(ATTEMPTS):
             with pytest.raises(KeyboardInterrupt):
                 promoting(kill).run(EVERY, Log())

@@ -94,6 +94,9 @@ def test_further_objectives_come_after_the_three_with_their_bounds(tmp_path: Pat
         (HEAD + "hours = nan\n" + BITS, ("hours", "nan")),
         (HEAD + "seed = -1\n" + BITS, ("seed", "greater than or equal to 0", "-1")),
         (HEAD + "sampler = 'tpx'\n" + BITS, ("sampler", "'tpe'", "'tpx'")),
+        (HEAD + "followers = 'many'\n" + BITS, ("followers", "a count of 0 or more, or 'auto'", "'many'")),
+        (HEAD + "followers = -1\n" + BITS, ("followers", "a count of 0 or more, or 'auto'", "-1")),
+        (HEAD + "followers = 2.0\n" + BITS, ("followers", "a count of 0 or more, or 'auto'", "2.0")),
         (HEAD + "name = 'a b'\n" + BITS, ("name", "letters, digits, dots", "'a b'")),
         (HEAD + "task_options = 3\n" + BITS, ("task_options", "a section, written [task_options]", "3")),
         (HEAD + "bits = 4\n", ("bits", "a section, written [bits]", "4")),
@@ -188,6 +191,7 @@ SPECS = st.fixed_dictionaries(
         "workers": st.integers(0, 64),
         "candidate_minutes": st.floats(0.001, 1e6),
         "sampler": st.sampled_from(["tpe", "nsga2", "nsga3", "gp", "random"]),
+        "followers": st.integers(0, 100) | st.just("auto"),
         "task_options": st.dictionaries(st.text(min_size=1, max_size=5), st.booleans() | st.integers(), max_size=2),
         "sparsity": st.fixed_dictionaries(
             {"zeroed_weights": st.lists(st.floats(0, 0.99), min_size=1, max_size=4, unique=True)}
@@ -210,7 +214,7 @@ def test_a_study_survives_being_written_and_read(plain: dict[str, Any]) -> None:
 @settings(deadline=None, max_examples=50)
 @given(first=SPECS, second=SPECS)
 def test_meaning_forgets_only_how_long_and_in_which_order(first: dict[str, Any], second: dict[str, Any]) -> None:
-    forgotten = ("name", "trials", "hours", "seed", "sampler", "workers", "candidate_minutes")
+    forgotten = ("name", "trials", "hours", "seed", "sampler", "followers", "workers", "candidate_minutes")
     one = parse_spec(first, Path("mine.toml"))
     told = {key: value for key, value in first.items() if key not in forgotten}
     other = {key: value for key, value in second.items() if key in forgotten}
