@@ -121,6 +121,7 @@ cells_per_stage = [1]
 [recovery]
 epochs = 1
 epochs_from_scratch = 1
+epochs_supernet = 1
 batch_size = 32
 learning_rate = 0.01
 learning_rate_baseline = 0.01
