@@ -53,14 +53,14 @@ from karui.studies.tasks.digits import make_task
 
 RESULTS = Path(__file__).parent / "results"
 STAGES = StagesAxis(stages=3, channels=(8,), kernels=(3, 5), expansions=(1, 3))
-CELLS = CellsAxis(nodes=4, channels=(8,), cells_per_stage=(1, 2))
+CELLS = CellsAxis(nodes=4, channels=(8,), cells_per_stage=(1,))
 INPUT_SHAPE, OUTPUTS = (1, 8, 8), 10
 NETWORKS = 12
 DRAWN = 200
 SEED = 0
 SCRATCH_SEEDS = (1, 2)
-SUPERNET_EPOCHS = 24
 SUPERNET_LEARNING_RATE = 1e-2
+SCRATCH_EPOCHS = 6
 TUNED_EPOCHS = 2
 COLUMNS = ("weights", "shared", "inherited", "tuned", "scratch", "scratch_again")
 
@@ -74,14 +74,14 @@ class Space:
         kind: What its networks are.
         networks: For the supernet.
         draw: Returns random networks; the smallest and the largest may be among them.
-        scratch_epochs: Epochs of a training from scratch.
+        supernet_epochs: Epochs of the supernet's training.
     """
 
     file: str
     kind: str
     networks: SharedNetworks[Any]
     draw: Callable[[], set[Any]]
-    scratch_epochs: int
+    supernet_epochs: int
 
 
 def main() -> None:
@@ -94,11 +94,11 @@ def main() -> None:
     task = make_task(SEED)
     train(task.model, task, TrainingSettings(task.baseline_epochs, device="cpu", seed=SEED))
     supernet_begin = time.perf_counter()
-    settings = TrainingSettings(SUPERNET_EPOCHS, learning_rate=SUPERNET_LEARNING_RATE, device="cpu", seed=SEED)
+    settings = TrainingSettings(space.supernet_epochs, learning_rate=SUPERNET_LEARNING_RATE, device="cpu", seed=SEED)
     supernet = train_supernet(space.networks, task, settings, teacher=task.model)
     supernet_seconds = time.perf_counter() - supernet_begin
     print(f"supernet: {supernet_seconds:.0f} s", flush=True)
-    table = pd.DataFrame([_judge(choice, supernet, task, space.scratch_epochs) for choice in _spread(space, supernet)])
+    table = pd.DataFrame([_judge(choice, supernet, task) for choice in _spread(space, supernet)])
     RESULTS.mkdir(exist_ok=True)
     table.to_csv(RESULTS / f"{space.file}.csv", index=False, float_format="%.6g")
     seconds = time.perf_counter() - begin
@@ -139,13 +139,13 @@ def _draw_cells() -> set[CellNetwork]:
 
 SPACES = {
     "stages": Space(
-        "supernet", "inverted-residual stages", StageNetworks(STAGES, INPUT_SHAPE, OUTPUTS), _draw_stages, 6
+        "supernet", "inverted-residual stages", StageNetworks(STAGES, INPUT_SHAPE, OUTPUTS), _draw_stages, 24
     ),
-    "cells": Space("supernet_cells", "cells", CellNetworks(CELLS, INPUT_SHAPE, OUTPUTS), _draw_cells, 12),
+    "cells": Space("supernet_cells", "cells", CellNetworks(CELLS, INPUT_SHAPE, OUTPUTS), _draw_cells, 16),
 }
 
 
-def _judge(choice: Any, supernet: Supernet[Any], task: Task, scratch_epochs: int) -> dict[str, Any]:
+def _judge(choice: Any, supernet: Supernet[Any], task: Task) -> dict[str, Any]:
     network = supernet.extract(choice)
     row: dict[str, Any] = {"network": describe_architecture(choice), "weights": _weights(network)}
     row["shared"], row["shared_loss"] = _quality(network, task)
@@ -159,7 +159,7 @@ def _judge(choice: Any, supernet: Supernet[Any], task: Task, scratch_epochs: int
     for name, seed in zip(("scratch", "scratch_again"), SCRATCH_SEEDS, strict=True):
         torch.manual_seed(seed)
         network = supernet.networks.build(choice)
-        row[f"{name}_seconds"] = _train(network, task, scratch_epochs, seed)
+        row[f"{name}_seconds"] = _train(network, task, SCRATCH_EPOCHS, seed)
         row[name], row[f"{name}_loss"] = _quality(network, task)
     print({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}, flush=True)
     return row
@@ -184,7 +184,7 @@ def _report(space: Space, table: pd.DataFrame, supernet_seconds: float, seconds:
         "",
         f"Test accuracy in % of {len(table)} networks of {space.kind} on digits; the baseline has "
         f"{baseline:.1%}. `shared` and `inherited` (statistics re-estimated) come from one supernet, `tuned` is "
-        f"trained {TUNED_EPOCHS} epochs from there, `scratch` {space.scratch_epochs} epochs from new weights, with two "
+        f"trained {TUNED_EPOCHS} epochs from there, `scratch` {SCRATCH_EPOCHS} epochs from new weights, with two "
         "seeds.",
         "",
         "| network | " + " | ".join(COLUMNS).replace("_", " ") + " |",
@@ -197,7 +197,13 @@ def _report(space: Space, table: pd.DataFrame, supernet_seconds: float, seconds:
     table["mean_loss"] = (table["scratch_loss"] + table["scratch_again_loss"]) / 2
     lines += ["", "Rank correlation with training from scratch (mean of both seeds; p-values in brackets):", ""]
     lines += ["| ranked by | Kendall tau, accuracy | Spearman rho, accuracy | Kendall tau, loss | Spearman rho, loss |"]
-    lines += ["|---|---|---|---|---|", *_correlations(table), "", *_conditions(table, supernet_seconds, seconds), ""]
+    lines += [
+        "|---|---|---|---|---|",
+        *_correlations(table),
+        "",
+        *_conditions(space, table, supernet_seconds, seconds),
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -225,10 +231,10 @@ def _correlation(proxy: pd.Series[Any], wanted: pd.Series[Any], measure: Any) ->
     return f"{found.statistic:.2f} ({found.pvalue:.1g})"
 
 
-def _conditions(table: pd.DataFrame, supernet_seconds: float, seconds: float) -> Iterator[str]:
+def _conditions(space: Space, table: pd.DataFrame, supernet_seconds: float, seconds: float) -> Iterator[str]:
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     versions |= {"scipy": scipy.__version__}
-    yield f"- Seconds: the supernet {supernet_seconds:.0f} once ({SUPERNET_EPOCHS} epochs, learning rate"
+    yield f"- Seconds: the supernet {supernet_seconds:.0f} once ({space.supernet_epochs} epochs, learning rate"
     yield f"  {SUPERNET_LEARNING_RATE:g}, all others {TrainingSettings(0).learning_rate:g}); then, mean of a network,"
     means = {name: table[f"{name}_seconds"].mean() for name in ("inherited", "tuned", "scratch")}
     yield "  " + ", ".join(f"{name} {value:.3g}" for name, value in means.items()) + " (the machine was shared)."
