@@ -16,15 +16,16 @@ from .candidate import Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.network import build_cell_network
 from .sparsity.channels import remove_channels
 from .stage_cache import StageCache
-from .stages.axis import StagesAxis
 from .stages.choice import StageNetwork
 from .stages.network import build_stage_network
-from .stages.supernet import Supernet, load_supernet, save_supernet
-from .stages.training import train_supernet
 from .students.families import build_family
 from .students.names import SHALLOWER
 from .students.shallower import shallower
 from .students.warm_start import warm_start
+from .supernet.axes import SharingAxes, SharingAxis, networks_of
+from .supernet.networks import SharedNetworks
+from .supernet.training import train_supernet
+from .supernet.weights import Supernet, load_supernet, save_supernet
 from .task import Task, iterate
 from .training_settings import TrainingSettings
 from .training_steps import do_nothing
@@ -42,9 +43,9 @@ class Architect:
     Args:
         task: The task, its model trained.
         settings: What all candidates of the study share.
-        cache: Where a supernet is kept.
-        stages: The axis whose networks share one supernet; None where there is none.
-        supernet_key: Key of this axis' supernet in the cache; also the seed of its training.
+        cache: Where supernets are kept.
+        sharing: The axes whose networks share a supernet each.
+        supernet_key: Returns the key of an axis' supernet in the cache; it is also the seed of its training.
         seed: Seed of which samples give gradients.
         between_steps: Called between two steps of a supernet's training, and while another process trains it.
     """
@@ -55,8 +56,8 @@ class Architect:
         settings: BuildSettings,
         cache: StageCache,
         *,
-        stages: StagesAxis | None,
-        supernet_key: str,
+        sharing: SharingAxes,
+        supernet_key: Callable[[SharingAxis], str],
         seed: int,
         between_steps: Callable[[], None] = do_nothing,
     ) -> None:
@@ -64,10 +65,10 @@ class Architect:
         self._task = task
         self._settings = settings
         self._cache = cache
-        self._stages = stages
+        self._sharing = sharing
         self._seed = seed
         self._example = task.calibration_batch(2)
-        self._supernet: Supernet | None = None
+        self._supernets: dict[str, Supernet[Any]] = {}
         self._supernet_key = supernet_key
 
     def start(self, candidate: Candidate) -> nn.Module:
@@ -78,12 +79,12 @@ class Architect:
             ValueError: Where the architecture does not fit the task.
         """
         architecture = candidate.architecture
+        if (axis := self._sharing.of(architecture)) is not None:
+            return self._supernet(axis).extract(architecture)
         if isinstance(architecture, CellNetwork):
             return build_cell_network(architecture, self._task.input_shape, self._outputs())
         if isinstance(architecture, StageNetwork):
-            if self._stages is None:
-                return build_stage_network(architecture, self._task.input_shape, self._outputs())
-            return self._shared_weights(self._stages).extract(architecture)
+            return build_stage_network(architecture, self._task.input_shape, self._outputs())
         if isinstance(architecture, Student) and not starts_from_baseline(architecture):
             network = build_family(
                 architecture.family,
@@ -98,27 +99,27 @@ class Architect:
             self._task.model, self._example, candidate, self._settings.channel_multiple, gradient=gradient
         )
 
-    def _shared_weights(self, axis: StagesAxis) -> Supernet:
+    def _supernet(self, axis: SharingAxis) -> Supernet[Any]:
         """Return the axis' trained supernet, trained once and kept."""
-        if self._supernet is None:
-            make = partial(self._train_supernet, axis)
-            with self._cache.entry(self._supernet_key, make, while_waiting=self._between_steps) as entry:
-                path = entry.folder / SUPERNET
-                self._supernet = load_supernet(path, axis, self._task.input_shape, self._outputs())
-        return self._supernet
+        key = self._supernet_key(axis)
+        if key not in self._supernets:
+            networks = networks_of(axis, self._task.input_shape, self._outputs())
+            make = partial(self._train_supernet, networks, seed_of(key))
+            with self._cache.entry(key, make, while_waiting=self._between_steps) as entry:
+                self._supernets[key] = load_supernet(entry.folder / SUPERNET, networks)
+        return self._supernets[key]
 
-    def _train_supernet(self, axis: StagesAxis, folder: Path) -> None:
+    def _train_supernet(self, networks: SharedNetworks[Any], seed: int, folder: Path) -> None:
         settings = training_settings(
             self._settings,
             epochs=self._settings.epochs_supernet,
-            seed=seed_of(self._supernet_key),
+            seed=seed,
             learning_rate=self._settings.learning_rate_supernet,
         )
         supernet = train_supernet(
-            axis,
+            networks,
             self._task,
             settings,
-            outputs=self._outputs(),
             teacher=self._task.model,
             between_steps=self._between_steps,
         )
@@ -134,9 +135,9 @@ def seed_of(key: str) -> int:
     return int(key.rpartition("-")[2][:8], 16)
 
 
-def is_warm(architecture: Architecture, stages: StagesAxis | None) -> bool:
+def is_warm(architecture: Architecture, sharing: SharingAxes) -> bool:
     """Say whether networks of this architecture start from trained weights, the baseline's or a supernet's."""
-    return starts_from_baseline(architecture) or (isinstance(architecture, StageNetwork) and stages is not None)
+    return starts_from_baseline(architecture) or sharing.of(architecture) is not None
 
 
 def starts_from_baseline(architecture: Architecture) -> bool:

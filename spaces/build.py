@@ -25,6 +25,7 @@ from .aware.training import AwareResult, bits_by_module, learned_grids, train_aw
 from .build_settings import BuildSettings
 from .candidate import FLOATING_BITS, HALF_BITS, Candidate
 from .candidate import network_of as network_of
+from .cells.axis import CellsAxis
 from .code_digest import array_digest
 from .draft import write_draft
 from .exits.cut import STAGE as EXIT
@@ -43,6 +44,7 @@ from .recovery import train
 from .stage_cache import WAITING, Entry, StageCache
 from .stage_keys import StageKeys
 from .stages.axis import StagesAxis
+from .supernet.axes import SharingAxes
 from .task import Task
 from .teacher import Teacher
 from .training_settings import TrainingSettings
@@ -67,7 +69,9 @@ class Builder:
         folder: Where the candidates' files are kept.
         seed: Seed of all training.
         quantization: How weights and activations are rounded.
-        stages: The axis whose networks share a supernet, where the study has it.
+        cells: The axis of cells, where the study has it; its networks share a supernet unless that is trained for no
+            epochs.
+        stages: The same for inverted-residual stages.
         cache: Where trained networks are kept; in the folder where left out.
         between_steps: Called between two steps of any training, and while another process makes what is wanted here;
             it may wait.
@@ -81,6 +85,7 @@ class Builder:
         folder: Path,
         seed: int = 0,
         quantization: QuantizationSettings | None = None,
+        cells: CellsAxis | None = None,
         stages: StagesAxis | None = None,
         cache: StageCache | None = None,
         between_steps: Callable[[], None] = do_nothing,
@@ -93,15 +98,15 @@ class Builder:
         self._seed = seed
         self._settings = settings
         self._quantization = quantization or QuantizationSettings()
-        self._stages = stages
+        self._sharing = SharingAxes(cells, stages) if settings.epochs_supernet else SharingAxes()
         self._cache = cache or StageCache(folder / "cache")
         self._files = folder / "files"
         self._files.mkdir(parents=True, exist_ok=True)
         self._calibration = task.calibration_batch(self._quantization.calibration_samples)
-        self._keys = StageKeys(task, settings, self._quantization, stages, seed, array_digest(self._calibration))
+        self._keys = StageKeys(task, settings, self._quantization, self._sharing, seed, array_digest(self._calibration))
         self._exits = ExitStage(task)
         self._architect = Architect(
-            task, settings, self._cache, stages=stages, supernet_key=self._keys.supernet, seed=seed,
+            task, settings, self._cache, sharing=self._sharing, supernet_key=self._keys.supernet, seed=seed,
             between_steps=between_steps,
         )  # fmt: skip
 
@@ -319,7 +324,7 @@ class Builder:
         return self._settings.epochs_aware * candidate.epochs_factor
 
     def _kind(self, candidate: Candidate) -> str:
-        return "warm" if is_warm(candidate.architecture, self._stages) else "from scratch"
+        return "warm" if is_warm(candidate.architecture, self._sharing) else "from scratch"
 
 
 def bits_of(candidate: Candidate) -> BitChoice:

@@ -18,8 +18,9 @@ class BuildSettings(AxisModel):
         epochs: Epochs of recovery for networks that start from the baseline's weights.
         epochs_from_scratch: Epochs for networks that start from random weights.
         epochs_aware: Epochs of training with rounded weights, where candidates ask for it.
-        epochs_supernet: Epochs in which one supernet is trained for all networks of the axis [stages], once; each of
-            them then takes its weights from there and recovers like one that starts from the baseline.
+        epochs_supernet: Epochs in which one supernet is trained for all networks of the axis [cells] or [stages], once
+            for each axis; they then take their weights from there and recover like those that start from the baseline.
+            0 for none: each of these networks then starts from random weights.
         final_factor: So many times these epochs (those of the supernet aside) each network of the front is trained anew
             at the end of a search, from the same start, so that its schedule is whole; 1 for nothing at the end.
         learning_rate: Peak of the one-cycle schedule. Few epochs want a high one: on Fashion-MNIST and on digits, 8e-3
@@ -39,7 +40,7 @@ class BuildSettings(AxisModel):
     epochs: Count = 4
     epochs_from_scratch: Count = 12
     epochs_aware: Count = 4
-    epochs_supernet: Count = 24
+    epochs_supernet: Annotated[int, Field(ge=0)] = 24
     final_factor: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 8e-3
     learning_rate_baseline: Annotated[float, Field(gt=0)] = 2e-3

@@ -13,8 +13,7 @@ from .architect import seed_of
 from .build_settings import BuildSettings
 from .candidate import Candidate, network_of
 from .quantization.settings import QuantizationSettings
-from .stages.axis import StagesAxis
-from .stages.choice import StageNetwork
+from .supernet.axes import SharingAxes, SharingAxis
 from .task import Task
 from .task_digest import task_digest
 
@@ -34,7 +33,7 @@ class StageKeys:
         task: The task, its model trained.
         settings: What all candidates of the study share.
         quantization: How weights and activations are rounded.
-        stages: The axis whose networks share a supernet, where the study has it.
+        sharing: The axes whose networks share a supernet each.
         seed: Seed of all training.
         calibration: Digest of the inputs on which rounding is decided.
     """
@@ -44,13 +43,13 @@ class StageKeys:
         task: Task,
         settings: BuildSettings,
         quantization: QuantizationSettings,
-        stages: StagesAxis | None,
+        sharing: SharingAxes,
         seed: int,
         calibration: str,
     ) -> None:
         self._settings = settings
         self._quantization = quantization
-        self._stages = stages
+        self._sharing = sharing
         self._calibration = calibration
         self._origin = {
             "version": BUILD_VERSION,
@@ -65,17 +64,15 @@ class StageKeys:
             "settings": self._settings.model_dump(mode="json", exclude=_LATER_SETTINGS),
             "network": network_of(candidate).to_dict(),
         }
-        if isinstance(candidate.architecture, StageNetwork):
-            described["supernet"] = self.supernet
+        if (axis := self._sharing.of(candidate.architecture)) is not None:
+            described["supernet"] = self.supernet(axis)
         return f"network-{_digest(described)}"
 
-    @property
-    def supernet(self) -> str:
-        """The key of the supernet."""
-        axis = None if self._stages is None else self._stages.model_dump(mode="json")
+    def supernet(self, axis: SharingAxis) -> str:
+        """Return the key of the supernet of an axis."""
         unread = {"device", "epochs_aware", "learning_rate_baseline", "final_factor"}
         settings = self._settings.model_dump(mode="json", exclude=unread)
-        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis})}"
+        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis.model_dump(mode='json')})}"
 
     def aware(self, candidate: Candidate, epochs: int) -> str:
         """Return the key of the candidate's network, trained with rounded weights for so many epochs."""

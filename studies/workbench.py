@@ -131,8 +131,9 @@ def _builder(bench: Bench, spec: StudySpec, folder: RunFolder, seed: int) -> Bui
         folder.build,
         seed,
         spec.quantization,
-        spec.stages,
-        cache_of(spec, folder),
+        cells=spec.cells,
+        stages=spec.stages,
+        cache=cache_of(spec, folder),
         between_steps=bench.lock.let_pass,
         on_stage=lambda stage: bench.announce(stage),
     )

@@ -1,1 +1,1 @@
-"""The networks of the NAS cells: the cell as data, and the network stacked from it."""
+"""The networks of the NAS cells: the cell as data, the network stacked from it, and how all of them share weights."""

@@ -13,6 +13,9 @@ from .genotype import CellGenotype
 Operation = Literal["none", "skip", "conv1x1", "conv3x3", "separable3x3", "avgpool3x3"]
 Count = Annotated[int, Field(ge=1)]
 
+BY_COST: tuple[Operation, ...] = ("none", "skip", "avgpool3x3", "conv1x1", "separable3x3", "conv3x3")
+"""The operations, the cheapest first: those with more weights cost more."""
+
 
 class CellsAxis(AxisModel):
     """NAS cells: every pair of nodes is joined by one operation.
@@ -22,22 +25,48 @@ class CellsAxis(AxisModel):
         operations: What an edge may carry.
         channels: Channels of the first stage.
         cells_per_stage: Cells stacked in each stage.
+        weights: ``new``: every network is trained from new weights; ``supernet``: it takes them from one supernet,
+            which is trained once.
     """
 
     nodes: Annotated[int, Field(ge=2, le=7)] = 4
     operations: Choices[Operation] = ("none", "skip", "conv1x1", "conv3x3", "separable3x3", "avgpool3x3")
     channels: Choices[Count] = (8, 16)
     cells_per_stage: Choices[Count] = (1, 2)
+    weights: Literal["new", "supernet"] = "new"
 
     def suggest(self, trial: Suggester) -> CellNetwork:
         """Choose an operation for every edge, then how the cell is stacked."""
         edges = tuple(
             (source, destination, trial.suggest_categorical(f"cell.edge_{source}_{destination}", self.operations))
-            for destination in range(1, self.nodes)
-            for source in range(destination)
+            for source, destination in self._pairs()
         )
         return CellNetwork(
             genotype=CellGenotype(nodes=self.nodes, edges=edges),
             channels=trial.suggest_categorical("cell.channels", self.channels),
             cells_per_stage=trial.suggest_categorical("cell.cells_per_stage", self.cells_per_stage),
         )
+
+    def largest(self) -> CellNetwork:
+        """Return the network whose every edge carries the dearest operation, with the most channels and cells.
+
+        Most other cells have operations that it has not: it is the dearest network, no more.
+        """
+        dearest = max(self.operations, key=BY_COST.index)
+        edges = tuple((*pair, dearest) for pair in self._pairs())
+        return CellNetwork(CellGenotype(self.nodes, edges), max(self.channels), max(self.cells_per_stage))
+
+    def smallest(self) -> CellNetwork:
+        """Return the network of the cheapest cell that joins input and output, with the fewest channels and cells.
+
+        That is one edge from the input to the output; where every pair of nodes must be joined, all edges carry the
+        cheapest operation.
+        """
+        cheapest, *dearer = sorted(self.operations, key=BY_COST.index)
+        joined = dearer[0] if cheapest == "none" and dearer else cheapest
+        ends = (0, self.nodes - 1)
+        edges = tuple((*pair, joined if pair == ends else cheapest) for pair in self._pairs())
+        return CellNetwork(CellGenotype(self.nodes, edges), min(self.channels), min(self.cells_per_stage))
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        return [(source, destination) for destination in range(1, self.nodes) for source in range(destination)]

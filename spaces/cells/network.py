@@ -34,13 +34,35 @@ def build_cell_network(choice: CellNetwork, input_shape: tuple[int, ...], output
     genotype = choice.genotype.canonical()
     if not genotype.is_connected():
         raise ValueError(f"the cell's output is not connected to its input: [{choice.genotype.text()}]")
-    channels = choice.channels
+    return stack_cells(
+        lambda channels: Cell(genotype, channels), choice.channels, choice.cells_per_stage, input_shape, outputs
+    )
+
+
+def stack_cells(
+    make_cell: Callable[[int], nn.Module],
+    channels: int,
+    cells_per_stage: int,
+    input_shape: tuple[int, ...],
+    outputs: int,
+) -> nn.Module:
+    """Return stem, stages of cells, reductions between them, and head.
+
+    The cells' modules have names such as ``3.1``: the second cell of the second stage.
+
+    Args:
+        make_cell: Returns a cell of so many channels.
+        channels: Channels of the first stage; each later stage doubles them.
+        cells_per_stage: Cells stacked in each stage.
+        input_shape: Shape of one input, (channels, height, width).
+        outputs: Length of the output vector.
+    """
     layers: list[nn.Module] = [_convolution(input_shape[0], channels, 3)]
     for stage in range(_stage_count(min(input_shape[1:]))):
         if stage:
             layers.append(Reduction(channels, 2 * channels))
             channels *= 2
-        layers.append(nn.Sequential(*(Cell(genotype, channels) for _ in range(choice.cells_per_stage))))
+        layers.append(nn.Sequential(*(make_cell(channels) for _ in range(cells_per_stage))))
     return nn.Sequential(*layers, Head(channels, outputs))
 
 

@@ -1,1 +1,1 @@
-"""Networks of inverted-residual stages: the choice as data, the network, and the supernet that shares its weights."""
+"""Networks of inverted-residual stages: the choice as data, the network, and how all of them share weights."""

@@ -17,7 +17,8 @@ from karui.spaces.lease import lease
 from karui.spaces.quantization.settings import QuantizationSettings
 from karui.spaces.recovery import train
 from karui.spaces.stages.axis import StagesAxis
-from karui.spaces.stages.training import train_supernet
+from karui.spaces.stages.sharing import StageNetworks
+from karui.spaces.supernet.training import train_supernet
 from karui.spaces.task import Task
 from karui.spaces.training_settings import TrainingSettings
 
@@ -44,7 +45,8 @@ def test_training_calls_it_after_each_step(tiny_task: Task) -> None:
 def test_a_supernet_calls_it_after_each_step(tiny_task: Task) -> None:
     between = Counter()
     axis = StagesAxis(channels=(4,), kernels=(3,), expansions=(1,), depths=(1,))
-    train_supernet(axis, tiny_task, TrainingSettings(epochs=EPOCHS, batch_size=BATCH), outputs=3, between_steps=between)
+    networks, settings = StageNetworks(axis, (1, 8, 8), 3), TrainingSettings(epochs=EPOCHS, batch_size=BATCH)
+    train_supernet(networks, tiny_task, settings, between_steps=between)
     assert between.calls == EPOCHS * STEPS_OF_EPOCH
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -35,6 +37,8 @@ from karui.spaces.stage_keys import network_digest
 from karui.spaces.stages.axis import StagesAxis
 from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.students.axis import StudentsAxis
+from karui.spaces.supernet.axes import networks_of
+from karui.spaces.supernet.weights import load_supernet
 from karui.spaces.task import Task
 from karui.spaces.task_digest import task_digest
 from karui.spaces.training_settings import TrainingSettings
@@ -48,6 +52,9 @@ def rounded(how: Rounding) -> QuantizationSettings:
 
 
 CELL = CellNetwork(CellGenotype(3, ((0, 1, "conv3x3"), (0, 2, "skip"), (1, 2, "conv1x1"))), 4, 1)
+CELLS = CellsAxis(
+    nodes=3, operations=("skip", "conv1x1", "conv3x3"), channels=(4,), cells_per_stage=(1,), weights="supernet"
+)
 
 AXIS = StagesAxis(stages=2, channels=(4,), kernels=(3,), expansions=(1, 3), depths=(1,))
 STAGES = StageNetwork(4, (Stage(3, 3, False, 1), Stage(3, 1, True, 1)))
@@ -83,7 +90,7 @@ def run(path: Path, inputs: Tensor) -> np.ndarray:
 
 @pytest.fixture
 def builder(tiny_task: Task, tmp_path: Path) -> Builder:
-    return Builder(tiny_task, SETTINGS, tmp_path, quantization=QUANTIZATION, stages=AXIS)
+    return Builder(tiny_task, SETTINGS, tmp_path, quantization=QUANTIZATION, cells=CELLS, stages=AXIS)
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
@@ -179,14 +186,19 @@ def test_another_task_never_finds_the_first_ones_networks(tiny_task: Task, tmp_p
     assert not any(stage.cached for stage in other.build(CANDIDATES["fewer channels"]).stages)
 
 
-@pytest.mark.parametrize("name", ["aware", "stages", "shallower"])
+@pytest.mark.parametrize("name", ["aware", "cell", "stages", "shallower"])
 def test_another_study_of_the_same_task_finds_what_was_trained(
     tiny_task: Task, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def study(place: str) -> Builder:
-        cache = StageCache(tmp_path / "cache")
         return Builder(
-            replace(tiny_task), SETTINGS, tmp_path / place, quantization=QUANTIZATION, stages=AXIS, cache=cache
+            replace(tiny_task),
+            SETTINGS,
+            tmp_path / place,
+            quantization=QUANTIZATION,
+            cells=CELLS,
+            stages=AXIS,
+            cache=StageCache(tmp_path / "cache"),
         )
 
     first = study("one").build(CANDIDATES[name])
@@ -310,12 +322,74 @@ def test_a_sensitivity_table_lies_with_its_network(tiny_task: Task, tmp_path: Pa
 
 
 def test_the_cache_holds_plain_files(builder: Builder, tmp_path: Path) -> None:
-    for name in ("aware", "stages"):
+    for name in ("aware", "cell", "stages"):
         builder.build(CANDIDATES[name])
     entries = tmp_path / "cache" / "entries"
     assert {path.suffix for path in entries.rglob("*") if path.is_file()} == {".json", ".npz", ".onnx", ".safetensors"}
     kinds = sorted(path.name.partition("-")[0] for path in entries.iterdir())
-    assert kinds == ["aware", "network", "network", "supernet"]
+    assert kinds == ["aware", "network", "network", "network", "supernet", "supernet"]
+
+
+OTHER_CELL = Candidate(CellNetwork(CellGenotype(2, ((0, 1, "conv3x3"),)), 4, 1))
+
+
+class TestSupernet:
+    """Two candidates of an axis take their weights from one supernet, unless it is trained for no epochs."""
+
+    OTHERS: ClassVar[dict[str, Candidate]] = {
+        "cell": OTHER_CELL,
+        "stages": Candidate(replace(STAGES, stages=(STAGES.stages[1],) * 2)),
+    }
+
+    def starts(
+        self, builder: Builder, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[list[nn.Module], list[tuple[str, int]]]:
+        """Build both candidates, and return the networks they started from and what was told of each epoch."""
+        networks: list[nn.Module] = []
+        told: list[tuple[str, int]] = []
+
+        def note(network: nn.Module, *arguments: Any, **options: Any) -> TrainingReport:
+            networks.append(copy.deepcopy(network))
+            return train(network, *arguments, **options)
+
+        monkeypatch.setattr("karui.spaces.build.train", note)
+        for candidate in (CANDIDATES[name], self.OTHERS[name]):
+            builder.build(candidate, lambda kind, epochs, *_: told.append((kind, epochs)))
+        return networks, told
+
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_candidates_start_from_its_weights_and_recover(
+        self, tiny_task: Task, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = SETTINGS.model_copy(update={"epochs": 2, "epochs_from_scratch": 3})
+        builder = Builder(tiny_task, settings, tmp_path, cells=CELLS, stages=AXIS)
+        networks, told = self.starts(builder, name, monkeypatch)
+        assert told == [("warm", 2)] * 4
+        (entry,) = (tmp_path / "cache" / "entries").glob("supernet-*")
+        networks_there = networks_of(CELLS if name == "cell" else AXIS, tiny_task.input_shape, 3)
+        supernet = load_supernet(entry / "supernet.safetensors", networks_there)
+        for network, candidate in zip(networks, (CANDIDATES[name], self.OTHERS[name]), strict=True):
+            assert network_digest(network) == network_digest(supernet.extract(candidate.canonical().architecture))
+
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_no_epochs_are_no_supernet(
+        self, tiny_task: Task, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = SETTINGS.model_copy(update={"epochs_supernet": 0, "epochs": 2, "epochs_from_scratch": 1})
+        without = Builder(tiny_task, settings, tmp_path, cells=CELLS, stages=AXIS)
+        _, told = self.starts(without, name, monkeypatch)
+        assert told == [("from scratch", 1)] * 2
+        assert not list((tmp_path / "cache" / "entries").glob("supernet-*"))
+        again = Builder(tiny_task, settings, tmp_path).build(CANDIDATES[name])
+        assert again.stages[0].cached, "the axis does not matter to networks that share nothing with it"
+
+    def test_another_axis_or_length_of_training_is_another_supernet(self, tiny_task: Task, tmp_path: Path) -> None:
+        wider = CELLS.model_copy(update={"channels": (4, 8)})
+        longer = SETTINGS.model_copy(update={"epochs_supernet": 2})
+        for settings, axis in ((SETTINGS, CELLS), (SETTINGS, wider), (longer, CELLS), (SETTINGS, CELLS)):
+            Builder(tiny_task, settings, tmp_path, cells=axis).build(OTHER_CELL)
+        kinds = Counter(path.name.partition("-")[0] for path in (tmp_path / "cache" / "entries").iterdir())
+        assert kinds == {"supernet": 3, "network": 3}
 
 
 def test_networks_that_do_not_fit_are_trained_again(tiny_task: Task, tmp_path: Path) -> None:

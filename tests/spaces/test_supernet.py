@@ -22,8 +22,9 @@ from karui.spaces.normalization import reestimate_normalization
 from karui.spaces.recovery import TrainingSettings, metric_of
 from karui.spaces.stages.axis import StagesAxis
 from karui.spaces.stages.choice import Stage, StageNetwork
-from karui.spaces.stages.supernet import MOST_SKELETONS, Supernet, load_supernet, save_supernet, shared_part
-from karui.spaces.stages.training import RANDOM_NETWORKS, train_supernet
+from karui.spaces.stages.sharing import StageNetworks
+from karui.spaces.supernet.training import RANDOM_NETWORKS, train_supernet
+from karui.spaces.supernet.weights import MOST_SKELETONS, Supernet, load_supernet, save_supernet, shared_part
 from karui.spaces.task import Task
 
 AXIS = StagesAxis(stages=2, channels=(2, 4), expansions=(1, 3))
@@ -31,6 +32,7 @@ SHAPE = (1, 8, 8)
 QUICK = TrainingSettings(epochs=2, batch_size=32, learning_rate=2e-2, device="cpu")
 TINY = StagesAxis(stages=2, channels=(4,), kernels=(3, 5), expansions=(1, 3))
 LARGEST = AXIS.largest()
+NETWORKS, TINY_NETWORKS = StageNetworks(AXIS, SHAPE, 3), StageNetworks(TINY, SHAPE, 3)
 
 stages = st.builds(Stage, st.sampled_from([3, 5, 7]), st.sampled_from([1, 3]), st.booleans(), st.integers(1, 2))
 choices = st.builds(StageNetwork, st.sampled_from([2, 4]), st.tuples(stages, stages))
@@ -44,11 +46,11 @@ class Draw:
         return self._chance.choice(choices)
 
 
-def make_supernet(seed: int = 0) -> Supernet:
+def make_supernet(seed: int = 0) -> Supernet[StageNetwork]:
     """A supernet whose batch normalization does something."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        supernet = Supernet(AXIS, SHAPE, 3)
+        supernet = Supernet(NETWORKS)
         for layer in supernet.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 nn.init.uniform_(layer.weight, 0.5, 1.5)
@@ -59,7 +61,7 @@ def make_supernet(seed: int = 0) -> Supernet:
 
 
 @lru_cache(maxsize=1)
-def shared_supernet() -> Supernet:
+def shared_supernet() -> Supernet[StageNetwork]:
     """One that examples share, for tests that leave its weights alone."""
     return make_supernet()
 
@@ -68,7 +70,7 @@ def images(count: int, seed: int = 3) -> Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def run(supernet: Supernet, choice: StageNetwork, inputs: Tensor) -> Tensor:
+def run(supernet: Supernet[StageNetwork], choice: StageNetwork, inputs: Tensor) -> Tensor:
     supernet.set(choice)
     with torch.no_grad():
         outputs: Tensor = supernet(inputs)
@@ -104,15 +106,15 @@ def test_so_it_does_after_estimating_normalization_anew(choice: StageNetwork) ->
 def test_the_largest_network_is_the_shared_weights() -> None:
     supernet = shared_supernet()
     extracted = supernet.extract(LARGEST).state_dict()
-    shared = supernet.largest.state_dict()
+    shared = supernet.shared.state_dict()
     assert list(extracted) == list(shared)
     assert all(torch.equal(extracted[name], shared[name]) for name in shared)
     with torch.no_grad():
-        assert torch.equal(run(supernet, LARGEST, images(4)), supernet.largest(images(4)))
+        assert torch.equal(run(supernet, LARGEST, images(4)), supernet.shared(images(4)))
 
 
 def test_deeper_networks_begin_as_shallower_ones() -> None:
-    supernet = Supernet(AXIS, SHAPE, 3).eval()
+    supernet = Supernet(NETWORKS).eval()
     shallow = StageNetwork(4, tuple(replace(stage, depth=1) for stage in LARGEST.stages))
     assert torch.equal(run(supernet, shallow, images(4)), run(supernet, LARGEST, images(4)))
 
@@ -130,13 +132,13 @@ def test_channels_and_blocks_are_the_leading_ones() -> None:
     supernet = shared_supernet()
     network = supernet.extract(StageNetwork(2, (Stage(5, 3, True, 1), Stage(3, 1, False, 2))))
     name = "stages.0.0.depthwise.convolution.weight"
-    assert torch.equal(weight_of(network, name), weight_of(supernet.largest, name)[:6, :, 1:6, 1:6])
+    assert torch.equal(weight_of(network, name), weight_of(supernet.shared, name)[:6, :, 1:6, 1:6])
     name = "stages.0.0.gate.squeeze.weight"  # 2 * 3 channels squeezed into 4 of the largest network's 4
-    assert torch.equal(weight_of(network, name), weight_of(supernet.largest, name)[:4, :6])
+    assert torch.equal(weight_of(network, name), weight_of(supernet.shared, name)[:4, :6])
     name = "stages.1.1.depthwise.convolution.weight"  # no expansion: as many as the block's inputs
-    assert torch.equal(weight_of(network, name), weight_of(supernet.largest, name)[:4, :, 2:5, 2:5])
+    assert torch.equal(weight_of(network, name), weight_of(supernet.shared, name)[:4, :, 2:5, 2:5])
     name = "linear.weight"
-    assert torch.equal(weight_of(network, name), weight_of(supernet.largest, name)[:, :4])
+    assert torch.equal(weight_of(network, name), weight_of(supernet.shared, name)[:, :4])
     names = set(network.state_dict())
     assert not any(name.startswith(("stages.0.1.", "stages.1.0.gate.", "stages.1.0.expand.")) for name in names)
 
@@ -144,7 +146,7 @@ def test_channels_and_blocks_are_the_leading_ones() -> None:
 def test_a_shared_weight_changes_every_network_that_has_it_and_no_other() -> None:
     supernet = make_supernet()
     with_three, with_seven = (StageNetwork(4, (Stage(kernel, 3, False, 1),) * 2) for kernel in (3, 7))
-    weight = supernet.largest.get_parameter("stages.0.0.depthwise.convolution.weight")
+    weight = supernet.shared.get_parameter("stages.0.0.depthwise.convolution.weight")
     before = [run(supernet, choice, images(4)) for choice in (with_three, with_seven)]
     with torch.no_grad():
         weight[0, 0, 0, 0] += 1.0  # a corner of the 7x7 kernel
@@ -180,7 +182,7 @@ def test_gradients_are_those_of_the_extracted_network_and_zero_elsewhere(choice:
     for module in (supernet, network):
         module(images(4)).square().sum().backward()
     own = dict(network.named_parameters())
-    for name, shared in supernet.largest.named_parameters():
+    for name, shared in supernet.shared.named_parameters():
         if name not in own:
             assert shared.grad is None
             continue
@@ -197,10 +199,10 @@ def test_gradients_are_those_of_the_extracted_network_and_zero_elsewhere(choice:
 
 def test_training_mode_updates_the_statistics_of_the_channels_that_ran() -> None:
     supernet = make_supernet()
-    before = copy.deepcopy(supernet.largest.state_dict())
+    before = copy.deepcopy(supernet.shared.state_dict())
     supernet.train()
     run(supernet, AXIS.smallest(), images(8))
-    after = supernet.largest.state_dict()
+    after = supernet.shared.state_dict()
     inputs = torch.nn.functional.conv2d(images(8), before["stem.convolution.weight"][:2], padding=1)
     expected = 0.9 * before["stem.normalization.running_mean"][:2] + 0.1 * inputs.mean(dim=(0, 2, 3))
     torch.testing.assert_close(after["stem.normalization.running_mean"][:2], expected)
@@ -246,17 +248,17 @@ def test_training_repeats_under_its_seed_and_leaves_the_callers_random_numbers(t
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     once = replace(QUICK, epochs=1)
-    states = [train_supernet(TINY, noisy, once, outputs=3).state_dict()]
+    states = [train_supernet(TINY_NETWORKS, noisy, once).state_dict()]
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.rand(7)
-    states.append(train_supernet(TINY, noisy, once, outputs=3).state_dict())
-    states.append(train_supernet(TINY, noisy, replace(once, seed=1), outputs=3).state_dict())
+    states.append(train_supernet(TINY_NETWORKS, noisy, once).state_dict())
+    states.append(train_supernet(TINY_NETWORKS, noisy, replace(once, seed=1)).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
 def test_both_ends_and_a_network_between_learn(tiny_task: Task) -> None:
-    supernet = train_supernet(TINY, tiny_task, replace(QUICK, epochs=6), outputs=3)
+    supernet = train_supernet(TINY_NETWORKS, tiny_task, replace(QUICK, epochs=6))
     assert not any(module.training for module in supernet.modules())
     inputs = torch.stack([tiny_task.train[index][0] for index in range(192)])
     for choice in (TINY.smallest(), StageNetwork(4, (Stage(5, 1, True, 1), Stage(3, 3, False, 2))), TINY.largest()):
@@ -272,7 +274,7 @@ def test_a_step_runs_both_ends_and_random_networks_and_shows_targets_to_the_larg
     losses = 0
     set_choice = Supernet.set
 
-    def recorded(self: Supernet, choice: StageNetwork) -> None:
+    def recorded(self: Supernet[StageNetwork], choice: StageNetwork) -> None:
         ran.append(choice)
         set_choice(self, choice)
 
@@ -283,7 +285,7 @@ def test_a_step_runs_both_ends_and_random_networks_and_shows_targets_to_the_larg
         return nn.functional.cross_entropy(outputs, targets)
 
     monkeypatch.setattr(Supernet, "set", recorded)
-    train_supernet(TINY, replace(tiny_task, loss=loss), replace(QUICK, epochs=1), outputs=3)
+    train_supernet(TINY_NETWORKS, replace(tiny_task, loss=loss), replace(QUICK, epochs=1))
     steps, networks = 192 // 32, 2 + RANDOM_NETWORKS
     of_steps = [ran[start : start + networks] for start in range(1, len(ran) - 1, networks)]
     assert losses == len(of_steps) == steps
@@ -299,7 +301,7 @@ def test_the_teacher_teaches_the_largest(tiny_task: Task) -> None:
             return torch.tensor([0.0, 9.0, 0.0]).expand(len(inputs), 3)
 
     taught = replace(QUICK, epochs=4, distillation_weight=1.0)
-    supernet = train_supernet(TINY, tiny_task, taught, outputs=3, teacher=Stubborn())
+    supernet = train_supernet(TINY_NETWORKS, tiny_task, taught, teacher=Stubborn())
     for choice in (TINY.smallest(), TINY.largest()):
         network = supernet.extract(choice)
         inputs = torch.stack([tiny_task.train[index][0] for index in range(192)])
@@ -319,26 +321,26 @@ def test_loss_that_is_not_finite_fails(tiny_task: Task, value: float) -> None:
 
     # 192 samples make six steps an epoch
     with pytest.raises(CandidateFailure, match=r"supernet: the loss became (nan|inf) in epoch 2 of 2"):
-        train_supernet(TINY, replace(tiny_task, loss=loss), QUICK, outputs=3)
+        train_supernet(TINY_NETWORKS, replace(tiny_task, loss=loss), QUICK)
 
 
 def test_saved_weights_read_back(tmp_path: Path) -> None:
     path = tmp_path / "supernet.safetensors"
     save_supernet(shared_supernet(), path)
-    loaded = load_supernet(path, AXIS, SHAPE, 3)
+    loaded = load_supernet(path, NETWORKS)
     choice = AXIS.suggest(Draw(4))
     assert torch.equal(run(loaded, choice, images(4)), run(shared_supernet(), choice, images(4)))
     assert [file.name for file in tmp_path.iterdir()] == ["supernet.safetensors"]
     loaded.train()
     loaded(images(4)).sum().backward()
-    assert loaded.largest.get_parameter("linear.weight").grad is not None
+    assert loaded.shared.get_parameter("linear.weight").grad is not None
 
 
 def test_weights_that_are_broken_or_of_another_axis_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "supernet.safetensors"
     save_supernet(shared_supernet(), path)
     with pytest.raises(OutputError, match="kept weights of the supernet cannot be read"):
-        load_supernet(path, StagesAxis(stages=3), SHAPE, 3)
+        load_supernet(path, StageNetworks(StagesAxis(stages=3), SHAPE, 3))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(OutputError, match="kept weights of the supernet cannot be read"):
-        load_supernet(path, AXIS, SHAPE, 3)
+        load_supernet(path, NETWORKS)

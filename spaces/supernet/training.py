@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from random import Random
+from typing import Generic
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +18,21 @@ from ..recovery import TrainingSettings
 from ..task import Task
 from ..teacher import Teacher
 from ..training_steps import LARGEST_GRADIENT_NORM, do_nothing, one_cycle, private_randomness, training_loss
-from .axis import StagesAxis
-from .choice import StageNetwork
-from .supernet import Supernet
+from .networks import Choice, SharedNetworks
+from .weights import Supernet
 
 RANDOM_NETWORKS = 2
 """Networks of a step besides the largest and the smallest (Yu & Huang, ICCV 2019, arXiv:1903.05134)."""
 
 
 def train_supernet(
-    axis: StagesAxis,
+    networks: SharedNetworks[Choice],
     task: Task,
     settings: TrainingSettings,
     *,
-    outputs: int,
     teacher: nn.Module | Teacher | None = None,
     between_steps: Callable[[], None] = do_nothing,
-) -> Supernet:
+) -> Supernet[Choice]:
     """Return a trained supernet, on the CPU and in evaluation mode; its normalization is still to be re-estimated.
 
     Each step takes the mean gradient of the largest, the smallest and ``RANDOM_NETWORKS`` random networks (sandwich
@@ -43,12 +42,11 @@ def train_supernet(
     random generators are left as they were.
 
     Args:
-        axis: The networks to train.
+        networks: The networks to train.
         task: Data, loss and augmentation.
         settings: How to train; its seed also decides the first weights and which networks are drawn. A supernet wants
             more epochs than one network, and on digits it wanted five times the learning rate. What concerns averages
             and hints is not read.
-        outputs: Length of the output vector.
         teacher: What the largest learns from; left as it is.
         between_steps: Called after each step; it may wait.
 
@@ -57,7 +55,7 @@ def train_supernet(
     """
     device = pick_device(settings.device)
     with private_randomness(settings.seed, device), torch.enable_grad():
-        supernet = Supernet(axis, task.input_shape, outputs).to(device).train()
+        supernet = Supernet(networks).to(device).train()
         learned_from = None if teacher is None else Teacher.of(teacher)
         batches = Batches(task, settings.batch_size, learned_from, seed=settings.order_seed, device=device)
         sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches), between_steps)
@@ -66,15 +64,20 @@ def train_supernet(
             loss = float(torch.stack([sandwich.step(*batch) for batch in batches]).sum())
             if not math.isfinite(loss):
                 raise CandidateFailure("supernet", f"the loss became {loss} in epoch {epoch} of {settings.epochs}")
-    supernet.set(axis.largest())
+    supernet.set(networks.largest())
     return supernet.cpu().eval()
 
 
-class _Sandwich:
+class _Sandwich(Generic[Choice]):
     """The optimizer's steps, counted over the whole training."""
 
     def __init__(
-        self, supernet: Supernet, task: Task, settings: TrainingSettings, total: int, between_steps: Callable[[], None]
+        self,
+        supernet: Supernet[Choice],
+        task: Task,
+        settings: TrainingSettings,
+        total: int,
+        between_steps: Callable[[], None],
     ) -> None:
         self._supernet, self._task, self._settings = supernet, task, settings
         self._total, self._done = total, 0
@@ -89,12 +92,12 @@ class _Sandwich:
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * one_cycle((self._done + 0.5) / self._total)
         self._optimizer.zero_grad()
-        axis = self._supernet.axis
-        drawn = [axis.suggest(self._draw) for _ in range(RANDOM_NETWORKS)]
-        outputs = self._run(axis.largest(), inputs)
+        networks = self._supernet.networks
+        drawn = [networks.draw(self._draw) for _ in range(RANDOM_NETWORKS)]
+        outputs = self._run(networks.largest(), inputs)
         losses = [self._backward(training_loss(self._task, self._settings, outputs, targets, taught))]
         softened = outputs.detach()
-        for choice in (axis.smallest(), *drawn):
+        for choice in (networks.smallest(), *drawn):
             outputs = self._run(choice, inputs)
             losses.append(self._backward(distillation_loss(outputs, targets, softened, self._settings.temperature)))
         nn.utils.clip_grad_norm_(self._supernet.parameters(), LARGEST_GRADIENT_NORM)
@@ -103,7 +106,7 @@ class _Sandwich:
         self._between_steps()
         return torch.stack(losses).sum()
 
-    def _run(self, choice: StageNetwork, inputs: Tensor) -> Tensor:
+    def _run(self, choice: Choice, inputs: Tensor) -> Tensor:
         self._supernet.set(choice)
         outputs: Tensor = self._supernet(inputs)
         return outputs
