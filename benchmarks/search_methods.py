@@ -31,7 +31,7 @@ from karui.spaces.build import Builder
 from karui.spaces.candidate import Candidate, Student
 from karui.spaces.stage_cache import StageCache
 from karui.spaces.task import Task
-from karui.studies.spec import BoundsSpec, CacheSpec, GatesSpec, StudySpec, change_spec, load_spec
+from karui.studies.spec import BoundsSpec, CacheSpec, GatesSpec, PreflightSpec, StudySpec, change_spec, load_spec
 
 AXES = ("bits", "sparsity", "students", "cells")
 ENDLESS_TRIALS = 1_000_000
@@ -98,6 +98,7 @@ class Lab:
                 # A search that ends by the clock would spend half of it on training its front anew.
                 "recovery": spec.recovery.model_copy(update={"final_factor": 1}),
                 "bounds": BoundsSpec(min_accuracy=least),
+                "preflight": PreflightSpec(layers=0),  # it tells a user, and no search
             },
             "search.py",
         )
