@@ -10,9 +10,9 @@ the test split, in alternation with the baseline. Trials that end after the time
 Writes ``results/search_hypervolume.csv`` (a row per candidate), ``search_final.csv`` (a row per run), ``search.md`` and
 ``search.png``. What stands in the first is not run again, so that the benchmark can be stopped and goes on. Run as
 ``python benchmarks/search.py --task fashion --train-samples 10000 --minutes 30``; with three seeds that takes about 20
-hours. ``--task fashion-half --train-samples 3000 --minutes 4`` takes two and a half.
+hours. ``--task fashion-small --train-samples 5000 --minutes 5`` takes three.
 
-    --task NAME          digits, fashion or fashion-half (fashion)
+    --task NAME          digits, fashion or fashion-small (fashion)
     --train-samples N    training images (all)
     --baseline FILE      weights of a baseline that is trained already, on whatever (else trained on these images)
     --minutes M          wall-clock time of each search (30)
