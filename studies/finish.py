@@ -129,5 +129,9 @@ class Finish:
 
 
 def certified_mark(records: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> str:
-    """Return what tells a front that was measured again from any other."""
-    return f"{len(records)} trials, front of {', '.join(str(record.number) for record in front)}"
+    """Return what tells a front that was measured again, and the trials that it is of, from any other.
+
+    A trial that another search has in flight is none of these: it may end while this front is measured.
+    """
+    ended = sum(record.state not in ("running", "waiting") for record in records)
+    return f"{ended} trials, front of {', '.join(str(record.number) for record in front)}"
