@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-_RATIO = "latency_ratio@"
+_MILLISECONDS, _RATIO = "latency_ms@", "latency_ratio@"
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,12 @@ def _factor(ratios: Sequence[float], spreads: Sequence[float], i: int, j: int) -
 
 def _is_ratio(column: str) -> bool:
     return column.startswith(_RATIO) and not column.endswith(("_spread", "_count"))
+
+
+def target_columns(columns: Iterable[str]) -> dict[str, str]:
+    """Return those of a table's columns that are latencies, by their target; nothing where there is one target only.
+
+    The plain latency is not among them: it is that of one of them, or of the worst.
+    """
+    found = {name.removeprefix(_MILLISECONDS): name for name in columns if name.startswith(_MILLISECONDS)}
+    return {target: column for target, column in found.items() if not column.endswith(("_spread", "_count"))}

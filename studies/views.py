@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .certification import HOLDS
+from .ranking import target_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,9 +119,9 @@ def point_view(row: pd.Series[Any]) -> Table:
     smaller = f" ({row['size_x']:.1f}x smaller)" if "size_x" in row else ""
     view.add_row("size", f"{row['size_bytes']:,.0f} bytes{smaller}")
     view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
-    for target in (name.partition("@")[2] for name in row.index if name.startswith("latency_ms@")):
+    for target, column in target_columns(row.index).items():
         if (ratio := row.get(f"latency_ratio@{target}", float("nan"))) == ratio:
-            view.add_row("", f"{with_spread(row, f'latency_ms@{target}', 3)} ms ({1 / ratio:.2f}x faster) on {target}")
+            view.add_row("", f"{with_spread(row, column, 3)} ms ({1 / ratio:.2f}x faster) on {target}")
     if (tail := row.get("latency_p95_ratio", float("nan"))) == tail:
         view.add_row("", f"{tail:.2f}x your model's, 95th percentile over inputs")
     if (load_ms := row.get("load_ms", float("nan"))) == load_ms:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...spaces.candidate import Candidate
 from ..further import title_of
-from ..ranking import Flip, front_flips
+from ..ranking import Flip, front_flips, target_columns
 from .axes import axes_used, combination_labels, parameter_names
 from .cloud import cloud_columns
 from .conditions import how_measured
@@ -17,7 +17,6 @@ from .endings import Ending, count_states, endings_of
 from .history import Contribution, History, axis_contributions, volume_history
 from .importance import Importances, parameter_importances
 from .points import page_points
-from .targets import target_columns
 from .words import Highlight, highlights, material_metric
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def page_content(material: Material, command: list[str]) -> Content:
     """
     evaluated, objectives, searched = material.evaluated, material.objectives, material.searched_baseline
     feasible = evaluated[evaluated["feasible"]]
-    columns = target_columns(material.points)
+    columns = target_columns(material.points.columns)
     return Content(
         title=material.name,
         status=_status(material),

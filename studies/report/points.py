@@ -11,12 +11,12 @@ from ...evaluators.measurement import Measurement
 from ...search.objectives import Objective
 from ...spaces.architectures import Baseline
 from ..further import value_text
+from ..ranking import target_columns
 from .axes import axes_used, combination_labels
 from .cloud import plain_value
 from .documents import PointDocument
 from .layers import Layer, read_layers
 from .material import violations_of
-from .targets import target_columns
 from .words import configuration, describe_bytes, describe_ms, drop_points
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _TITLES = {
 """Titles of measurements, in the order in which they are shown."""
 
 _RATIOS = {"latency_ms": "latency_ratio", "load_ms": "load_ratio", "energy_mj": "energy_ratio"}
+_RATIO_NAMES = frozenset(_RATIOS.values())
 _TOLD = ("processor", "host", "threads", "provider", "onnxruntime", "batch_size", "metric", "inputs")
 """Conditions that are told of each measurement."""
 
@@ -64,7 +65,7 @@ def page_points(material: Material, parameters: list[str], command: list[str]) -
                 "axes": labels[index],
                 "parameters": {name: value for name in parameters if (value := plain_value(row.get(name))) is not None},
                 "words": configuration(document.candidate) if document.candidate else [],
-                "measurements": _measurements(document.measurements),
+                "measurements": page_measurements(document.measurements),
                 "layers": _layers(document, original) if index < MOST_FILES else [],
                 "command": _command(material, row, command),
             }
@@ -98,7 +99,7 @@ def _values(material: Material, row: pd.Series[Any]) -> dict[str, Any]:
         "coveredBy": str(row["covered_by"]) if isinstance(row.get("covered_by"), str) else None,
         "further": {item.name: _further(row, item) for item in material.further},
         "broken": [f"{_TITLES[bound].lower()} by {share:.1%}" for bound, share in broken.items()],
-        "targets": {target: _number(row, column) for target, column in target_columns(material.points).items()},
+        "targets": {target: _number(row, column) for target, column in target_columns(row.index).items()},
     }
 
 
@@ -113,20 +114,29 @@ def _number(row: pd.Series[Any], name: str) -> float | None:
     return float(value) if value is not None and value == value else None
 
 
-def _measurements(measurements: Mapping[str, Measurement]) -> list[list[str]]:
+def page_measurements(measurements: Mapping[str, Measurement]) -> list[list[str]]:
     """Return title, value and conditions of each measurement, as texts; conditions that all share come last, once."""
-    order = [*_TITLES, *(name for name in measurements if name not in _TITLES and name not in _RATIOS.values())]
+    others = (name for name in measurements if name not in _TITLES and _on_target(name)[0] not in _RATIO_NAMES)
+    order = [*_TITLES, *others]
     found = [measurements[name] for name in order if name in measurements]
     shared = {name: value for name in _TOLD if (value := _shared(name, found)) is not None}
     told = []
     for item in found:
         value = _value(item)
-        if (ratio := measurements.get(_RATIOS.get(item.name, ""))) is not None:
+        plain, place = _on_target(item.name)
+        if (ratio := measurements.get(f"{_RATIOS.get(plain, '')}{place}")) is not None:
             value += f", {_value(ratio)} of your model's"
-        told.append([_TITLES.get(item.name, item.name), value, ", ".join(_conditions(item, shared))])
+        title = f"{_TITLES.get(plain, plain)}{place.replace('@', ' on ')}"
+        told.append([title, value, ", ".join(_conditions(item, shared))])
     if shared:
         told.append(["Conditions", ", ".join(_condition(name, value) for name, value in shared.items()), ""])
     return told
+
+
+def _on_target(name: str) -> tuple[str, str]:
+    """Return a measurement's name without its target, and ``@`` with the target's name where it has one."""
+    plain, at, target = name.partition("@")
+    return plain, f"{at}{target}"
 
 
 def _shared(name: str, measurements: Sequence[Measurement]) -> Any:

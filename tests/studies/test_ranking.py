@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from karui.studies.ranking import describe_flip, front_flips, ranking_flips
+from karui.studies.ranking import describe_flip, front_flips, ranking_flips, target_columns
+from karui.studies.views import point_view
 
 NONE = [0.0, 0.0, 0.0]
 
@@ -75,3 +78,26 @@ def test_a_front_is_read_by_its_columns() -> None:
     assert [(flip.one, flip.here, flip.there) for flip in front_flips(pd.DataFrame(columns))] == [
         ("p01", "pi5", "phone")
     ]
+
+
+# --- columns of targets -----------------------------------------------------------------------------------------------
+
+OF_SEVERAL = [
+    *("point", "latency_ms", "latency_ms_spread", "latency_ms@pi5", "latency_ms@pi5_spread", "latency_ms@pi5_count"),
+    *("latency_ms@phone", "latency_ratio@phone", "latency_ratio@pi5"),
+]
+
+
+def test_each_target_has_a_column_and_the_plain_latency_is_none_of_them() -> None:
+    assert target_columns(OF_SEVERAL) == {"pi5": "latency_ms@pi5", "phone": "latency_ms@phone"}
+    assert target_columns(["point", "latency_ms"]) == {}
+
+
+def test_a_point_in_the_terminal_names_each_target_once() -> None:
+    point = {"point": "p01", "trial": 3, "candidate": "baseline", "size_bytes": 1000.0, "accuracy": 0.5}
+    latencies = {"latency_ratio": 0.5, "latency_ratio@pi5": 0.5, "latency_ratio@phone": 0.25}
+    row = pd.Series({**dict.fromkeys(OF_SEVERAL, 2.0), **point, **latencies})
+    screen = io.StringIO()
+    Console(file=screen, width=100).print(point_view(row))
+    told = [line.strip() for line in screen.getvalue().splitlines() if " on p" in line]
+    assert told == ["2.000 ± 2.000 ms (2.00x faster) on pi5", "2.000 ms (4.00x faster) on phone"]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from karui.errors import OutputError
+from karui.evaluators.measurement import Measurement
 from karui.search.front import hypervolume
 from karui.spaces.candidate import Candidate
 from karui.spaces.packing import pack
@@ -29,9 +30,8 @@ from karui.studies.report.importance import parameter_importances
 from karui.studies.report.layers import Layer, read_layers
 from karui.studies.report.material import count_ended, evaluated_rows, read_material
 from karui.studies.report.page import embedded_json
-from karui.studies.report.points import match_layers
+from karui.studies.report.points import match_layers, page_measurements
 from karui.studies.report.sections import targets
-from karui.studies.report.targets import target_columns
 from karui.studies.report.words import configuration, highlights, times
 from karui.studies.report.write import pick_command
 
@@ -214,18 +214,29 @@ def test_reasons_that_differ_in_numbers_only_are_told_once() -> None:
     assert count_states(trials) == {"measured": 2, "stopped by a gate": 3, "failed": 1}
 
 
-def test_each_target_has_a_column_and_the_plain_latency_is_none_of_them() -> None:
-    names = [
-        "point",
-        "latency_ms",
-        "latency_ms_spread",
-        "latency_ms@pi5",
-        "latency_ms@pi5_spread",
-        "latency_ms@x_count",
+def test_what_was_measured_on_one_target_says_so_and_is_told_once() -> None:
+    def item(name: str, value: float, unit: str, threads: int) -> tuple[str, Measurement]:
+        return name, Measurement(name, value, unit, conditions={"threads": threads})
+
+    told = page_measurements(
+        dict(
+            [
+                item("size_bytes", 1000.0, "bytes", 1),
+                item("latency_ms", 2.0, "ms", 1),
+                item("latency_ratio", 0.5, "1", 1),
+                item("latency_ms@pi5", 2.0, "ms", 1),
+                item("latency_ratio@pi5", 0.5, "1", 1),
+                item("latency_ms@phone", 3.0, "ms", 4),
+                item("latency_ratio@phone", 0.25, "1", 4),
+            ]
+        )
+    )
+    assert told == [
+        ["File size", "1,000 bytes", "1 thread"],
+        ["Latency", "2 ms, 0.5000 of your model's", "1 thread"],
+        ["Latency on pi5", "2 ms, 0.5000 of your model's", "1 thread"],
+        ["Latency on phone", "3 ms, 0.2500 of your model's", "4 threads"],
     ]
-    points = pd.DataFrame([dict.fromkeys([*names, "latency_ms@phone", "latency_ratio@phone"], 1.0)])
-    assert target_columns(points) == {"pi5": "latency_ms@pi5", "phone": "latency_ms@phone"}
-    assert target_columns(points[["point", "latency_ms"]]) == {}
 
 
 def test_where_targets_disagree_is_told_on_the_page(tmp_path: Path) -> None:
