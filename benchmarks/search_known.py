@@ -67,7 +67,7 @@ class Variant:
     Args:
         name: As it is shown.
         sampler: The sampler's name in a study file.
-        followers: As in a study file; 2 is the default.
+        followers: As in a study file.
         evaluations: When a run ends.
         other: Makes the sampler, where it is not karui's own of that name.
     """
@@ -185,7 +185,7 @@ def _report(table: pd.DataFrame, facts: dict[str, int], seconds: float) -> Itera
     yield ""
     yield (
         "GPSampler is left out: a trial takes it most of a second at 100 trials and more with each, ten runs of a few "
-        "hundred would take a night. Followers (two after each newly trained network, the default) cost evaluations "
+        "hundred would take a night. Followers (two after each newly trained network) cost evaluations "
         "and save networks: the columns by networks say what a night of training is worth."
     )
     yield ""
