@@ -54,7 +54,7 @@ class Asking:
         if counts(record):
             network = self._network(record.parameters)
             self._networks.add(network)
-            if self.followers == "auto" and not record.is_promoted:
+            if self.followers == "auto":
                 self.following.learn(record, network)
 
     def queue_first(self, first: Sequence[Mapping[str, Any]]) -> None:

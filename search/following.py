@@ -19,10 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from ..spaces.candidate import Candidate, network_of
-from .front import hypervolume, pareto_mask
+from .growth import FrontGrowth
 from .objectives import OBJECTIVES
 from .record import TrialRecord
 
@@ -75,9 +73,7 @@ class Following:
     """
 
     def __init__(self, baseline: Mapping[str, float]) -> None:
-        self._baseline = tuple(baseline[name] for name in _NAMES)
-        self._front = np.zeros((0, len(_NAMES)))
-        self._hypervolume = 0.0
+        self._growth = FrontGrowth(tuple(baseline[name] for name in _NAMES))
         self._networks: dict[str, tuple[int, float]] = {}
         self._altogether = Won()
         self._followers = Won()
@@ -93,7 +89,7 @@ class Following:
         """
         if record.outcome is None or record.is_promoted:
             return
-        gain = self._gain(record.values(_NAMES)) if record.feasible else 0.0
+        gain = self._growth.add(record.number, record.values(_NAMES), record.feasible)
         if not is_followed(record):
             return
         seconds = sum(stage.seconds for stage in record.outcome.stages)
@@ -121,16 +117,6 @@ class Following:
         followers, altogether = self._followers, self._altogether
         # expected / (seconds of a follower) > gain of all / seconds of all, with nothing to divide by
         return expected * followers.trials * altogether.seconds > altogether.gain * followers.seconds
-
-    def _gain(self, values: tuple[float, ...]) -> float:
-        """Return by how much values widen the front, and take them into it."""
-        points = np.vstack([self._front, values])
-        whole = hypervolume(points, self._baseline)
-        gain = whole - self._hypervolume
-        if gain <= 0:
-            return 0.0
-        self._hypervolume, self._front = whole, points[pareto_mask(points, OBJECTIVES)]
-        return gain
 
 
 def is_followed(record: TrialRecord) -> bool:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from ..search.growth import FrontGrowth
 from ..search.objectives import OBJECTIVES, Objective
 from .further import further_of, title_of
-from .growth import FrontGrowth
 from .plots import FrontNumbers, draw_front, front_numbers
 from .read import find_results, read_baseline_measurements, read_front, read_objectives, read_trials
 from .result import StudyResult

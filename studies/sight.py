@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 
 from ..errors import StudyFileError
 from ..search.gatekeeper import GateReport, report_gates
+from ..search.growth import FrontGrowth
 from ..search.objectives import Objective
 from ..search.owners import SILENT_SECONDS, owner_is_gone
 from ..search.record import TrialRecord, read_record
-from .growth import FrontGrowth
 from .log import LogTail
 from .read import Results
 from .spec import load_spec

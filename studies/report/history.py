@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...search.front import hypervolume
+from ...search.growth import FrontGrowth
 from ...search.objectives import OBJECTIVES, Objective
-from ..growth import FrontGrowth
 from ..tables import names_of
 from .axes import AXES
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from karui.errors import OutputError
@@ -31,6 +31,8 @@ from karui.spaces.recovery import TrainingSettings, metric_of
 from karui.spaces.supernet.training import RANDOM_NETWORKS, train_supernet
 from karui.spaces.supernet.weights import Supernet, load_supernet, save_supernet
 from karui.spaces.task import Task
+
+from .supernets import made_up_supernet, run
 
 SHAPE = (1, 8, 8)
 AXIS = CellsAxis(nodes=4, channels=(2, 4), cells_per_stage=(1, 2))
@@ -51,17 +53,7 @@ def cell_of(pairs: Sequence[tuple[int, int]], chosen: Sequence[str]) -> CellGeno
 
 
 def make_supernet() -> Supernet[CellNetwork]:
-    """A supernet whose batch normalization does something."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        supernet = Supernet(NETWORKS)
-        for layer in supernet.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                nn.init.uniform_(layer.weight, 0.5, 1.5)
-                nn.init.uniform_(layer.bias, 0.1, 0.5)
-                layer.get_buffer("running_mean").uniform_(-0.2, 0.2)
-                layer.get_buffer("running_var").uniform_(0.5, 1.5)
-    return supernet.eval()
+    return made_up_supernet(NETWORKS)
 
 
 @lru_cache(maxsize=1)
@@ -72,13 +64,6 @@ def shared_supernet() -> Supernet[CellNetwork]:
 
 def images(count: int, seed: int = 3) -> Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-def run(supernet: Supernet[CellNetwork], choice: CellNetwork, inputs: Tensor) -> Tensor:
-    supernet.set(choice)
-    with torch.no_grad():
-        outputs: Tensor = supernet(inputs)
-    return outputs
 
 
 @given(choices)

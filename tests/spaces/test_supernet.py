@@ -27,6 +27,8 @@ from karui.spaces.supernet.training import RANDOM_NETWORKS, train_supernet
 from karui.spaces.supernet.weights import MOST_SKELETONS, Supernet, load_supernet, save_supernet, shared_part
 from karui.spaces.task import Task
 
+from .supernets import made_up_supernet, run
+
 AXIS = StagesAxis(stages=2, channels=(2, 4), expansions=(1, 3))
 SHAPE = (1, 8, 8)
 QUICK = TrainingSettings(epochs=2, batch_size=32, learning_rate=2e-2, device="cpu")
@@ -47,17 +49,7 @@ class Draw:
 
 
 def make_supernet(seed: int = 0) -> Supernet[StageNetwork]:
-    """A supernet whose batch normalization does something."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        supernet = Supernet(NETWORKS)
-        for layer in supernet.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                nn.init.uniform_(layer.weight, 0.5, 1.5)
-                nn.init.uniform_(layer.bias, 0.1, 0.5)
-                layer.get_buffer("running_mean").uniform_(-0.2, 0.2)
-                layer.get_buffer("running_var").uniform_(0.5, 1.5)
-    return supernet.eval()
+    return made_up_supernet(NETWORKS, seed)
 
 
 @lru_cache(maxsize=1)
@@ -68,13 +60,6 @@ def shared_supernet() -> Supernet[StageNetwork]:
 
 def images(count: int, seed: int = 3) -> Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-def run(supernet: Supernet[StageNetwork], choice: StageNetwork, inputs: Tensor) -> Tensor:
-    supernet.set(choice)
-    with torch.no_grad():
-        outputs: Tensor = supernet(inputs)
-    return outputs
 
 
 def weight_of(network: nn.Module, name: str) -> Tensor:

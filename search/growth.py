@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..search.front import hypervolume, pareto_mask
-from ..search.objectives import OBJECTIVES, Objective, as_losses
+from .front import hypervolume, pareto_mask
+from .objectives import OBJECTIVES, Objective, as_losses
 
 
 class FrontGrowth:
@@ -26,8 +26,8 @@ class FrontGrowth:
         self.volumes: list[float] = []
         self.seen: set[int] = set()
 
-    def add(self, number: int, values: Sequence[float] | NDArray[np.float64], feasible: bool) -> None:
-        """Take in a trial.
+    def add(self, number: int, values: Sequence[float] | NDArray[np.float64], feasible: bool) -> float:
+        """Take in a trial, and return by how much it widened the front.
 
         Args:
             number: Its number.
@@ -36,12 +36,13 @@ class FrontGrowth:
         """
         self.seen.add(number)
         point = np.asarray(values, dtype=np.float64)
-        volume = self.volumes[-1] if self.volumes else 0.0
+        before = volume = self.volumes[-1] if self.volumes else 0.0
         if feasible and not self._is_covered(point):
             front = np.vstack([self._front, point])
             self._front = front[pareto_mask(front, self._objectives)]
             volume = hypervolume(self._front, self._baseline, self._objectives)
         self.volumes.append(volume)
+        return max(volume - before, 0.0)
 
     def _is_covered(self, point: NDArray[np.float64]) -> bool:
         front, own = as_losses(self._front, self._objectives), as_losses(point[None], self._objectives)
