@@ -17,6 +17,7 @@ from ..errors import OutputError, StudyFileError
 from ..evaluators.measurement import Measurement
 from ..search.objectives import OBJECTIVES, Objective
 from ..search.turns import Alone, Turns, Unordered
+from .quick_storage import QuickStorage
 from .server_turns import ServerTurns, keep_quiet
 from .stored_objectives import directions_of, name_values, stored_objectives
 
@@ -62,7 +63,7 @@ def open_study(storage: str, name: str, *, create: bool, objectives: Sequence[Ob
         # Two that make the tables of one database at the same time are in each other's way.
         alone_on_server(storage, "opening") if create else nullcontext(),
     ):
-        backend = optuna.storages.RDBStorage(storage, engine_kwargs=arguments)
+        backend = QuickStorage(storage, engine_kwargs=arguments)
     with explain_storage_errors(storage):
         try:
             if create:
