@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import KaruiError, NothingFits
     from .spaces.task import Task
-    from .studies.choose import pick
+    from .studies.choosing.choose import pick
     from .studies.figures import plot_front, plot_hypervolume
     from .studies.read import load_front
     from .studies.run import StudyResult, run_study
@@ -27,7 +27,7 @@ _HOME = {
     "Task": "spaces.task",
     "load_front": "studies.read",
     "load_spec": "studies.spec",
-    "pick": "studies.choose",
+    "pick": "studies.choosing.choose",
     "plot_front": "studies.figures",
     "plot_hypervolume": "studies.figures",
     "run_study": "studies.run",

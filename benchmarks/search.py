@@ -51,12 +51,12 @@ from karui.search.record import TrialRecord, read_records
 from karui.search.sampler import SAMPLERS
 from karui.spaces.artifact import file_digest
 from karui.spaces.space import SearchSpace
-from karui.studies.folder import RunFolder
 from karui.studies.run import run_study
 from karui.studies.spec import StudySpec
-from karui.studies.store import open_study
+from karui.studies.storage.folder import RunFolder
+from karui.studies.storage.store import open_study
 from karui.studies.tables import OBJECTIVE_NAMES
-from karui.studies.watcher import Silence
+from karui.studies.watching.watcher import Silence
 
 CURVE = ["method", "seed", "seconds", "trials", "hypervolume"]
 FINAL = [

@@ -46,7 +46,7 @@ from karui.search.loop import Budget, SearchLoop
 from karui.search.outcome import Outcome
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
-from karui.studies.watcher import Silence
+from karui.studies.watching.watcher import Silence
 
 SEEDS = 10
 VARIANTS: tuple[Followers, ...] = (0, 2, 3, "auto")

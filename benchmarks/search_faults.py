@@ -45,8 +45,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from karui.search.record import read_record
 from karui.spaces.candidate import Candidate
-from karui.studies.folder import RunFolder
-from karui.studies.log import read_log
+from karui.studies.storage.folder import RunFolder
+from karui.studies.watching.log import read_log
 
 STUDY = """
 task = "{task}:make_task"

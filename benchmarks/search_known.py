@@ -43,7 +43,7 @@ from karui.search.loop import Budget, SearchLoop
 from karui.search.sampler import SAMPLERS, SamplerName
 from karui.search.tpe import OneSplitTPESampler
 from karui.spaces.build import network_of
-from karui.studies.watcher import Silence
+from karui.studies.watching.watcher import Silence
 
 SEEDS = range(10)
 GOAL_SHARE, GOAL_SPACE = 0.95, 0.02

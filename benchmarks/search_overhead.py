@@ -43,8 +43,8 @@ from karui.search.loop import Budget, SearchLoop
 from karui.search.record import Outcome, TrialRecord
 from karui.search.sampler import SamplerName, make_sampler
 from karui.spaces.candidate import Candidate
-from karui.studies.store import open_study
-from karui.studies.watcher import Silence
+from karui.studies.storage.store import open_study
+from karui.studies.watching.watcher import Silence
 
 SIZES = (100, 1_000, 10_000)
 STORAGES = ("memory", "journal", "sqlite")

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from .. import __version__
 from ..errors import KaruiError, OutputError
-from .command_options import Artifacts, Format, Out, Storage, Study
-from .deciding_commands import add_commands
-from .folder import CACHE_NAME, explain_cache_errors
-from .views import cache_view, front_view, preflight_view
+from .commands.command_options import Artifacts, Format, Out, Storage, Study
+from .commands.deciding_commands import add_commands
+from .commands.views import cache_view, front_view, preflight_view
+from .storage.folder import CACHE_NAME, explain_cache_errors
 
 if TYPE_CHECKING:
     from .run import StudyResult
@@ -75,8 +75,8 @@ def search(
 
     Writes trials.csv, log.jsonl, front.csv, front.png and the front's ONNX files to the results folder.
     """
-    from .progress import ProgressView
     from .run import run_study
+    from .watching.progress import ProgressView
 
     console = Console()
     given = {"trials": trials, "hours": hours, "seed": seed, "data": data, "cache": cache, "workers": workers}
@@ -103,7 +103,7 @@ def front(
     output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
 ) -> None:
     """Print the Pareto front of a study: every point's size, speed and accuracy."""
-    from .certification import read_certification
+    from .certifying.certification import read_certification
     from .further import further_of
     from .read import find_results, read_front, read_objectives
 
@@ -135,8 +135,8 @@ def preflight(
 
     Takes some seconds; a search does the same when it begins. Results are kept by target and not measured twice.
     """
-    from .preflight import run_preflight
-    from .preflight_sentences import sentences
+    from .preflight.preflight import run_preflight
+    from .preflight.preflight_sentences import sentences
     from .run import resolve_spec
 
     console = Console(soft_wrap=True)
@@ -179,7 +179,7 @@ def watch_search(
 
     It reads only; it ends when the search does, or with Ctrl-C, which the search does not notice.
     """
-    from .watch import watch
+    from .watching.watch import watch
 
     watch(study, Console(), out=out, storage=storage, once=once)
 
@@ -187,7 +187,7 @@ def watch_search(
 @app.command()
 def init(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]) -> None:
     """Write a commented study file and a task file to start from; the pair runs as written."""
-    from .scaffold import write_scaffold
+    from .commands.scaffold import write_scaffold
 
     study, task = write_scaffold(name, Path())
     print(f"wrote {study} and {task}\nnext: put your model and data into {task}, then run\n\n    karui search {study}")

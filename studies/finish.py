@@ -12,21 +12,21 @@ from ..search.gatekeeper import GateReport, report_gates
 from ..search.objectives import without_bounds
 from ..search.record import TrialRecord, read_records
 from .bundle.samples import write_samples
-from .certification import read_certification, write_certification
-from .certify import Certified, certify, files_to_measure, front_table, write_descriptions
-from .folder import RunFolder, write_atomically
-from .remeasuring import Earlier, measure_again
+from .certifying.certification import read_certification, write_certification
+from .certifying.certify import Certified, certify, files_to_measure, front_table, write_descriptions
+from .certifying.remeasuring import Earlier, measure_again
+from .measuring.workbench import Workbench
 from .result import StudyResult, nearest_records
 from .spec import StudySpec
-from .store import note_baseline, read_baseline
+from .storage.folder import RunFolder, write_atomically
+from .storage.store import note_baseline, read_baseline
 from .tables import edge_records, front_records, trials_table, write_csv
-from .watcher import Watcher
-from .workbench import Workbench
+from .watching.watcher import Watcher
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .bench import Bench
+    from .measuring.bench import Bench
 
 
 @dataclass

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from .folder import explain_os_errors, write_atomically
+from .storage.folder import explain_os_errors, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, StudyFileError
 from ..evaluators.measurement import Measurement
-from .folder import RunFolder
+from .storage.folder import RunFolder
 
 # Optuna and its database, which take most of a second to load, are loaded where there is no front.csv to read.
 
@@ -75,7 +75,7 @@ def _name_in(folder: RunFolder) -> str:
     """Return the name of the study whose results a folder holds; the folder's own name may be another."""
     for described in sorted(folder.front_files.glob("*.json")):
         return str(read_description(described)["study"])
-    from .store import study_name
+    from .storage.store import study_name
 
     return study_name(folder.own_storage, folder.path.name) if folder.database.exists() else folder.path.name
 
@@ -135,8 +135,8 @@ def read_trials(results: Results) -> pd.DataFrame:
     path = results.folder.trials_csv
     if not path.exists():
         from ..search.record import read_records
-        from .store import explain_storage_errors, open_study
-        from .stored_objectives import stored_objectives
+        from .storage.store import explain_storage_errors, open_study
+        from .storage.stored_objectives import stored_objectives
         from .tables import trials_table
 
         with explain_storage_errors(results.storage):
@@ -167,7 +167,7 @@ def read_baseline_measurements(results: Results) -> dict[str, Measurement]:
     folder = results.folder
     for described in sorted(folder.front_files.glob("*.json")):
         return {key: Measurement.from_dict(item) for key, item in read_description(described)["baseline"].items()}
-    from .store import open_study, read_baseline
+    from .storage.store import open_study, read_baseline
 
     known = read_baseline(open_study(results.storage, results.name, create=False))
     if known is not None:
@@ -192,8 +192,8 @@ def read_objectives(results: Results) -> tuple[Objective, ...]:
         return objectives_named(described.get("objectives", [objective.name for objective in OBJECTIVES]))
     if results.storage == folder.own_storage and not folder.database.exists():
         return OBJECTIVES
-    from .store import open_study
-    from .stored_objectives import stored_objectives
+    from .storage.store import open_study
+    from .storage.stored_objectives import stored_objectives
 
     return stored_objectives(open_study(results.storage, results.name, create=False))
 
@@ -220,8 +220,8 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def _front_so_far(results: Results) -> pd.DataFrame:
     from ..search.record import read_records
-    from .store import explain_storage_errors, open_study
-    from .stored_objectives import stored_objectives
+    from .storage.store import explain_storage_errors, open_study
+    from .storage.stored_objectives import stored_objectives
     from .tables import front_records, trials_table
 
     with explain_storage_errors(results.storage):

@@ -12,7 +12,7 @@ from ..evaluators.measurement import Measurement
 from ..search.gatekeeper import GateReport
 from ..search.objectives import OBJECTIVES, Objective
 from ..search.record import TrialRecord
-from .certification import Certification
+from .certifying.certification import Certification
 from .further import further_text
 from .spec import StudySpec
 from .tables import OBJECTIVE_NAMES

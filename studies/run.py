@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .folder import RunFolder
-from .log import LoggedWatcher, SearchLog
 from .result import StudyResult as StudyResult
 from .result import describe_values as describe_values
 from .result import nearest_records as nearest_records
 from .session import Session
-from .shared_files import absolute_location, open_shared_files
 from .spec import GatesSpec, StudySpec, change_spec, check_space, load_spec
-from .store import open_study
-from .watcher import Silence, Watcher
+from .storage.folder import RunFolder
+from .storage.shared_files import absolute_location, open_shared_files
+from .storage.store import open_study
+from .watching.log import LoggedWatcher, SearchLog
+from .watching.watcher import Silence, Watcher
 
 if TYPE_CHECKING:
     from ..spaces.task import Task

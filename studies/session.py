@@ -20,15 +20,16 @@ from ..search.record import read_records
 from ..search.workers import Workers
 from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
+from .certifying.remeasuring import NOTHING_EARLIER
 from .finish import Finish
-from .folder import RunFolder, explain_cache_errors, explain_os_errors
-from .idle_measuring import IdleMeasuring
-from .remeasuring import NOTHING_EARLIER
+from .measuring.idle_measuring import IdleMeasuring
+from .measuring.workbench import Workbench, begin_bench, cache_of, prepare_task
 from .result import StudyResult
-from .shared_baseline import SharedBaseline, agreed_baseline, noted_weights
-from .shared_files import SharedFiles
 from .spec import StudySpec
-from .store import (
+from .storage.folder import RunFolder, explain_cache_errors, explain_os_errors
+from .storage.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
+from .storage.shared_files import SharedFiles
+from .storage.store import (
     alone_on_server,
     check_meaning,
     explain_storage_errors,
@@ -36,14 +37,13 @@ from .store import (
     turns_of,
 )
 from .tables import trials_table, write_csv
-from .watcher import Watcher
-from .workbench import Workbench, begin_bench, cache_of, prepare_task
+from .watching.watcher import Watcher
 
 if TYPE_CHECKING:
     from ..evaluators.machine_lock import MachineLock
     from ..search.turns import Turns
     from ..spaces.task import Task
-    from .bench import Bench
+    from .measuring.bench import Bench
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Session:
         from ..evaluators.machine_lock import MachineLock
         from ..spaces.axis_reach import describe_reach
         from ..spaces.reach import check_reach
-        from .bench import Bench
+        from .measuring.bench import Bench
 
         self.watcher.phase("loading the task")
         lock = MachineLock()
@@ -149,8 +149,8 @@ class Session:
 
     def _preflight(self, bench: Bench) -> None:
         """Say what the axes that are searched cannot win here."""
-        from .preflight import preflight_of
-        from .preflight_sentences import sentences
+        from .preflight.preflight import preflight_of
+        from .preflight.preflight_sentences import sentences
 
         if not self.spec.preflight.layers:
             return

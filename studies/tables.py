@@ -12,7 +12,7 @@ from ..search.noise import edge_of_front
 from ..search.objectives import OBJECTIVES, Objective
 from ..search.promotion import without_replaced
 from ..search.record import TrialRecord
-from .folder import write_atomically
+from .storage.folder import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

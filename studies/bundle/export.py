@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import OutputError
 from ...spaces.artifact import file_digest
-from ..folder import RunFolder, explain_os_errors, write_atomically
 from ..read import read_description
+from ..storage.folder import RunFolder, explain_os_errors, write_atomically
 from .config import CONFIG, SAMPLES, SCHEMA, bundle_config, config_schema
 from .model_card import model_card
 from .samples import npz_bytes, read_samples, read_task_paper
@@ -20,7 +20,7 @@ from .whole_folder import whole_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..shared_files import SharedFiles
+    from ..storage.shared_files import SharedFiles
 
 RUN = Path(__file__).parent.parent / "templates" / "run_bundle.py"
 

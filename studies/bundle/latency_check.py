@@ -15,7 +15,7 @@ from ...evaluators.runtime import CPU_PROVIDER
 from ...evaluators.targets import TARGETS, Target
 from ...evaluators.timing import PairTiming, TimingSettings
 from ...spaces.artifact import file_digest
-from ..target_options import make_target
+from ..commands.target_options import make_target
 from .arrays import read_arrays
 from .check import Check
 from .config import SAMPLES, BundleConfig, MeasurementPaper

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...errors import OutputError
 from ...spaces.artifact import file_digest
-from ..folder import RunFolder, write_atomically
+from ..storage.folder import RunFolder, write_atomically
 from .arrays import read_arrays
 
 if TYPE_CHECKING:

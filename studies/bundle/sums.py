@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...spaces.artifact import file_digest
-from ..folder import write_atomically
+from ..storage.folder import write_atomically
 
 SUMS = "SHA256SUMS"
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ...spaces.candidate import Candidate
+from ..choosing.ranking import Flip, front_flips, target_columns
 from ..further import title_of
-from ..ranking import Flip, front_flips, target_columns
 from .axes import axes_used, combination_labels, parameter_names
 from .cloud import cloud_columns
 from .conditions import how_measured

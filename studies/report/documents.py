@@ -12,8 +12,8 @@ import optuna
 from ...evaluators.measurement import Measurement
 from ...search.record import TrialRecord, read_record
 from ...spaces.candidate import Candidate
-from ..folder import RunFolder
 from ..read import read_description
+from ..storage.folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,12 +17,12 @@ from sqlalchemy.engine import make_url
 from ...evaluators.measurement import Measurement
 from ...search.objectives import Objective, parse_bound
 from ...search.record import TrialRecord, read_records
-from ..folder import RunFolder
 from ..further import further_of
-from ..log import read_log
 from ..read import Results, read_description, read_front_table, read_objectives
-from ..store import explain_storage_errors, open_study, read_baseline
+from ..storage.folder import RunFolder
+from ..storage.store import explain_storage_errors, open_study, read_baseline
 from ..tables import OBJECTIVE_NAMES, names_of, trials_table
+from ..watching.log import read_log
 from .documents import PointDocument, read_documents
 
 if TYPE_CHECKING:

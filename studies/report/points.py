@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ...evaluators.measurement import Measurement
 from ...search.objectives import Objective
 from ...spaces.architectures import Baseline
+from ..choosing.ranking import target_columns
 from ..further import value_text
-from ..ranking import target_columns
 from .axes import axes_used, combination_labels
 from .cloud import plain_value
 from .documents import PointDocument

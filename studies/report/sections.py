@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..ranking import describe_flip
+from ..choosing.ranking import describe_flip
 
 if TYPE_CHECKING:
     from .content import Content

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import OutputError
-from ..folder import explain_os_errors, write_atomically
 from ..read import find_results
-from ..store import without_password
+from ..storage.folder import explain_os_errors, write_atomically
+from ..storage.store import without_password
 from .content import page_content
 from .material import read_material, report_folder
 from .page import render_page

@@ -16,7 +16,7 @@ from karui.evaluators.measurement import Measurement
 from karui.search.record import Outcome, TrialRecord
 from karui.search.workers import Workers
 from karui.spaces.candidate import Candidate
-from karui.studies import remeasuring
+from karui.studies.certifying import remeasuring
 from karui.studies.cli import main
 
 from .postgres import new_database, postgres_server

@@ -13,7 +13,7 @@ from karui.evaluators.several_targets import WORST
 from karui.evaluators.targets import Target
 from karui.evaluators.telling import tell_nobody
 from karui.spaces.artifact import Artifact
-from karui.studies.bench_targets import BenchTargets
+from karui.studies.measuring.bench_targets import BenchTargets
 from karui.studies.spec import LatencySpec, StudySpec
 from karui.studies.target_spec import TargetSpec
 

@@ -14,7 +14,7 @@ from karui.evaluators import energy_meter, local
 from karui.evaluators.energy_timing import PairEnergy
 from karui.evaluators.local import LocalTarget
 from karui.search.record import read_records
-from karui.studies.store import open_study
+from karui.studies.storage.store import open_study
 
 from .conftest import write_study
 

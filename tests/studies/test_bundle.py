@@ -28,7 +28,7 @@ from karui.studies.bundle.export import export_bundle
 from karui.studies.bundle.model_card import model_card, plain, standing
 from karui.studies.bundle.samples import MOST_SAMPLES, read_samples, read_task_paper, write_samples
 from karui.studies.bundle.whole_folder import whole_folder
-from karui.studies.folder import RunFolder
+from karui.studies.storage.folder import RunFolder
 
 from .made_results import CLASSES, make_results, write_linear
 

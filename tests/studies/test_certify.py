@@ -15,11 +15,11 @@ from karui.evaluators.measurement import Measurement
 from karui.search.record import TrialRecord
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.candidate import Candidate
-from karui.studies.certify import Certified, certify, files_to_measure, front_table, write_descriptions
-from karui.studies.folder import RunFolder
-from karui.studies.remeasuring import Fresh, MeasuredAgain
+from karui.studies.certifying.certify import Certified, certify, files_to_measure, front_table, write_descriptions
+from karui.studies.certifying.remeasuring import Fresh, MeasuredAgain
+from karui.studies.commands.views import front_view
+from karui.studies.storage.folder import RunFolder
 from karui.studies.tables import TEST_ACCURACY
-from karui.studies.views import front_view
 
 from .conftest import make_record
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from karui.errors import KaruiError, NothingFits
-from karui.studies.choose import Budget, Preference, accuracy_column, pick_point
+from karui.studies.choosing.choose import Budget, Preference, accuracy_column, pick_point
 
 BASELINE = {"size_bytes": 100_000.0, "latency_ms": 2.0, "accuracy": 0.98, "test_accuracy": 0.9}
 Point = tuple[float, float, float]

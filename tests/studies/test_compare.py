@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from karui.studies.common_candidates import compare_common
-from karui.studies.compare import Comparison, compare_runs, covered_by, load_run
-from karui.studies.compare_plot import draw_comparison
+from karui.studies.comparing.common_candidates import compare_common
+from karui.studies.comparing.compare import Comparison, compare_runs, covered_by, load_run
+from karui.studies.comparing.compare_plot import draw_comparison
 
 from .conftest import Command
 from .made_results import DEVICE, Point, make_results

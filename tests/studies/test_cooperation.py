@@ -30,8 +30,8 @@ from karui.spaces.candidate import Candidate
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity.axis import SparsityAxis
-from karui.studies.store import FileTurns, open_study, turns_of
-from karui.studies.watcher import Silence
+from karui.studies.storage.store import FileTurns, open_study, turns_of
+from karui.studies.watching.watcher import Silence
 
 SPACE = SearchSpace(
     sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0, 0.5)),

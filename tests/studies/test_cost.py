@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from karui.errors import KaruiError
 from karui.evaluators.measurement import Measurement
-from karui.studies.cost import Price, Saving, describe_saving, parse_price, parse_requests, saving_of
+from karui.studies.choosing.cost import Price, Saving, describe_saving, parse_price, parse_requests, saving_of
 
 MONTH_SECONDS = 365 * 24 * 3600 / 12
 

@@ -31,11 +31,11 @@ from karui.spaces.artifact import Artifact
 from karui.spaces.packing import pack
 from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.quantize import quantize
-from karui.studies.bench import Bench
-from karui.studies.log import read_log
+from karui.studies.measuring.bench import Bench
 from karui.studies.run import StudyResult
 from karui.studies.task_loading import load_task
-from karui.studies.watcher import Silence
+from karui.studies.watching.log import read_log
+from karui.studies.watching.watcher import Silence
 
 from .conftest import AXES, Command, write_study
 

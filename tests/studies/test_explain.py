@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karui.studies.choose import Budget, choose
-from karui.studies.explain import Difference, explain_choice, find_neighbours
-from karui.studies.judge import judge_front
+from karui.studies.choosing.choose import Budget, choose
+from karui.studies.choosing.explain import Difference, explain_choice, find_neighbours
+from karui.studies.choosing.judge import judge_front
 
 from .conftest import Command
 from .made_results import make_results

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 import pytest
 
 from karui.errors import OutputError
-from karui.studies.folder import RunFolder, explain_os_errors, write_atomically
+from karui.studies.storage.folder import RunFolder, explain_os_errors, write_atomically
 
 HOLD = """
 import sys
 from pathlib import Path
-from karui.studies.folder import RunFolder
+from karui.studies.storage.folder import RunFolder
 
 with RunFolder(Path(sys.argv[1])).alone("front", lambda: None):
     print("held", flush=True)

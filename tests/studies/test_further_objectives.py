@@ -19,13 +19,13 @@ from karui.evaluators.energy_timing import PairEnergy
 from karui.evaluators.local import LocalTarget
 from karui.search.front import knee_shares
 from karui.search.objectives import LIMITS, OBJECTIVES, latency_on
-from karui.studies.choose import choose
-from karui.studies.compare import compare_runs, load_run
-from karui.studies.explain import explain_choice
+from karui.studies.choosing.choose import choose
+from karui.studies.choosing.explain import explain_choice
+from karui.studies.comparing.compare import compare_runs, load_run
 from karui.studies.read import find_results, read_objectives
 from karui.studies.report.write import write_report
 from karui.studies.result import StudyResult
-from karui.studies.store import open_study
+from karui.studies.storage.store import open_study
 
 from .conftest import Command, write_study
 

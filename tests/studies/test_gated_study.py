@@ -19,7 +19,7 @@ from karui.search.objectives import with_bounds
 from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings
 from karui.spaces.candidate import Candidate
-from karui.studies.bench import Bench
+from karui.studies.measuring.bench import Bench
 from karui.studies.run import resolve_spec
 from karui.studies.task_loading import load_task
 

@@ -24,13 +24,13 @@ from karui.search.outcome import Outcome
 from karui.search.record import TrialRecord
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.candidate import Candidate
-from karui.studies import idle_measuring
-from karui.studies.bench import Bench
-from karui.studies.idle_measuring import AFTER_BUSY_SECONDS, AFTER_GONE_SECONDS, MOST_TIMES, IdleMeasuring
-from karui.studies.log import read_log
-from karui.studies.remeasuring import ROUNDS, measure_with
+from karui.studies.certifying.remeasuring import ROUNDS, measure_with
+from karui.studies.measuring import idle_measuring
+from karui.studies.measuring.bench import Bench
+from karui.studies.measuring.idle_measuring import AFTER_BUSY_SECONDS, AFTER_GONE_SECONDS, MOST_TIMES, IdleMeasuring
 from karui.studies.run import run_study
 from karui.studies.tables import TEST_ACCURACY
+from karui.studies.watching.log import read_log
 
 from .conftest import make_record, write_study
 
@@ -270,7 +270,7 @@ def test_a_device_measures_while_a_worker_trains(tmp_path: Path, monkeypatch: py
 
 def test_with_this_machine_as_target_nothing_is_measured_meanwhile(tmp_path: Path) -> None:
     from karui.evaluators.machine_lock import MachineLock
-    from karui.studies.bench_targets import BenchTargets
+    from karui.studies.measuring.bench_targets import BenchTargets
     from karui.studies.spec import load_spec
 
     for targets, are_elsewhere in (

@@ -16,7 +16,7 @@ from karui.evaluators.measurement import Measurement
 from karui.evaluators.pinning import allowed_cores
 from karui.search.outcome import Outcome
 from karui.spaces.artifact import StageRecord
-from karui.studies.kept_outcomes import KeptOutcomes
+from karui.studies.measuring.kept_outcomes import KeptOutcomes
 from karui.tests.evaluators.fake_machine import account, write_files
 
 CONDITIONS = {"baseline": "ab", "ms": 3.5, "study": {"bits": {"weights": [4, 32]}}}

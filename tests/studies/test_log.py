@@ -12,15 +12,15 @@ import pytest
 
 from karui.search.record import TrialRecord
 from karui.spaces.candidate import Candidate
-from karui.studies.log import LoggedWatcher, SearchLog, read_log
-from karui.studies.watcher import Silence
+from karui.studies.watching.log import LoggedWatcher, SearchLog, read_log
+from karui.studies.watching.watcher import Silence
 
 from .conftest import make_record
 
 WRITER = """
 import sys
 from pathlib import Path
-from karui.studies.log import SearchLog
+from karui.studies.watching.log import SearchLog
 
 log = SearchLog(Path(sys.argv[1]))
 for number in range(200):

@@ -17,9 +17,9 @@ from karui.errors import OutputError
 from karui.search.loop import Budget
 from karui.search.owners import SILENT_SECONDS
 from karui.search.record import read_records
-from karui.studies.server_turns import ServerTurns
-from karui.studies.store import alone_on_server, open_study, turns_of
-from karui.studies.watcher import Silence
+from karui.studies.storage.server_turns import ServerTurns
+from karui.studies.storage.store import alone_on_server, open_study, turns_of
+from karui.studies.watching.watcher import Silence
 
 from .test_cooperation import SPACE, Searches, loop_on
 
@@ -57,7 +57,7 @@ def test_a_server_that_cannot_be_used_is_told(postgres_port: int, place: str, to
 
 OPEN = """
 import sys
-from karui.studies.store import open_study
+from karui.studies.storage.store import open_study
 print("ready", flush=True)
 sys.stdin.readline()
 print(open_study(sys.argv[1], "mine", create=True)._study_id, flush=True)
@@ -66,7 +66,7 @@ print(open_study(sys.argv[1], "mine", create=True)._study_id, flush=True)
 COUNT = """
 import sys, time
 from pathlib import Path
-from karui.studies.store import turns_of
+from karui.studies.storage.store import turns_of
 turns, counter = turns_of(sys.argv[1], "mine"), Path(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -79,7 +79,7 @@ for _ in range(20):
 
 HOLD = """
 import sys
-from karui.studies.store import turns_of
+from karui.studies.storage.store import turns_of
 with turns_of(sys.argv[1], "mine")():
     print("held", flush=True)
     sys.stdin.readline()

@@ -12,10 +12,10 @@ from karui.evaluators.probing import LikedMultiple, ProbeRow
 from karui.spaces.build_settings import BuildSettings
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.sparsity.axis import SparsityAxis
-from karui.studies.preflight_sentences import sentences
+from karui.studies.commands.views import preflight_view
+from karui.studies.preflight.preflight_sentences import sentences
+from karui.studies.preflight.verdicts import Preflight, Verdict
 from karui.studies.spec import StudySpec
-from karui.studies.verdicts import Preflight, Verdict
-from karui.studies.views import preflight_view
 
 from .conftest import Command, write_study
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from karui.spaces.candidate import Candidate
 from karui.spaces.stage_cache import WAITING
-from karui.studies.progress import ProgressView
 from karui.studies.spec import StudySpec
+from karui.studies.watching.progress import ProgressView
 
 from .conftest import make_record
 

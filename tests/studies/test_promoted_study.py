@@ -17,8 +17,8 @@ import karui
 from karui.search.promotable import MOST_WITHIN_NOISE
 from karui.search.record import TrialRecord, read_records
 from karui.spaces.artifact import file_digest
-from karui.studies.log import read_log
-from karui.studies.progress import ProgressView
+from karui.studies.watching.log import read_log
+from karui.studies.watching.progress import ProgressView
 
 from .conftest import write_study
 

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from karui.studies.quick_storage import QuickStorage
+from karui.studies.storage.quick_storage import QuickStorage
 
 CHOICES = ("none", 8, 0.5, None)
 DISTRIBUTIONS = {

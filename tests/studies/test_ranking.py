@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from karui.studies.ranking import describe_flip, front_flips, ranking_flips, target_columns
-from karui.studies.views import point_view
+from karui.studies.choosing.ranking import describe_flip, front_flips, ranking_flips, target_columns
+from karui.studies.commands.views import point_view
 
 NONE = [0.0, 0.0, 0.0]
 

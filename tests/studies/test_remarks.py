@@ -6,9 +6,9 @@ from pathlib import Path
 
 from karui.evaluators.measurement import Measurement
 from karui.search.outcome import Outcome
-from karui.studies.log import LoggedWatcher, SearchLog
-from karui.studies.remarks import MeasuringRemarks
-from karui.studies.watcher import Silence
+from karui.studies.measuring.remarks import MeasuringRemarks
+from karui.studies.watching.log import LoggedWatcher, SearchLog
+from karui.studies.watching.watcher import Silence
 
 from .conftest import make_record
 

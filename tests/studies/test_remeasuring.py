@@ -20,10 +20,10 @@ from karui.search.outcome import Outcome, UnexpectedError
 from karui.search.record import TrialRecord
 from karui.spaces.artifact import Artifact
 from karui.spaces.candidate import Candidate
-from karui.studies.log import read_log
-from karui.studies.remeasuring import MOST_AGAIN, ROUNDS, MeasuredAgain, measure_with, undecided
+from karui.studies.certifying.remeasuring import MOST_AGAIN, ROUNDS, MeasuredAgain, measure_with, undecided
 from karui.studies.tables import TEST_ACCURACY
 from karui.studies.task_loading import load_task
+from karui.studies.watching.log import read_log
 
 from .conftest import make_record, write_study
 

@@ -43,7 +43,7 @@ NAMES = ["size_bytes", "latency_ms", "accuracy"]
 
 
 def material_of(folder: Path):  # type: ignore[no-untyped-def]
-    from karui.studies.folder import RunFolder
+    from karui.studies.storage.folder import RunFolder
 
     run = RunFolder(folder)
     return read_material(Results("made-up", run, run.own_storage))
@@ -411,7 +411,7 @@ def test_the_command_line_writes_the_page_and_its_pictures(karui_command: Comman
 
 
 def test_a_study_whose_baseline_is_not_measured_has_no_report(tmp_path: Path) -> None:
-    from karui.studies.store import open_study
+    from karui.studies.storage.store import open_study
 
     open_study(f"sqlite:///{tmp_path / 'study.db'}", "made-up", create=True)
     with pytest.raises(OutputError, match="the baseline was not measured yet"):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from karui.studies.choose import Budget, pick_point
+from karui.studies.choosing.choose import Budget, pick_point
 from karui.studies.read import find_results
 from karui.studies.report.content import page_content
 from karui.studies.report.material import read_material

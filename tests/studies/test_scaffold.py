@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from karui.errors import KaruiError, OutputError
-from karui.studies.scaffold import write_scaffold
+from karui.studies.commands.scaffold import write_scaffold
 from karui.studies.spec import load_spec
 from karui.studies.task_loading import load_task
 

@@ -19,13 +19,13 @@ from karui.errors import KaruiError, OutputError
 from karui.evaluators.measurement import Measurement
 from karui.search.turns import Alone
 from karui.spaces.artifact import Artifact
-from karui.studies.log import read_log
-from karui.studies.same_kind import describe_difference
-from karui.studies.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
-from karui.studies.shared_files import SharedFiles
+from karui.studies.measuring.same_kind import describe_difference
 from karui.studies.spec import load_spec
-from karui.studies.store import open_study, read_baseline
-from karui.studies.watcher import Silence
+from karui.studies.storage.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
+from karui.studies.storage.shared_files import SharedFiles
+from karui.studies.storage.store import open_study, read_baseline
+from karui.studies.watching.log import read_log
+from karui.studies.watching.watcher import Silence
 
 from .conftest import Command, write_study
 from .test_end_to_end import begin_search, digest_of

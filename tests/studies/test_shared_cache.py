@@ -9,12 +9,12 @@ import pytest
 
 import karui
 from karui.errors import OutputError
-from karui.studies.folder import RunFolder, explain_cache_errors
+from karui.studies.measuring.workbench import cache_of
 from karui.studies.run import resolve_spec
 from karui.studies.spec import load_spec
-from karui.studies.store import open_study
-from karui.studies.watcher import Silence
-from karui.studies.workbench import cache_of
+from karui.studies.storage.folder import RunFolder, explain_cache_errors
+from karui.studies.storage.store import open_study
+from karui.studies.watching.watcher import Silence
 
 from .conftest import Command, write_study
 

@@ -15,7 +15,13 @@ import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from karui.errors import OutputError
-from karui.studies.shared_files import FolderStore, ObjectStore, SharedFiles, absolute_location, open_shared_files
+from karui.studies.storage.shared_files import (
+    FolderStore,
+    ObjectStore,
+    SharedFiles,
+    absolute_location,
+    open_shared_files,
+)
 
 CONTENT = b"a file of the front" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -16,7 +16,7 @@ from karui.errors import OutputError, StudyFileError
 from karui.evaluators.measurement import Measurement
 from karui.search.objectives import LIMITS, OBJECTIVES, Objective, latency_on
 from karui.studies.spec import StudySpec, parse_spec
-from karui.studies.store import (
+from karui.studies.storage.store import (
     check_meaning,
     explain_storage_errors,
     note_baseline,
@@ -26,7 +26,7 @@ from karui.studies.store import (
     training_seed,
     without_password,
 )
-from karui.studies.stored_objectives import name_values, stored_objectives
+from karui.studies.storage.stored_objectives import name_values, stored_objectives
 
 ACCURACY = {"accuracy": Measurement("accuracy", 0.5, "1", 0.1, 20, {"split": "validation"})}
 
@@ -244,7 +244,7 @@ def test_a_search_writes_ahead_to_a_log(tmp_path: Path) -> None:
 
 WRITE_AND_DIE = """
 import os, signal, sys
-from karui.studies.store import open_study
+from karui.studies.storage.store import open_study
 study = open_study(sys.argv[1], "mine", create=True)
 for number in range(20):
     trial = study.ask()

@@ -14,9 +14,9 @@ from karui.errors import TargetUnavailable
 from karui.evaluators import quarantine
 from karui.search import waiting
 from karui.search.record import TrialRecord
-from karui.studies.log import read_log
 from karui.studies.run import run_study
-from karui.studies.watcher import Silence
+from karui.studies.watching.log import read_log
+from karui.studies.watching.watcher import Silence
 
 from ..sshd import ALIAS, Sshd, sshd_server
 from .conftest import write_study

@@ -1,0 +1,1 @@
+"""The front measured again, and what it is worth then."""

@@ -1,0 +1,278 @@
+"""The front's files loaded afresh and measured again, in a new process wherever that can have the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from ...errors import CandidateFailure, KaruiError, TargetUnavailable
+from ...evaluators.measurement import Measurement
+from ...evaluators.repeated import average
+from ...search.crew import Answer, Crew, InProcess
+from ...search.noise import PLAUSIBLE, front_probability
+from ...search.objectives import OBJECTIVES, Objective
+from ...search.outcome import Ending, Evaluate, Outcome, UnexpectedError
+from ...search.record import TrialRecord
+from ...search.workers import Workers
+from ...spaces.artifact import Artifact, file_digest
+from ..measuring.workbench import Workbench
+from ..tables import fresh_names
+
+if TYPE_CHECKING:
+    from ...search.gates import Gates
+    from ...spaces.candidate import Candidate
+    from ..measuring.bench import Bench
+
+ROUNDS = 2
+"""How often the latency of a file is measured once more at most, where it decides who belongs to the front."""
+
+MOST_AGAIN = 16
+"""How many files are measured once more in a round at most."""
+
+Earlier = Mapping[str, Sequence[Mapping[str, Measurement]]]
+"""Measurements of latency by name, in the order in which they were made, by the digests of the files."""
+
+NOTHING_EARLIER: Earlier = MappingProxyType({})
+
+_SECONDS_BETWEEN_LOOKS = 30.0
+_LATENCIES = "latency_"
+"""How the names of measurements begin that are made once more."""
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A file of the front, or of its edge, measured again.
+
+    Args:
+        record: Its trial.
+        artifact: The file.
+        measurements: By name: what the search found, and in its place whatever was measured again.
+        objectives: Those of the study.
+    """
+
+    record: TrialRecord
+    artifact: Artifact
+    measurements: Mapping[str, Measurement]
+    objectives: tuple[Objective, ...] = OBJECTIVES
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Its value of each objective: size, latency, test accuracy, and further ones where the study has them."""
+        return tuple(self.measurements[name].value for name in fresh_names(self.objectives))
+
+    @property
+    def spreads(self) -> tuple[float, ...]:
+        """Their spreads."""
+        return tuple(self.measurements[name].spread for name in fresh_names(self.objectives))
+
+
+@dataclass(frozen=True)
+class MeasuredAgain:
+    """What came of measuring again.
+
+    Args:
+        found: What could be measured, in the order in which it was asked for.
+        lost: Why the others could not, by the number of the trial.
+        same_process: Why that was in the search's own process; empty where it was in a new one.
+    """
+
+    found: tuple[Fresh, ...]
+    lost: Mapping[int, str]
+    same_process: str = ""
+
+
+class Remeasure:
+    """Measures a file that is there already: latency, load and test accuracy; asked again, its latency only.
+
+    It is an :class:`~karui.search.outcome.Evaluate` that makes nothing.
+
+    Args:
+        bench: Measures.
+        artifacts: The files, by the keys of their candidates.
+    """
+
+    def __init__(self, bench: Bench, artifacts: Mapping[str, Artifact]) -> None:
+        self._bench = bench
+        self._artifacts = artifacts
+        self._measured: set[str] = set()
+
+    def __call__(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:  # noqa: ARG002
+        """Measure the file of a candidate.
+
+        Raises:
+            CandidateFailure: Where it cannot be measured, or is not the one that it was.
+        """
+        artifact, bench = self._artifacts[candidate.key], self._bench
+        if (digest := file_digest(artifact.path)) != artifact.digest:
+            raise CandidateFailure("load", f"{artifact.path.name} was changed meanwhile, its sha256 is {digest}")
+        evaluators = [bench.test_latency]
+        if candidate.key not in self._measured:
+            evaluators += [each for each in (bench.load, *bench.limited) if each not in evaluators]
+            evaluators.append(bench.test_accuracy)
+        with bench.lock.working():
+            found = {item.name: item for evaluator in evaluators for item in evaluator.measure(artifact)}
+        self._measured.add(candidate.key)
+        return Outcome(found, artifact.digest)
+
+
+@dataclass(frozen=True)
+class FreshProcess:
+    """Sets up, in a new process, what measures again; see :data:`karui.search.worker_process.Factory`.
+
+    Args:
+        workbench: Of the study.
+        artifacts: The files, by the keys of their candidates.
+    """
+
+    workbench: Workbench
+    artifacts: Mapping[str, Artifact]
+
+    def __call__(self, announce: Callable[[str], None]) -> Evaluate:
+        """Load the task and set the bench up.
+
+        Raises:
+            KaruiError: Where the task cannot be loaded any more.
+        """
+        return Remeasure(self.workbench.open(announce), self.artifacts)
+
+
+def measure_again(
+    wanted: Sequence[tuple[TrialRecord, Artifact]],
+    bench: Bench,
+    workbench: Workbench,
+    happened: Callable[..., None],
+    objectives: tuple[Objective, ...] = OBJECTIVES,
+    earlier: Earlier = NOTHING_EARLIER,
+) -> MeasuredAgain:
+    """Measure files again, in a new process where that is possible.
+
+    It is not where the task is an object that was given to a search without worker processes. Where a search without
+    worker processes cannot have a new one (no memory for a second, say), its own does as well.
+
+    Args:
+        wanted: The trials and their files.
+        bench: Of this process.
+        workbench: What a new process sets its own bench up from.
+        happened: Is told of errors that nobody expected; see :class:`~karui.search.listener.Listener`.
+        objectives: Those of the study.
+        earlier: Latencies that were measured again while the search ran.
+
+    Raises:
+        TargetUnavailable: Where a target does not answer.
+        KaruiError: Where the target or the task is at fault.
+    """
+    spec, artifacts = workbench.spec, {record.key: artifact for record, artifact in wanted}
+    reason = "the task is an object, given to a search without worker processes" if workbench.task else ""
+    if spec.workers or not reason:
+        try:
+            factory, output = FreshProcess(workbench, artifacts), workbench.folder.worker_output
+            with closing(Workers(1, factory, candidate_seconds=60 * spec.candidate_minutes, output=output)) as crew:
+                return measure_with(crew, wanted, happened, objectives, earlier)
+        except KaruiError as error:
+            if spec.workers or isinstance(error, TargetUnavailable):
+                raise
+            reason = f"a new process could not be had: {error.what}"
+    here = InProcess(Remeasure(bench, artifacts))
+    return replace(measure_with(here, wanted, happened, objectives, earlier), same_process=reason)
+
+
+def measure_with(
+    crew: Crew,
+    wanted: Sequence[tuple[TrialRecord, Artifact]],
+    happened: Callable[..., None],
+    objectives: tuple[Objective, ...] = OBJECTIVES,
+    earlier: Earlier = NOTHING_EARLIER,
+) -> MeasuredAgain:
+    """Have a crew measure files, and once more the latencies that decide who belongs to the front.
+
+    Repeated latencies are averaged (:func:`~karui.evaluators.repeated.average`). What the search itself measured does
+    not count: it is by being low that a latency came to the front, and it would be too low on average.
+
+    Args:
+        crew: Measures a candidate's file; see :class:`Remeasure`.
+        wanted: The trials and their files.
+        happened: As for :func:`measure_again`.
+        objectives: Those of the study.
+        earlier: As for :func:`measure_again`.
+    """
+
+    def measured() -> list[Fresh]:
+        done = [(record, file) for record, file in wanted if record.number in taken]
+        return [
+            _fresh(record, file, taken[record.number], earlier.get(file.digest, ()), objectives)
+            for record, file in done
+        ]
+
+    taken: dict[int, list[Outcome]] = {}
+    lost: dict[int, str] = {}
+    for record, _ in wanted:
+        result = _answer(crew, record)
+        if isinstance(result, Outcome):
+            taken[record.number] = [result]
+            continue
+        lost[record.number] = result.reason
+        if isinstance(result, UnexpectedError):
+            happened("unexpected error", trial=record.number, traceback=result.traceback)
+
+    for _ in range(ROUNDS):
+        for one in undecided(measured()):
+            result = _answer(crew, one.record)
+            if isinstance(result, Outcome):  # what fails now has been measured before
+                taken[one.record.number].append(result)
+    return MeasuredAgain(tuple(measured()), lost)
+
+
+def objectives_of(found: Sequence[Fresh]) -> tuple[Objective, ...]:
+    """Return the objectives by which files are judged, which are the same for all."""
+    return found[0].objectives if found else OBJECTIVES
+
+
+def undecided(found: Sequence[Fresh], most: int = MOST_AGAIN) -> list[Fresh]:
+    """Return those of whom the noise of latency leaves it open whether they belong to the front, the most open first.
+
+    Accuracy is taken as it is here: the same file gives the same one on the same samples, however often. So is whatever
+    else is not measured once more.
+    """
+    objectives = objectives_of(found)
+    repeats = [objective.name.startswith(_LATENCIES) for objective in objectives]
+    spreads = [
+        [spread if repeated else 0.0 for spread, repeated in zip(fresh.spreads, repeats, strict=True)]
+        for fresh in found
+    ]
+    likely = front_probability([fresh.values for fresh in found], spreads, objectives)
+    between = [index for index, share in enumerate(likely) if PLAUSIBLE < share < 1.0 - PLAUSIBLE]
+    between.sort(key=lambda index: abs(likely[index] - 0.5))
+    return [found[index] for index in between[:most]]
+
+
+def _answer(crew: Crew, record: TrialRecord) -> Ending:
+    if record.candidate is None:
+        raise ValueError(f"trial {record.number} has no candidate")
+    crew.submit(record.number, record.candidate)
+    while True:
+        for event in crew.wait(_SECONDS_BETWEEN_LOOKS):
+            if not isinstance(event, Answer):
+                continue
+            if isinstance(event.result, TargetUnavailable):  # no file's fault: the same command measures it later
+                raise event.result
+            return event.result
+
+
+def _fresh(
+    record: TrialRecord,
+    artifact: Artifact,
+    outcomes: Sequence[Outcome],
+    earlier: Sequence[Mapping[str, Measurement]],
+    objectives: tuple[Objective, ...],
+) -> Fresh:
+    known = record.outcome.measurements if record.outcome else {}
+    first, *later = (outcome.measurements for outcome in outcomes)
+    # A process that was started anew measures everything once more; only latency differs from time to time.
+    repeated = {
+        name: average([item, *(again[name] for again in (*later, *earlier))]) if name.startswith(_LATENCIES) else item
+        for name, item in first.items()
+    }
+    return Fresh(record, artifact, {**known, **repeated}, objectives)

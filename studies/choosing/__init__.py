@@ -1,0 +1,1 @@
+"""One point of a front: chosen under a budget, explained, priced."""

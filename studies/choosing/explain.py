@@ -1,0 +1,204 @@
+"""Why this point of a front and not its neighbours, in sentences with numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...search.front import knee_shares
+from ...search.objectives import as_losses
+from ..bundle.model_card import standing
+from ..further import title_of
+from .choose import Choice
+from .judge import JudgedFront, judge_front
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NEXT = ("smaller", "faster", "more accurate")
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How another point differs from the chosen one in one objective.
+
+    Args:
+        here: The chosen point's value.
+        there: The other point's.
+        spread: Half the width of the 95 % interval of the difference, both taken to vary by themselves.
+    """
+
+    here: float
+    there: float
+    spread: float
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the two cannot be told apart."""
+        return self.there != self.here and abs(self.there - self.here) <= self.spread
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """The point of the front that is next better than the chosen one in one objective.
+
+    Args:
+        column: Which objective: 0 size, 1 latency, 2 accuracy.
+        row: The point.
+        differences: In size, latency and accuracy.
+        broken: The bounds that keep it out, as text.
+    """
+
+    column: int
+    row: pd.Series[Any]
+    differences: tuple[Difference, Difference, Difference]
+    broken: tuple[str, ...]
+
+
+def find_neighbours(judged: JudgedFront, chosen: int) -> tuple[Neighbour | None, Neighbour | None, Neighbour | None]:
+    """Return the next smaller, the next faster and the next more accurate point; None where there is none.
+
+    Of several that are alike in that objective the one that loses least in the others counts, latency and size by
+    their share, accuracy by points.
+
+    Args:
+        judged: The front.
+        chosen: Row of the chosen point.
+    """
+    losses = as_losses(judged.values, judged.objectives)
+    found: list[Neighbour | None] = []
+    for column in range(3):
+        better = np.flatnonzero(losses[:, column] < losses[chosen, column])
+        if not len(better):
+            found.append(None)
+            continue
+        nearest = better[losses[better, column] == losses[better, column].max()]
+        others = [other for other in range(3) if other != column]
+        rest = sorted(nearest, key=lambda index: (*losses[index, others], index))[0]
+        found.append(_neighbour(judged, chosen, int(rest), column))
+    return found[0], found[1], found[2]
+
+
+def explain_choice(choice: Choice) -> list[str]:
+    """Return sentences: why this point, what bounds leave out, and what its neighbours would give and cost."""
+    baseline = {name: item.value for name, item in choice.baseline.items()}
+    judged = judge_front(choice.front, choice.budget, baseline, choice.further)
+    chosen = judged.table["point"].tolist().index(choice.row["point"])
+    neighbours = find_neighbours(judged, chosen)
+    return [
+        *_why(judged, chosen, choice),
+        *_excluded(judged),
+        *(_describe(found, column) for column, found in enumerate(neighbours)),
+    ]
+
+
+def _neighbour(judged: JudgedFront, chosen: int, other: int, column: int) -> Neighbour:
+    here, there = judged.table.iloc[chosen], judged.table.iloc[other]
+    size, latency, accuracy = (
+        Difference(float(here[name]), float(there[name]), math.hypot(_spread(here, name), _spread(there, name)))
+        for name in judged.columns
+    )
+    broken = [
+        objective.bound_text(judged.baseline[objective.name])
+        for objective, share in zip(judged.objectives, judged.violations[other], strict=True)
+        if share > 0
+    ]
+    return Neighbour(column, there, (size, latency, accuracy), tuple(broken))
+
+
+def _spread(row: pd.Series[Any], name: str) -> float:
+    spread = float(row.get(f"{name}_spread", 0.0))
+    return 0.0 if math.isnan(spread) else spread
+
+
+def _why(judged: JudgedFront, chosen: int, choice: Choice) -> list[str]:
+    name, fitting = choice.row["point"], judged.fitting
+    among = f"the {len(fitting)} points that keep the budget" if len(fitting) > 1 else "the one point that does"
+    if choice.prefer is None:
+        return [f"{name} was named; it is one of {len(fitting)} of {len(judged.table)} points that keep the budget."]
+    if len(fitting) == 1:
+        return [f"{name} is the only one of {len(judged.table)} points that keeps the budget."]
+    if choice.prefer != "knee":
+        word = {"size": "smallest", "latency": "fastest", "accuracy": "most accurate"}[choice.prefer]
+        return [f"{name} is the {word} of {among}, of {len(judged.table)} on the front."]
+    shares = knee_shares(judged.searched_values[fitting], judged.searched)
+    distances = np.linalg.norm(shares, axis=1)
+    place = fitting.tolist().index(chosen)
+    size, latency, accuracy, *others = shares[place]
+    further = "".join(f", {share:.2f} in {title_of(item)}" for item, share in zip(judged.further, others, strict=True))
+    all_of_them = "All three" if not others else f"All {len(judged.searched)} objectives"
+    second = int(np.argsort(np.where(np.arange(len(fitting)) == place, np.inf, distances), kind="stable")[0])
+    return [
+        f"{name} is the best compromise among {among}, of {len(judged.table)} on the front. From 0, the best of them, "
+        f"to 1, the worst, it lies at {size:.2f} in size, {latency:.2f} in latency (both by their logarithm) and "
+        f"{accuracy:.2f} in accuracy{further}: {distances[place]:.2f} away from a point that were best in all. Next "
+        f"comes {judged.table.iloc[int(fitting[second])]['point']}, {distances[second]:.2f} away.",
+        f"That is compromise programming (Yu 1973, Zeleny 1973), Euclidean distance. {all_of_them} count alike, from "
+        "best to worst of what the budget leaves: where a few points of accuracy decide, say so with --min-accuracy.",
+    ]
+
+
+def _excluded(judged: JudgedFront) -> list[str]:
+    sentences = []
+    for column, objective in enumerate(judged.objectives):
+        if objective.bound is None:
+            continue
+        names = judged.table["point"][judged.violations[:, column] > 0].tolist()
+        bound = objective.bound_text(judged.baseline[objective.name])
+        if not names:
+            sentences.append(f"{bound} leaves no point out.")
+            continue
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        sentences.append(f"{bound} leaves out {len(names)} of {len(judged.table)}: {', '.join(names[:_LISTED])}{more}.")
+    return sentences
+
+
+def _describe(found: Neighbour | None, column: int) -> str:
+    if found is None:
+        return f"No point of the front is {_NEXT[column]}."
+    texts = (_size_text, _latency_text, _accuracy_text)
+    order = [column, *(other for other in range(3) if other != column)]
+    said = [texts[index](found.differences[index]) for index in order]
+    text = f"Next {_NEXT[column]}: {found.row['point']} ({found.row['candidate']}), {'; '.join(said)}."
+    if found.broken:
+        text += f" It breaks {' and '.join(found.broken)}."
+    told = standing({str(name): value for name, value in found.row.items()})
+    return f"{text} {told}" if told else text
+
+
+def _size_text(difference: Difference) -> str:
+    here, there = difference.here, difference.there
+    if here == there:
+        return "as large"
+    word = "smaller" if there < here else "larger"
+    return f"{abs(there / here - 1):.1%} {word} ({there / 1e3:,.1f} KB instead of {here / 1e3:,.1f} KB)"
+
+
+def _latency_text(difference: Difference) -> str:
+    here, there = difference.here, difference.there
+    if here == there:
+        return "as fast"
+    word = "faster" if there < here else "slower"
+    return (
+        f"{abs(there / here - 1):.1%} {word} ({there:.4g} ms instead of {here:.4g} ms, "
+        f"{there - here:+.3g} ± {difference.spread:.2g} ms{_noise(difference)})"
+    )
+
+
+def _accuracy_text(difference: Difference) -> str:
+    if difference.here == difference.there:
+        return "as accurate"
+    points = 100 * (difference.there - difference.here)
+    word = "more" if points > 0 else "fewer"
+    return (
+        f"{abs(points):.2f} ± {100 * difference.spread:.2f} points of accuracy {word}{_noise(difference)} "
+        f"({difference.there:.4f} instead of {difference.here:.4f})"
+    )
+
+
+def _noise(difference: Difference) -> str:
+    return ", within noise" if difference.within_noise else ""

@@ -1,0 +1,1 @@
+"""What the commands of ``karui`` share, and those that decide afterwards."""

@@ -1,0 +1,139 @@
+"""The bench of a study set up from its file: in the search's own process and in each of its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...evaluators.measurement import Measurement
+from ...search.gates import Gates
+from ...search.outcome import Evaluate, Outcome
+from ...spaces.stage_cache import StageCache
+from ..spec import StudySpec
+from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
+from ..storage.shared_files import open_shared_files
+from ..task_loading import load_task
+
+if TYPE_CHECKING:
+    from ...evaluators.machine_lock import MachineLock
+    from ...spaces.build import Builder
+    from ...spaces.candidate import Candidate
+    from ...spaces.task import Task
+    from .bench import Bench
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Makes, within a worker process, what makes and measures candidates; see
+    :data:`karui.search.worker_process.Factory`.
+
+    Args:
+        spec: The study.
+        folder: Its results folder.
+        seed: Seed of all training.
+        baseline: The baseline's measurements, by name.
+        threads: Threads of torch.
+        task: The task itself, where the study does not name it.
+    """
+
+    spec: StudySpec
+    folder: RunFolder
+    seed: int
+    baseline: dict[str, Measurement]
+    threads: int
+    task: Task | None = None
+
+    def __call__(self, announce: Callable[[str], None]) -> Evaluate:
+        """Load the task, set the bench up, and return what evaluates candidates on it.
+
+        Raises:
+            KaruiError: Where the task cannot be loaded any more.
+        """
+        bench = self.open(announce)
+        cache = cache_of(self.spec, self.folder).folder
+
+        def evaluate(candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+            # a full disk is no fault of the candidate
+            with explain_os_errors(self.folder.path), explain_cache_errors(cache):
+                return bench.evaluate(candidate, gates)
+
+        return evaluate
+
+    def open(self, announce: Callable[[str], None]) -> Bench:
+        """Load the task and set the bench up.
+
+        Args:
+            announce: Told of each stage that a candidate reaches.
+
+        Raises:
+            KaruiError: Where the task cannot be loaded any more.
+        """
+        from ...evaluators.machine_lock import MachineLock
+
+        with explain_os_errors(self.folder.path):
+            lock = MachineLock()
+            # Loading torch and the task is work as well. Never waits for the folder while it works: who holds the
+            # folder may be waiting to measure.
+            with lock.working():
+                import torch
+
+                torch.set_num_threads(self.threads)
+                task = prepare_task(self.spec, self.task)
+            with self.folder.alone("baseline", lambda: None), lock.working():
+                return self._bench(task, lock, announce)
+
+    def _bench(self, task: Task, lock: MachineLock, announce: Callable[[str], None]) -> Bench:
+        from ...spaces.baseline import prepare_baseline
+        from .bench import Bench
+
+        artifact = prepare_baseline(task, self.spec.recovery, self.folder.path, seed=self.seed)
+        files = open_shared_files(self.spec.artifacts, self.spec.folder)
+        bench = Bench(task, artifact, self.spec, lock, announce, files)
+        begin_bench(bench, self.spec, self.folder, self.seed, self.baseline)
+        return bench
+
+
+def prepare_task(spec: StudySpec, task: Task | None) -> Task:
+    """Return the task, or load the one that the study names, with its data and functions guarded.
+
+    Raises:
+        TaskError: Where it cannot be loaded.
+    """
+    from .guard import guarded
+
+    if task is None:
+        task = load_task(spec.task, spec.folder, spec.task_options)
+    task = guarded(task)
+    task.model.cpu()  # wherever the user left it: training moves it, everything else runs here
+    return task
+
+
+def cache_of(spec: StudySpec, folder: RunFolder) -> StageCache:
+    """Return the cache of trained networks of a study with that results folder."""
+    told = spec.cache.folder
+    place = folder.cache if told is None else spec.folder / Path(told).expanduser()
+    return StageCache(place, int(spec.cache.gigabytes * 1e9))
+
+
+def begin_bench(bench: Bench, spec: StudySpec, folder: RunFolder, seed: int, baseline: dict[str, Measurement]) -> None:
+    """Give the bench what it needs to make and measure candidates."""
+    bench.begin(baseline, _builder(bench, spec, folder, seed), folder.outcomes)
+
+
+def _builder(bench: Bench, spec: StudySpec, folder: RunFolder, seed: int) -> Builder:
+    from ...spaces.build import Builder
+
+    return Builder(
+        bench.task,
+        spec.recovery,
+        folder.build,
+        seed,
+        spec.quantization,
+        cells=spec.cells,
+        stages=spec.stages,
+        cache=cache_of(spec, folder),
+        between_steps=bench.lock.let_pass,
+        on_stage=lambda stage: bench.announce(stage),
+    )

@@ -1,0 +1,1 @@
+"""Before a search: what each axis can win on the target."""

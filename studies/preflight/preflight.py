@@ -1,0 +1,170 @@
+"""Preflight: what each axis can win on a target, told by probes of the model's own largest layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import CandidateFailure, KaruiError
+from ...evaluators.probing import Lane, LikedMultiple, ProbeRow
+from ...evaluators.targets import Target
+from ...evaluators.timing import TimingSettings
+from ...spaces.probes.layers import largest_layers
+from ..spec import StudySpec
+from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
+from .verdicts import Preflight
+
+if TYPE_CHECKING:
+    from ..measuring.bench import Bench
+
+FORMAT = 1
+
+
+def tell_nobody(_text: str) -> None:
+    """Tell nobody what is tried."""
+
+
+def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callable[[str], None]) -> list[Preflight]:
+    """Return what was found on each target of a study, now or earlier.
+
+    Args:
+        bench: Its targets and its baseline's file.
+        spec: The study.
+        folder: Its results folder.
+        told: Is told what is tried.
+    """
+    settings = replace(bench.timing, max_seconds=spec.preflight.max_seconds)
+
+    def fly_on(name: str, target: Target) -> Preflight:
+        return fly(
+            name,
+            target,
+            bench.artifact.path,
+            settings,
+            layers=max(1, spec.preflight.layers),
+            batch_size=spec.latency.batch_size,
+            kept=folder.preflight,
+            told=told,
+        )
+
+    return bench.targets.on_each(fly_on)
+
+
+def run_preflight(
+    study: str | Path,
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    told: Callable[[str], None] = tell_nobody,
+) -> list[Preflight]:
+    """Try on each target of a study what its axes can win there, without searching.
+
+    Args:
+        study: Path of a study file, or name of a bundled study.
+        out: Results folder; ``runs/<name>`` where left out. The baseline is trained there where the task asks for it.
+        data: Folder of the data, handed to the task's function as ``data_dir``.
+        told: Is told what goes on.
+
+    Returns:
+        One entry per target.
+
+    Raises:
+        KaruiError: On anything the user can put right.
+    """
+    from ...evaluators.machine_lock import MachineLock
+    from ...spaces.baseline import prepare_baseline
+    from ..measuring.bench import Bench
+    from ..measuring.workbench import cache_of, prepare_task
+    from ..run import resolve_spec
+
+    spec = resolve_spec(study, data=data)
+    folder = RunFolder(Path(out) if out is not None else Path("runs") / spec.name)
+    folder.prepare()
+    with explain_os_errors(folder.path), explain_cache_errors(cache_of(spec, folder).folder):
+        told("loading the task")
+        task = prepare_task(spec, None)
+        told("preparing the baseline")
+        with folder.alone("baseline", lambda: told("waiting for another search's baseline")):
+            cache = cache_of(spec, folder)
+            artifact = prepare_baseline(task, spec.recovery, folder.path, seed=spec.seed, cache=cache)
+        try:
+            return preflight_of(Bench(task, artifact, spec, MachineLock()), spec, folder, told)
+        except CandidateFailure as failure:
+            raise KaruiError(
+                "no probe can be built of this model",
+                where=spec.task,
+                expected="layers of known shapes",
+                got=failure.reason,
+            ) from failure
+
+
+def fly(
+    name: str,
+    target: Target,
+    baseline: Path,
+    settings: TimingSettings,
+    *,
+    layers: int,
+    batch_size: int = 1,
+    kept: Path | None = None,
+    told: Callable[[str], None] = tell_nobody,
+) -> Preflight:
+    """Time the probes of a model on a target, or return what an earlier preflight found there.
+
+    Args:
+        name: What the target is called.
+        target: Where to measure.
+        baseline: The model's float32 ONNX file.
+        settings: How long each probe is timed.
+        layers: How many kinds of layers are tried, those of the most multiply-adds.
+        batch_size: Inputs in one run.
+        kept: A JSON file in which results lie by model, settings and target; None to keep them nowhere.
+        told: Is told what is tried.
+
+    Raises:
+        CandidateFailure: Where the model has no layer that a probe can be built of.
+        KaruiError: Where the target is at fault.
+    """
+    key = _key(name, target, baseline, settings, layers, batch_size)
+    known = _read(kept)
+    if key in known:
+        return Preflight.from_dict(known[key])
+    rows: list[ProbeRow] = []
+    multiples: list[LikedMultiple] = []
+    with tempfile.TemporaryDirectory(prefix="karui-preflight-") as place:
+        for layer in largest_layers(baseline, layers):
+            told(layer.describe())
+            lane = Lane(target, layer, settings, batch_size, Path(place))
+            rows += lane.variants()
+            multiples += lane.liked_multiple()
+    found = Preflight(name, tuple(rows), tuple(multiples), target.conditions())
+    if kept is not None:
+        text = json.dumps({**_read(kept), key: found.to_dict()}, indent=1)
+        write_atomically(kept, text.encode())
+    return found
+
+
+def _key(name: str, target: Target, baseline: Path, settings: TimingSettings, layers: int, batch_size: int) -> str:
+    told = {
+        "format": FORMAT,
+        "layers": [asdict(layer) for layer in largest_layers(baseline, layers)],
+        "settings": settings.to_dict(),
+        "batch_size": batch_size,
+        "name": name,
+        "target": target.fingerprint(),
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _read(kept: Path | None) -> dict[str, Any]:
+    """Return what is kept; nothing where it is missing or broken: it is measured again then."""
+    try:
+        known = json.loads(kept.read_text(encoding="utf-8")) if kept is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -1,0 +1,54 @@
+"""What a preflight says of a study's axes, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..spec import StudySpec
+from .verdicts import Preflight, Verdict
+
+INT8, ZEROS, CHANNELS = "8-bit weights and activations", "80 % zeroed weights", "half of the channels"
+
+
+def sentences(found: Sequence[Preflight], spec: StudySpec) -> list[str]:
+    """Return a sentence for each thing that a study searches and that cannot pay on a target, and why.
+
+    Nothing is left out of the search for it: a small probe is no whole network, and size may be all that is wanted.
+
+    Args:
+        found: What was found on each target.
+        spec: The study.
+    """
+    return [sentence for each in found for sentence in _sentences(each, spec)]
+
+
+def _sentences(found: Preflight, spec: StudySpec) -> Iterator[str]:
+    verdicts = {verdict.variant: verdict for verdict in found.verdicts()}
+    where = f"on {found.target}"
+    if spec.bits is not None and 8 in spec.bits.activations:
+        yield from _bits(verdicts[INT8], where)
+    if spec.sparsity is not None and any(spec.sparsity.zeroed_weights) and not verdicts[ZEROS].is_faster:
+        yield f"{where}, zeroed weights make files smaller, not faster ({_times(verdicts[ZEROS])})"
+    searches_channels = spec.sparsity is not None and any(spec.sparsity.removed_channels)
+    if searches_channels and verdicts[CHANNELS].time_ratio is not None and not verdicts[CHANNELS].is_faster:
+        yield f"{where}, fewer channels are no faster ({_times(verdicts[CHANNELS])}): the layers are too small"
+    kept = spec.recovery.channel_multiple
+    if searches_channels and kept % found.multiple:
+        yield (
+            f"{where}, layers take as long for fewer channels than a whole multiple of {found.multiple}: "
+            f"channel_multiple = {found.multiple} in [recovery] would waste less than {kept}"
+        )
+
+
+def _bits(verdict: Verdict, where: str) -> Iterator[str]:
+    if verdict.time_ratio is None:
+        yield f"{where}, layers with 8-bit activations cannot run: all such files will fail"
+    elif not verdict.is_faster:
+        found = "make files slower" if verdict.is_slower else "bring no speed"
+        yield f"{where}, 8-bit activations {found} ({_times(verdict)}): they win size only, as 8-bit weights do"
+
+
+def _times(verdict: Verdict) -> str:
+    if verdict.time_ratio is None:
+        return "not measured"
+    return f"{verdict.time_ratio:.2f} ± {verdict.time_spread:.2f} of the time of the model's own largest layers"

@@ -1,0 +1,183 @@
+"""The results folder of a study: where things lie, that it can be written, and what one search does at a time."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ...errors import OutputError
+from ...spaces.artifact import write_bytes
+
+CACHE_NAME = "karui-cache"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths under a study's results folder.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """Optuna's storage, SQLite."""
+        return self.path / "study.db"
+
+    @property
+    def own_storage(self) -> str:
+        """URL of that storage."""
+        return f"sqlite:///{self.database}"
+
+    @property
+    def trials_csv(self) -> Path:
+        """Every trial."""
+        return self.path / "trials.csv"
+
+    @property
+    def front_csv(self) -> Path:
+        """The re-measured front."""
+        return self.path / "front.csv"
+
+    @property
+    def front_png(self) -> Path:
+        """The picture of the front."""
+        return self.path / "front.png"
+
+    @property
+    def front_files(self) -> Path:
+        """The ONNX files of the front, each with its configuration beside it."""
+        return self.path / "front"
+
+    @property
+    def preflight(self) -> Path:
+        """What the probes of the model came to, by target."""
+        return self.path / "preflight.json"
+
+    @property
+    def deploy(self) -> Path:
+        """What a bundle of each of these files needs of the task."""
+        return self.path / "deploy"
+
+    @property
+    def build(self) -> Path:
+        """Networks and files of all candidates."""
+        return self.path / "build"
+
+    @property
+    def cache(self) -> Path:
+        """Trained networks, shared with the studies beside this one; within where nothing can be put beside it."""
+        beside = self.path.absolute().parent
+        return (self.path.parent if os.access(beside, os.W_OK) else self.path) / CACHE_NAME
+
+    @property
+    def log(self) -> Path:
+        """What was tried, stopped, failed, and why, one JSON object a line."""
+        return self.path / "log.jsonl"
+
+    @property
+    def worker_output(self) -> Path:
+        """What tasks and native code print in worker processes."""
+        return self.path / "workers.log"
+
+    @property
+    def outcomes(self) -> Path:
+        """What was measured of each file, by its digest."""
+        return self.build / "outcomes"
+
+    @property
+    def certified(self) -> Path:
+        """Which front was measured again."""
+        return self.path / ".certified"
+
+    @property
+    def certification(self) -> Path:
+        """How the front stood its test when it was measured again."""
+        return self.path / "certification.json"
+
+    def prepare(self) -> None:
+        """Make the folder and try to write in it.
+
+        Raises:
+            OutputError: Where that is not possible.
+        """
+        with explain_os_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"karui" * 1000)
+
+    @contextmanager
+    def alone(self, what: str, waits: Callable[[], None]) -> Iterator[bool]:
+        """Do something that one search at a time does in this folder; yield whether another one did it just now.
+
+        The system lets go of it when the process ends, however it ends.
+
+        Args:
+            what: One word for it.
+            waits: Called before the wait, where another search is at it.
+        """
+        with explain_os_errors(self.path):
+            held = FileLock(self.path / f".{what}.lock")
+            try:
+                held.acquire(blocking=False)
+                waited = False
+            except Timeout:
+                waited = True
+        if waited:
+            waits()
+            held.acquire()
+        try:
+            yield waited
+        finally:
+            held.release()
+
+
+@contextmanager
+def explain_os_errors(where: Path, what: str = "results folder", option: str = "another --out") -> Iterator[None]:
+    """Turn a full disk, a read-only folder and their like into an error a person can act on.
+
+    Args:
+        where: What is written to, where the error itself does not say.
+        what: What it is to the user.
+        option: What the user may give instead.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"the {what} cannot be written",
+            where=str(error.filename or where),
+            expected="a folder with space in which files can be made",
+            got=error.strerror or str(error),
+            remedy=f"make room, correct the permissions, or give {option}; what was found so far is kept",
+        ) from error
+
+
+@contextmanager
+def explain_cache_errors(cache: Path) -> Iterator[None]:
+    """Do as :func:`explain_os_errors` with the errors that name something in the cache, and only with those."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(cache):
+            raise
+        with explain_os_errors(cache, "cache of trained networks", "another --cache"):
+            raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and its folder where it is missing.
+
+    Raises:
+        OSError: Where it cannot be written; the old file, if any, is then still whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(content, path)

@@ -1,0 +1,1 @@
+"""A search while it runs: its progress, its log, and a look at it from another terminal."""

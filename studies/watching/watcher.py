@@ -1,0 +1,55 @@
+"""The seam between a study that runs and whatever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ...search.listener import Listener
+from ...search.record import TrialRecord
+from ...spaces.candidate import Candidate
+from ..spec import StudySpec
+
+WAITING = "waiting to measure"
+"""The stage of a candidate whose worker waits until no other one on the machine is in the middle of something."""
+
+
+class Watcher(Listener, Protocol):
+    """Is told how a whole study goes, to show it."""
+
+    def phase(self, text: str) -> None:
+        """Something that takes a while begins."""
+
+    def note(self, text: str) -> None:
+        """Something was found out that the user should know."""
+
+    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
+        """The search begins or goes on, from the trials that are known already."""
+
+
+class Silence:
+    """A watcher that shows nothing."""
+
+    def phase(self, text: str) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
+        """Show nothing."""
+
+    def begun(self, number: int, candidate: Candidate) -> None:
+        """Show nothing."""
+
+    def reached(self, number: int, stage: str) -> None:
+        """Show nothing."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Show nothing."""
+
+    def seen(self, record: TrialRecord) -> None:
+        """Show nothing."""
+
+    def happened(self, event: str, **details: Any) -> None:
+        """Show nothing."""
