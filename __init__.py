@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .studies.figures import plot_front, plot_hypervolume
     from .studies.read import load_front
     from .studies.run import StudyResult, run_study
-    from .studies.spec import StudySpec, load_spec
+    from .studies.study_file.spec import StudySpec
+    from .studies.study_file.spec_reading import load_spec
 
 __version__ = "0.1.0"
 
@@ -23,10 +24,10 @@ _HOME = {
     "KaruiError": "errors",
     "NothingFits": "errors",
     "StudyResult": "studies.run",
-    "StudySpec": "studies.spec",
+    "StudySpec": "studies.study_file.spec",
     "Task": "spaces.task",
     "load_front": "studies.read",
-    "load_spec": "studies.spec",
+    "load_spec": "studies.study_file.spec_reading",
     "pick": "studies.choosing.choose",
     "plot_front": "studies.figures",
     "plot_hypervolume": "studies.figures",

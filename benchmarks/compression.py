@@ -55,7 +55,7 @@ from karui.spaces.recovery import train
 from karui.spaces.sparsity.channels import remove_channels
 from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.task import Task
-from karui.studies.spec import load_spec
+from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.tasks.fashion import make_task
 
 COLUMNS = ["method", "seed", "size_bytes", "size_x", "speed_x", "accuracy", "drop_points", "load_ms", "seconds"]

@@ -26,7 +26,7 @@ from karui.spaces.packing import pack
 from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.quantize import quantize
 from karui.spaces.task import Pairs, Task, iterate
-from karui.studies.spec import load_spec
+from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.tasks.digits import make_task
 
 DEPTHS = (0.4, 0.8)

@@ -44,7 +44,7 @@ from karui.spaces.quantization.settings import QuantizationSettings
 from karui.spaces.recovery import TrainingSettings, train
 from karui.spaces.sparsity.channels import remove_channels
 from karui.spaces.task import Task
-from karui.studies.spec import load_spec
+from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.tasks.digits import make_task
 
 RESULTS = Path(__file__).parent / "results"

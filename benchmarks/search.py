@@ -52,9 +52,9 @@ from karui.search.sampler import SAMPLERS
 from karui.spaces.artifact import file_digest
 from karui.spaces.space import SearchSpace
 from karui.studies.run import run_study
-from karui.studies.spec import StudySpec
 from karui.studies.storage.folder import RunFolder
 from karui.studies.storage.store import open_study
+from karui.studies.study_file.spec import StudySpec
 from karui.studies.tables import OBJECTIVE_NAMES
 from karui.studies.watching.watcher import Silence
 

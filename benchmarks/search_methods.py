@@ -31,7 +31,9 @@ from karui.spaces.build import Builder
 from karui.spaces.candidate import Candidate, Student
 from karui.spaces.stage_cache import StageCache
 from karui.spaces.task import Task
-from karui.studies.spec import BoundsSpec, CacheSpec, GatesSpec, PreflightSpec, StudySpec, change_spec, load_spec
+from karui.studies.study_file.spec import StudySpec
+from karui.studies.study_file.spec_reading import change_spec, load_spec
+from karui.studies.study_file.spec_sections import BoundsSpec, CacheSpec, GatesSpec, PreflightSpec
 
 AXES = ("bits", "sparsity", "students", "cells")
 ENDLESS_TRIALS = 1_000_000

@@ -187,7 +187,7 @@ def watch_search(
 @app.command()
 def init(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]) -> None:
     """Write a commented study file and a task file to start from; the pair runs as written."""
-    from .commands.scaffold import write_scaffold
+    from .study_file.scaffold import write_scaffold
 
     study, task = write_scaffold(name, Path())
     print(f"wrote {study} and {task}\nnext: put your model and data into {task}, then run\n\n    karui search {study}")

@@ -17,9 +17,9 @@ from .certifying.certify import Certified, certify, files_to_measure, front_tabl
 from .certifying.remeasuring import Earlier, measure_again
 from .measuring.workbench import Workbench
 from .result import StudyResult, nearest_records
-from .spec import StudySpec
 from .storage.folder import RunFolder, write_atomically
 from .storage.store import note_baseline, read_baseline
+from .study_file.spec import StudySpec
 from .tables import edge_records, front_records, trials_table, write_csv
 from .watching.watcher import Watcher
 

@@ -50,7 +50,7 @@ def find_results(study: str | Path, out: str | Path | None = None, storage: str 
     if out is None and path.is_dir() and ((path / "front.csv").exists() or (path / "study.db").exists()):
         folder = RunFolder(path)
         return Results(_name_in(folder), folder, storage or folder.own_storage)
-    from .spec import load_spec
+    from .study_file.spec_reading import load_spec
 
     try:
         name = load_spec(study).name

@@ -14,7 +14,7 @@ from ..search.objectives import OBJECTIVES, Objective
 from ..search.record import TrialRecord
 from .certifying.certification import Certification
 from .further import further_text
-from .spec import StudySpec
+from .study_file.spec import StudySpec
 from .tables import OBJECTIVE_NAMES
 
 if TYPE_CHECKING:

@@ -9,10 +9,12 @@ from .result import StudyResult as StudyResult
 from .result import describe_values as describe_values
 from .result import nearest_records as nearest_records
 from .session import Session
-from .spec import GatesSpec, StudySpec, change_spec, check_space, load_spec
 from .storage.folder import RunFolder
 from .storage.shared_files import absolute_location, open_shared_files
 from .storage.store import open_study
+from .study_file.spec import StudySpec
+from .study_file.spec_reading import change_spec, check_space, load_spec
+from .study_file.spec_sections import GatesSpec
 from .watching.log import LoggedWatcher, SearchLog
 from .watching.watcher import Silence, Watcher
 

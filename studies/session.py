@@ -25,7 +25,6 @@ from .finish import Finish
 from .measuring.idle_measuring import IdleMeasuring
 from .measuring.workbench import Workbench, begin_bench, cache_of, prepare_task
 from .result import StudyResult
-from .spec import StudySpec
 from .storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from .storage.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
 from .storage.shared_files import SharedFiles
@@ -36,6 +35,7 @@ from .storage.store import (
     training_seed,
     turns_of,
 )
+from .study_file.spec import StudySpec
 from .tables import trials_table, write_csv
 from .watching.watcher import Watcher
 

@@ -32,8 +32,8 @@ from ...spaces.build import Builder
 from ...spaces.candidate import Candidate
 from ...spaces.task import Pairs, Task, spread_batch
 from ..certifying.certify import TEST_ACCURACY
-from ..spec import StudySpec
 from ..storage.shared_files import SharedFiles
+from ..study_file.spec import StudySpec
 from ..watching.watcher import WAITING
 from .bench_targets import LATENCY, BenchTargets
 from .kept_outcomes import KeptOutcomes

@@ -14,8 +14,8 @@ from ...evaluators.program import UNKNOWN
 from ...evaluators.several_targets import WORST, OnTargets, measured_on
 from ...evaluators.targets import TARGETS, Target
 from ...evaluators.undisturbed import Elsewhere, Undisturbed
-from ..spec import StudySpec
-from ..target_spec import EACH
+from ..study_file.spec import StudySpec
+from ..study_file.target_spec import EACH
 from .same_kind import describe_difference
 
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from ...evaluators.measurement import Measurement
 from ...search.gates import Gates
 from ...search.outcome import Evaluate, Outcome
 from ...spaces.stage_cache import StageCache
-from ..spec import StudySpec
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..storage.shared_files import open_shared_files
-from ..task_loading import load_task
+from ..study_file.spec import StudySpec
+from ..study_file.task_loading import load_task
 
 if TYPE_CHECKING:
     from ...evaluators.machine_lock import MachineLock

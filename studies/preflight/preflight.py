@@ -15,8 +15,8 @@ from ...evaluators.probing import Lane, LikedMultiple, ProbeRow
 from ...evaluators.targets import Target
 from ...evaluators.timing import TimingSettings
 from ...spaces.probes.layers import largest_layers
-from ..spec import StudySpec
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
+from ..study_file.spec import StudySpec
 from .verdicts import Preflight
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..spec import StudySpec
+from ..study_file.spec import StudySpec
 from .verdicts import Preflight, Verdict
 
 INT8, ZEROS, CHANNELS = "8-bit weights and activations", "80 % zeroed weights", "half of the channels"

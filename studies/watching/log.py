@@ -11,7 +11,7 @@ from typing import Any
 from ...search.record import TrialRecord, utc_now
 from ...spaces.candidate import Candidate
 from ..measuring.remarks import MeasuringRemarks
-from ..spec import StudySpec
+from ..study_file.spec import StudySpec
 from .watcher import Watcher
 
 

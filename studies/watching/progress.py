@@ -21,7 +21,7 @@ from ...search.record import TrialRecord
 from ...spaces.candidate import Candidate
 from ...spaces.stage_cache import WAITING
 from ..further import further_text
-from ..spec import StudySpec
+from ..study_file.spec import StudySpec
 from ..tables import OBJECTIVE_NAMES, names_of
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ...search.listener import Listener
 from ...search.record import TrialRecord
 from ...spaces.candidate import Candidate
-from ..spec import StudySpec
+from ..study_file.spec import StudySpec
 
 WAITING = "waiting to measure"
 """The stage of a candidate whose worker waits until no other one on the machine is in the middle of something."""

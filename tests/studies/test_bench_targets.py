@@ -14,8 +14,9 @@ from karui.evaluators.targets import Target
 from karui.evaluators.telling import tell_nobody
 from karui.spaces.artifact import Artifact
 from karui.studies.measuring.bench_targets import BenchTargets
-from karui.studies.spec import LatencySpec, StudySpec
-from karui.studies.target_spec import TargetSpec
+from karui.studies.study_file.spec import StudySpec
+from karui.studies.study_file.spec_sections import LatencySpec
+from karui.studies.study_file.target_spec import TargetSpec
 
 HERE = TargetSpec(name="here", kind="local")
 PHONE = TargetSpec(name="phone", kind="command", command=("./measure",))

@@ -14,7 +14,7 @@ import karui
 from karui.search.record import read_records
 from karui.spaces.candidate import CellNetwork
 from karui.studies.run import StudyResult
-from karui.studies.task_loading import load_task
+from karui.studies.study_file.task_loading import load_task
 
 from .conftest import write_study
 

@@ -33,7 +33,7 @@ from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.quantize import quantize
 from karui.studies.measuring.bench import Bench
 from karui.studies.run import StudyResult
-from karui.studies.task_loading import load_task
+from karui.studies.study_file.task_loading import load_task
 from karui.studies.watching.log import read_log
 from karui.studies.watching.watcher import Silence
 

@@ -16,7 +16,7 @@ import pytest
 
 import karui
 from karui.studies.run import StudyResult
-from karui.studies.task_loading import load_task
+from karui.studies.study_file.task_loading import load_task
 
 from .conftest import Command, write_study
 

@@ -21,7 +21,7 @@ from karui.spaces.build_settings import BuildSettings
 from karui.spaces.candidate import Candidate
 from karui.studies.measuring.bench import Bench
 from karui.studies.run import resolve_spec
-from karui.studies.task_loading import load_task
+from karui.studies.study_file.task_loading import load_task
 
 from .conftest import Command, write_study
 

@@ -271,7 +271,7 @@ def test_a_device_measures_while_a_worker_trains(tmp_path: Path, monkeypatch: py
 def test_with_this_machine_as_target_nothing_is_measured_meanwhile(tmp_path: Path) -> None:
     from karui.evaluators.machine_lock import MachineLock
     from karui.studies.measuring.bench_targets import BenchTargets
-    from karui.studies.spec import load_spec
+    from karui.studies.study_file.spec_reading import load_spec
 
     for targets, are_elsewhere in (
         ("", False),

@@ -15,7 +15,7 @@ from karui.spaces.sparsity.axis import SparsityAxis
 from karui.studies.commands.views import preflight_view
 from karui.studies.preflight.preflight_sentences import sentences
 from karui.studies.preflight.verdicts import Preflight, Verdict
-from karui.studies.spec import StudySpec
+from karui.studies.study_file.spec import StudySpec
 
 from .conftest import Command, write_study
 

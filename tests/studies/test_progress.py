@@ -10,7 +10,7 @@ from rich.console import Console
 
 from karui.spaces.candidate import Candidate
 from karui.spaces.stage_cache import WAITING
-from karui.studies.spec import StudySpec
+from karui.studies.study_file.spec import StudySpec
 from karui.studies.watching.progress import ProgressView
 
 from .conftest import make_record

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from karui.errors import KaruiError, OutputError
-from karui.studies.commands.scaffold import write_scaffold
-from karui.studies.spec import load_spec
-from karui.studies.task_loading import load_task
+from karui.studies.study_file.scaffold import write_scaffold
+from karui.studies.study_file.spec_reading import load_spec
+from karui.studies.study_file.task_loading import load_task
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from karui.errors import OutputError, StudyFileError
 from karui.evaluators.measurement import Measurement
 from karui.search.objectives import LIMITS, OBJECTIVES, Objective, latency_on
-from karui.studies.spec import StudySpec, parse_spec
 from karui.studies.storage.store import (
     check_meaning,
     explain_storage_errors,
@@ -27,6 +26,8 @@ from karui.studies.storage.store import (
     without_password,
 )
 from karui.studies.storage.stored_objectives import name_values, stored_objectives
+from karui.studies.study_file.spec import StudySpec
+from karui.studies.study_file.spec_reading import parse_spec
 
 ACCURACY = {"accuracy": Measurement("accuracy", 0.5, "1", 0.1, 20, {"split": "validation"})}
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from karui.errors import CandidateFailure, TaskError
 from karui.spaces.task import Task, iterate
 from karui.studies.measuring.guard import guarded
-from karui.studies.task_loading import load_task
+from karui.studies.study_file.task_loading import load_task
 
 from .conftest import TASK
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 if TYPE_CHECKING:
-    from ..evaluators.targets import Target
+    from ...evaluators.targets import Target
 
 WORST, EACH = "worst", "each"
 """Objectives that are no target: the one on which a file is slowest beside its reference; and all of them."""
@@ -69,7 +69,7 @@ class TargetSpec(BaseModel):
     @field_validator("host")
     @classmethod
     def _is_host(cls, host: str | None) -> str | None:
-        from ..evaluators.ssh_device import fault_of_host
+        from ...evaluators.ssh_device import fault_of_host
 
         if host is not None and (fault := fault_of_host(host)) is not None:
             raise ValueError(f"{host!r} {fault}; expected a host as ssh takes it, such as pi@raspberrypi.local")
@@ -99,8 +99,8 @@ class TargetSpec(BaseModel):
         Raises:
             KaruiError: Where this machine lacks the provider.
         """
-        from ..evaluators.quarantine import Quarantine
-        from ..evaluators.targets import TARGETS
+        from ...evaluators.quarantine import Quarantine
+        from ...evaluators.targets import TARGETS
 
         options: dict[str, Any] = {key: getattr(self, key) for key in _ALLOWED[self.kind]}
         options = {key: value for key, value in options.items() if value is not None}

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import KaruiError, TaskError
+from ...errors import KaruiError, TaskError
 
 if TYPE_CHECKING:
-    from ..spaces.task import Task
+    from ...spaces.task import Task
 
 
 def load_task(reference: str, folder: Path, options: dict[str, Any]) -> Task:
@@ -31,7 +31,7 @@ def load_task(reference: str, folder: Path, options: dict[str, Any]) -> Task:
     Raises:
         TaskError: Where the reference leads nowhere, or the function raises or returns something else.
     """
-    from ..spaces.task import Task
+    from ...spaces.task import Task
 
     # The function may import its neighbours only when it is called.
     with _importable(folder), _importable(_folder_of(reference, folder)):

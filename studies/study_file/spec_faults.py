@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import StudyFileError
+from ...errors import StudyFileError
 
 Location = tuple[int | str, ...]
 """Keys and list positions that lead to a value."""

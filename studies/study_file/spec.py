@@ -1,0 +1,176 @@
+"""A study, as its file says it: the task, the axes, the bounds and how long to search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, Field, field_validator
+
+from ...search.objectives import LIMITS, Objective, latency_on
+from ...search.sampler import SamplerName
+from ...spaces.build_settings import BuildSettings
+from ...spaces.cells.axis import CellsAxis
+from ...spaces.exits.axis import ExitsAxis
+from ...spaces.quantization.axis import BitsAxis
+from ...spaces.quantization.settings import QuantizationSettings
+from ...spaces.space import SearchSpace
+from ...spaces.sparsity.axis import SparsityAxis
+from ...spaces.stages.axis import StagesAxis
+from ...spaces.students.axis import StudentsAxis
+from .spec_sections import BoundsSpec, CacheSpec, GatesSpec, LatencySpec, PreflightSpec, Section
+from .target_spec import EACH, TargetSpec, check_targets
+from .target_spec import WITHOUT_MEANING as OF_TARGETS_WITHOUT_MEANING
+
+_WITHOUT_MEANING = (
+    "name",
+    "trials",
+    "hours",
+    "seed",
+    "sampler",
+    "followers",
+    "workers",
+    "candidate_minutes",
+    "cache",
+    "artifacts",
+    "gates",
+    "preflight",
+)
+"""Keys that decide how long, how fast and in which order is searched, but not what a result means."""
+
+FurtherObjective = Literal["load", "memory", "energy"]
+_FURTHER = dict(zip(get_args(FurtherObjective), LIMITS, strict=True))
+
+
+class StudySpec(Section):
+    """A study: the task, the axes, the bounds and how long to search.
+
+    Args:
+        name: Name of the study, also of its folder under ``runs/``.
+        task: ``file.py:function`` (relative to the study file) or ``dotted.module:function``; returns a Task.
+        task_options: Keyword arguments of that function.
+        trials: Candidates to evaluate.
+        hours: Longest time of one run of the search; no limit where left out.
+        seed: Seed of the sampler, and of all training where the study begins with it.
+        sampler: ``tpe``, ``nsga2``, ``nsga3``, ``gp`` or ``random``.
+        workers: Processes that make and measure candidates; 0 to do it in the search's own process, where nothing
+            that a candidate does to its process is survived.
+        candidate_minutes: Longest time for one candidate, waiting included; it has failed after that; as many times as
+            long for one that is trained for so many times the epochs.
+        followers: Trials that share a newly trained network and differ in bits and exits only, queued right after it;
+            ``auto`` for as many as are expected to win more a second than a new network would.
+        further_objectives: What is searched for beside size, latency and accuracy: ``load``, ``memory``, ``energy``.
+        bits, sparsity, students, cells, stages, exits: The axes; one that is left out is not searched.
+        recovery: How accuracy is won back.
+        quantization: How weights and activations are rounded, whatever their bits.
+        latency: How latency is measured.
+        target: The devices on which it is measured, written ``[[target]]``; this machine where left out.
+        bounds: Bounds on size, latency, accuracy, load time, memory and energy.
+        cache: Where trained networks are kept.
+        artifacts: Where the files of all machines of a search are kept: a folder that they share, relative to the
+            study file, or an fsspec URL such as ``s3://bucket/karui``; in the results folder alone where left out.
+        gates: What stops a candidate before it is dear.
+        preflight: What is tried on the target before the search begins.
+        folder: Where the study file lies; set when it is read.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    task: str = ""
+    task_options: dict[str, Any] = Field(default_factory=dict)
+    trials: Annotated[int, Field(ge=1)] = 100
+    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    sampler: SamplerName = "tpe"
+    followers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    further_objectives: tuple[FurtherObjective, ...] = ()
+    workers: Annotated[int, Field(ge=0)] = 1
+    candidate_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
+    bits: BitsAxis | None = None
+    sparsity: SparsityAxis | None = None
+    students: StudentsAxis | None = None
+    cells: CellsAxis | None = None
+    stages: StagesAxis | None = None
+    exits: ExitsAxis | None = None
+    recovery: BuildSettings = BuildSettings()
+    quantization: QuantizationSettings = QuantizationSettings()
+    latency: LatencySpec = LatencySpec()
+    target: tuple[TargetSpec, ...] | None = None
+    bounds: BoundsSpec = BoundsSpec()
+    cache: CacheSpec = CacheSpec()
+    artifacts: Annotated[str, Field(min_length=1)] | None = None
+    gates: GatesSpec = GatesSpec()
+    preflight: PreflightSpec = PreflightSpec()
+    folder: Annotated[Path, Field(exclude=True)] = Path()
+
+    _targets_differ = field_validator("target")(check_targets)
+
+    @field_validator("followers", mode="before")
+    @classmethod
+    def _is_count_or_auto(cls, followers: Any) -> Any:
+        # Of two kinds of value, pydantic would tell what is wrong with each.
+        if followers != "auto" and (type(followers) is not int or followers < 0):
+            raise ValueError("expected a count of 0 or more, or 'auto'")
+        return followers
+
+    @field_validator("further_objectives")
+    @classmethod
+    def _differ(cls, names: tuple[FurtherObjective, ...]) -> tuple[FurtherObjective, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("an objective is named twice; once is enough")
+        return names
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """Return what is searched for, with bounds: size, latency and accuracy first, in that order.
+
+        After them come the latencies on all targets but the first, where each target counts, then the further ones.
+        """
+        named = [target.name for target in self.target or ()]
+        others = named[1:] if self.latency.objective == EACH else []
+        further = (self.bounds.of(_FURTHER[name]) for name in self.further_objectives)
+        return (*self.bounds.objectives(), *map(latency_on, others), *further)
+
+    def limits(self) -> tuple[Objective, ...]:
+        """Return what has a bound without being an objective."""
+        further = {_FURTHER[name].name for name in self.further_objectives}
+        return tuple(limit for limit in self.bounds.limits() if limit.name not in further)
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space of the axes."""
+        return SearchSpace(
+            students=self.students,
+            cells=self.cells,
+            stages=self.stages,
+            sparsity=self.sparsity,
+            bits=self.bits,
+            exits=self.exits,
+        )
+
+    def meaning(self) -> dict[str, Any]:
+        """Return what gives the results their meaning: a study goes on only where this is unchanged."""
+        # Where data and trained networks lie is no part of it: what was trained by what is told apart by its digest.
+        return self.model_dump(
+            mode="json",
+            exclude={
+                **dict.fromkeys(_WITHOUT_MEANING, True),
+                "task_options": {"data_dir"},
+                # What is trained for longer is a candidate of its own, and says for how long.
+                "recovery": {"final_factor"},
+                "target": {"__all__": OF_TARGETS_WITHOUT_MEANING},
+            },
+        )
+
+    def usual(self) -> dict[str, Any]:
+        """Return what each key means that a study file leaves out, of the sections that it has.
+
+        What a study begun with an earlier version does not name, since there was no such key, was so then.
+        """
+        usual: dict[str, Any] = {}
+        for name, field in StudySpec.model_fields.items():
+            section = getattr(self, name)
+            if isinstance(section, BaseModel):
+                usual[name] = type(section)().model_dump(mode="json")
+            elif not field.is_required():
+                default = field.get_default(call_default_factory=True)
+                usual[name] = list(default) if isinstance(default, tuple) else default  # as JSON has it
+        return usual
