@@ -18,7 +18,7 @@ from .certifying.remeasuring import Earlier, measure_again
 from .measuring.workbench import Workbench
 from .result import StudyResult, nearest_records
 from .storage.folder import RunFolder, write_atomically
-from .storage.store import note_baseline, read_baseline
+from .storage.study_notes import note_baseline, read_baseline
 from .study_file.spec import StudySpec
 from .tables import edge_records, front_records, trials_table, write_csv
 from .watching.watcher import Watcher

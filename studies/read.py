@@ -135,7 +135,8 @@ def read_trials(results: Results) -> pd.DataFrame:
     path = results.folder.trials_csv
     if not path.exists():
         from ..search.record import read_records
-        from .storage.store import explain_storage_errors, open_study
+        from .storage.storage_errors import explain_storage_errors
+        from .storage.store import open_study
         from .storage.stored_objectives import stored_objectives
         from .tables import trials_table
 
@@ -167,7 +168,8 @@ def read_baseline_measurements(results: Results) -> dict[str, Measurement]:
     folder = results.folder
     for described in sorted(folder.front_files.glob("*.json")):
         return {key: Measurement.from_dict(item) for key, item in read_description(described)["baseline"].items()}
-    from .storage.store import open_study, read_baseline
+    from .storage.store import open_study
+    from .storage.study_notes import read_baseline
 
     known = read_baseline(open_study(results.storage, results.name, create=False))
     if known is not None:
@@ -220,7 +222,8 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def _front_so_far(results: Results) -> pd.DataFrame:
     from ..search.record import read_records
-    from .storage.store import explain_storage_errors, open_study
+    from .storage.storage_errors import explain_storage_errors
+    from .storage.store import open_study
     from .storage.stored_objectives import stored_objectives
     from .tables import front_records, trials_table
 

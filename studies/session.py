@@ -28,13 +28,9 @@ from .result import StudyResult
 from .storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from .storage.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
 from .storage.shared_files import SharedFiles
-from .storage.store import (
-    alone_on_server,
-    check_meaning,
-    explain_storage_errors,
-    training_seed,
-    turns_of,
-)
+from .storage.storage_errors import explain_storage_errors
+from .storage.study_notes import check_meaning, training_seed
+from .storage.turns import alone_on_server, turns_of
 from .study_file.spec import StudySpec
 from .tables import trials_table, write_csv
 from .watching.watcher import Watcher

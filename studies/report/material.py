@@ -20,7 +20,9 @@ from ...search.record import TrialRecord, read_records
 from ..further import further_of
 from ..read import Results, read_description, read_front_table, read_objectives
 from ..storage.folder import RunFolder
-from ..storage.store import explain_storage_errors, open_study, read_baseline
+from ..storage.storage_errors import explain_storage_errors
+from ..storage.store import open_study
+from ..storage.study_notes import read_baseline
 from ..tables import OBJECTIVE_NAMES, names_of, trials_table
 from ..watching.log import read_log
 from .documents import PointDocument, read_documents

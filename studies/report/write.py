@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import OutputError
 from ..read import find_results
 from ..storage.folder import explain_os_errors, write_atomically
-from ..storage.store import without_password
+from ..storage.storage_errors import without_password
 from .content import page_content
 from .material import read_material, report_folder
 from .page import render_page

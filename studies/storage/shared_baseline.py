@@ -13,7 +13,7 @@ from ...evaluators.measurement import Measurement
 from ...search.turns import Turns
 from ...spaces.artifact import Artifact, file_digest
 from .shared_files import SharedFiles
-from .store import note_baseline, read_baseline
+from .study_notes import note_baseline, read_baseline
 
 _ATTRIBUTE = "baseline_weights"
 

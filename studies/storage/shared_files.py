@@ -16,7 +16,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from ...errors import OutputError
 from ...spaces.artifact import write_bytes
-from .store import without_password
+from .storage_errors import without_password
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore

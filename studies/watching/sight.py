@@ -19,8 +19,10 @@ from ...search.objectives import Objective
 from ...search.owners import SILENT_SECONDS, owner_is_gone
 from ...search.record import TrialRecord, read_record
 from ..read import Results
-from ..storage.store import explain_storage_errors, open_study, read_baseline
+from ..storage.storage_errors import explain_storage_errors
+from ..storage.store import open_study
 from ..storage.stored_objectives import stored_objectives
+from ..storage.study_notes import read_baseline
 from ..study_file.spec_reading import load_spec
 from ..tables import front_records, names_of
 from .log import LogTail

@@ -17,7 +17,8 @@ from karui.search.front import pareto_mask
 from karui.search.objectives import OBJECTIVES
 from karui.search.outcome import Outcome
 from karui.spaces.candidate import Candidate
-from karui.studies.storage.store import note_baseline, open_study
+from karui.studies.storage.store import open_study
+from karui.studies.storage.study_notes import note_baseline
 
 CONDITIONS = {"processor": "Abacus", "host": "desk", "threads": 1, "provider": "CPUExecutionProvider", "batch_size": 1}
 BASELINE = {

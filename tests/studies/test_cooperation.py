@@ -30,7 +30,8 @@ from karui.spaces.candidate import Candidate
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity.axis import SparsityAxis
-from karui.studies.storage.store import FileTurns, open_study, turns_of
+from karui.studies.storage.store import open_study
+from karui.studies.storage.turns import FileTurns, turns_of
 from karui.studies.watching.watcher import Silence
 
 SPACE = SearchSpace(

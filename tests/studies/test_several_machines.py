@@ -22,7 +22,8 @@ from karui.spaces.artifact import Artifact
 from karui.studies.measuring.same_kind import describe_difference
 from karui.studies.storage.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
 from karui.studies.storage.shared_files import SharedFiles
-from karui.studies.storage.store import open_study, read_baseline
+from karui.studies.storage.store import open_study
+from karui.studies.storage.study_notes import read_baseline
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.watching.log import read_log
 from karui.studies.watching.watcher import Silence

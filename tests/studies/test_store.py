@@ -15,17 +15,10 @@ from hypothesis import strategies as st
 from karui.errors import OutputError, StudyFileError
 from karui.evaluators.measurement import Measurement
 from karui.search.objectives import LIMITS, OBJECTIVES, Objective, latency_on
-from karui.studies.storage.store import (
-    check_meaning,
-    explain_storage_errors,
-    note_baseline,
-    open_study,
-    read_baseline,
-    study_name,
-    training_seed,
-    without_password,
-)
+from karui.studies.storage.storage_errors import explain_storage_errors, without_password
+from karui.studies.storage.store import open_study, study_name
 from karui.studies.storage.stored_objectives import name_values, stored_objectives
+from karui.studies.storage.study_notes import check_meaning, note_baseline, read_baseline, training_seed
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.study_file.spec_reading import parse_spec
 

@@ -1,0 +1,74 @@
+"""What is noted of a study beside its trials: what its results mean, its seed, and its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import optuna
+
+from ...errors import StudyFileError
+from ...evaluators.measurement import Measurement
+
+
+def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], usual: Mapping[str, Any], where: str) -> None:
+    """Note what the study's results mean, or refuse to go on with a study file that means something else.
+
+    Args:
+        study: Optuna's.
+        meaning: What the study file means now.
+        usual: What was meant by a key that there was not yet when the study began.
+        where: The study, for the error.
+
+    Raises:
+        StudyFileError: Naming each key that differs.
+    """
+    noted = study.user_attrs.get("meaning")
+    if noted is None or not has_begun(study):
+        study.set_user_attr("meaning", dict(meaning))
+        return
+    differing = list(_differences(noted, meaning, usual))
+    if differing:
+        raise StudyFileError(
+            "the study file has changed since this study began, in a way that changes what its results mean",
+            where=where,
+            expected="; ".join(f"{key} = {before!r}" for key, before, _ in differing),
+            got="; ".join(f"{key} = {after!r}" for key, _, after in differing),
+            remedy="take it back, or start anew with another --out (trials, hours, seed and sampler may change)",
+        )
+
+
+def training_seed(study: optuna.Study, seed: int) -> int:
+    """Return the seed that the study began with, and note it where it has not begun: all its training goes by one."""
+    if "training_seed" not in study.user_attrs or not has_begun(study):
+        study.set_user_attr("training_seed", seed)
+    return int(study.user_attrs["training_seed"])
+
+
+def has_begun(study: optuna.Study) -> bool:
+    """Say whether there are results: before the baseline is measured, a study file may still be corrected."""
+    return "baseline" in study.user_attrs or bool(study.get_trials(deepcopy=False))
+
+
+def _differences(before: Any, after: Any, usual: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        known = usual if isinstance(usual, Mapping) else {}
+        for name in sorted({*before, *after}):
+            was = before[name] if name in before else known.get(name)
+            yield from _differences(was, after.get(name), known.get(name), f"{key}.{name}" if key else name)
+    elif before != after:
+        yield key, before, after
+
+
+def note_baseline(study: optuna.Study, digest: str, measurements: Mapping[str, Measurement]) -> None:
+    """Keep the baseline's digest and measurements with the study."""
+    study.set_user_attr("baseline_digest", digest)
+    study.set_user_attr("baseline", {name: item.to_dict() for name, item in measurements.items()})
+
+
+def read_baseline(study: optuna.Study) -> tuple[str, dict[str, Measurement]] | None:
+    """Return the baseline's digest and measurements, or None where it was not measured yet."""
+    if "baseline" not in study.user_attrs:
+        return None
+    plain = study.user_attrs["baseline"]
+    return study.user_attrs["baseline_digest"], {name: Measurement.from_dict(item) for name, item in plain.items()}
