@@ -94,13 +94,16 @@ class Promotion:
             seconds_left: How much time there is; who belongs to the front only within noise is left out where it would
                 take longer.
         """
-        within_noise = members_within_noise(self._feasible, self._objectives)
-        on_edge = [member for member in within_noise if self._expected(member) <= seconds_left]
-        return [*self._missing_of_front(), *(member for member in on_edge if self._ledger.is_new(member.key))]
+        return [*self._missing_of_front(), *self._missing_within_noise(seconds_left)]
 
     def _missing_of_front(self) -> list[Member]:
         front = front_members(self._feasible, self._objectives)
         return [member for member in front if self._ledger.is_new(member.key)]
+
+    def _missing_within_noise(self, seconds_left: float) -> list[Member]:
+        members = members_within_noise(self._feasible, self._objectives)
+        on_edge = (member for member in members if self._expected(member) <= seconds_left)
+        return [member for member in on_edge if self._ledger.is_new(member.key)]
 
     def reserve(self, size: int, seconds: float | None) -> float:
         """Return how many seconds to leave for promoting the front, told by how long the trainings of the search took.
@@ -134,7 +137,7 @@ class Promotion:
         """
         candidates = self._missing_of_front()
         is_front = bool(candidates)
-        candidates = candidates or self.missing(seconds_left)
+        candidates = candidates or self._missing_within_noise(seconds_left)
         if not candidates:
             return None
         member = min(candidates, key=lambda each: (self._rank(each), each.trial))

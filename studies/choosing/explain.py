@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _NEXT = ("smaller", "faster", "more accurate")
 _LISTED = 8
+_ALIKE = 0.0005
+"""Share below which two latencies are the same in the digits that are shown."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ def _latency_text(difference: Difference) -> str:
     if here == there:
         return "as fast"
     word = "faster" if there < here else "slower"
+    if abs(there / here - 1) < _ALIKE:
+        return f"less than 0.1% {word} ({there:.4g} ± {difference.spread:.2g} ms{_noise(difference)})"
     return (
         f"{abs(there / here - 1):.1%} {word} ({there:.4g} ms instead of {here:.4g} ms, "
         f"{there - here:+.3g} ± {difference.spread:.2g} ms{_noise(difference)})"

@@ -57,6 +57,14 @@ def test_a_difference_is_noise_where_it_is_no_larger_than_both_spreads_together(
     assert not Difference(0.9, 0.9, 0.01).within_noise, "nothing to tell apart"
 
 
+def test_what_rounds_to_no_difference_is_one_of_less_than_a_tenth_of_a_percent(tmp_path: Path) -> None:
+    # 1 % of 0.6 ms, twice: 0.0085 ms on the difference
+    results = make_results(tmp_path / "results", [(0.4, 0.300005, 0.955), (0.8, 0.3, 0.96)])
+    said = explain_choice(choose(results, prefer="size"))
+    assert "less than 0.1% faster (0.6 ± 0.0085 ms, within noise)" in " ".join(said)
+    assert " 0.0%" not in " ".join(said)
+
+
 def test_the_sentences_say_what_neighbours_give_and_cost(tmp_path: Path) -> None:
     results = make_results(tmp_path / "results", FRONT)
     said = explain_choice(choose(results, budget=Budget(max_size="50KB", min_accuracy=0.91), prefer="accuracy"))
