@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from itertools import product
@@ -174,7 +175,7 @@ def _runtime_grid(lab: Lab, folder: Path, seed: int) -> Iterator[Path]:
         method, per_channel, reduce_range, activation_type = setting
         path = folder / f"runtime{number:02d}.onnx"
         try:
-            with redirect_stdout(StringIO()):  # it prints what it does
+            with redirect_stdout(StringIO()), _without_advice():  # it prints what it does
                 quantize_static(
                     lab.baseline, path, _Feeds(name, inputs), quant_format=QuantFormat.QDQ, calibrate_method=method,
                     per_channel=per_channel, reduce_range=reduce_range, activation_type=activation_type,
@@ -186,6 +187,16 @@ def _runtime_grid(lab: Lab, folder: Path, seed: int) -> Iterator[Path]:
             print(f"{told}: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}", flush=True)
             continue
         yield path
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep onnxruntime from advising, at every setting anew, to simplify the graph first: it is simple."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 class _Feeds(CalibrationDataReader):  # type: ignore[misc]
