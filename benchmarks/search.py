@@ -125,7 +125,11 @@ def _as_plain_as(method: Searched, spec: StudySpec) -> Iterator[None]:
     if method.sampler is None:
         yield
         return
-    with patch.dict(SAMPLERS, {spec.sampler: method.sampler}), patch.object(SearchSpace, "landmarks", lambda self: []):
+    with (
+        patch.dict(SAMPLERS, {spec.sampler: method.sampler}),
+        patch.object(SearchSpace, "landmarks", lambda self: []),
+        patch.object(SearchSpace, "trained_landmarks", lambda self: []),
+    ):
         yield
 
 

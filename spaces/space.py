@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, zip_longest
 from random import Random
 from typing import Any
 
@@ -16,9 +17,13 @@ from .sparsity.axis import SparsityAxis
 from .stages.axis import StagesAxis
 from .stages.choice import StageNetwork
 from .students.axis import StudentsAxis
+from .students.names import SHALLOWER
 
 _AFTER_TRAINING = (BitsAxis.prefix, ExitsAxis.prefix)
 """What the names of parameters begin with that do not change which network is trained."""
+
+_HARMLESS_BITS = 4
+"""Bits of weights below which rounding costs accuracy in networks of all kinds."""
 
 
 class SearchSpace(AxisModel):
@@ -71,22 +76,52 @@ class SearchSpace(AxisModel):
         return Baseline()
 
     def landmarks(self) -> list[dict[str, Any]]:
-        """Return the parameters of what everyone tries first, none of which needs training.
+        """Return the parameters of what everyone tries first, none of which trains anything.
 
         That is the baseline in float32 and float16, at every whole bit-width with 8-bit activations, all layers alike,
         and with as many bits spread as a budget.
         """
-        plain = {"architecture": Baseline.kind, "sparsity.removed_channels": 0.0, "sparsity.zeroed_weights": 0.0}
-        plain |= {"exit.depth": 0.0}
         rounded = sorted(self.bits.whole_bits, reverse=True) if self.bits is not None else []
         wanted = [Candidate(), Candidate(weight_bits=HALF_BITS)]
         wanted += [Candidate(weight_bits=bits, activation_bits=8) for bits in rounded]
         wanted += [replace(candidate, bit_allocation="budget") for candidate in wanted[2:]]
+        return self._reached(wanted)
+
+    def trained_landmarks(self) -> list[dict[str, Any]]:
+        """Return the parameters of what a good engineer trains first: the model itself with less of one thing.
+
+        That is fewer channels, fewer blocks, a lower resolution, as far as they are in the space, the mildest of each
+        first, all with the model's own weights to start from. They are rounded to 4 bits, which cost next to nothing,
+        or the fewest above that there are.
+        """
+        rounded = Candidate()
+        if self.bits is not None and self.bits.whole_bits:
+            bits = min(self.bits.whole_bits, key=lambda bits: (bits < _HARMLESS_BITS, abs(bits - _HARMLESS_BITS)))
+            activations = 8 if 8 in self.bits.activations else self.bits.activations[0]
+            allocation = "uniform" if "uniform" in self.bits.allocations else self.bits.allocations[0]
+            rounded = Candidate(weight_bits=bits, activation_bits=activations, bit_allocation=allocation)
+        by_turns = chain.from_iterable(zip_longest(*self._less_of_one_thing()))
+        return self._reached(replace(rounded, **less) for less in by_turns if less)
+
+    def _less_of_one_thing(self) -> Iterator[list[dict[str, Any]]]:
+        """Yield, for each thing of which the model may have less, how it may: the mildest first."""
+        if self.sparsity is not None:
+            how = {"channel_importance": self.sparsity.importances[0], "channel_scope": self.sparsity.scopes[0]}
+            yield [{"removed_channels": share, **how} for share in sorted(self.sparsity.removed_channels) if share]
+        if self.students is not None and SHALLOWER in self.students.families:
+            width, depth, resolution = (
+                max(choices) for choices in (self.students.widths, self.students.depths, self.students.resolutions)
+            )
+            for name, most in (("depth", depth), ("resolution", resolution)):
+                shares = sorted(getattr(self.students, f"{name}s"), reverse=True)
+                whole = Student(SHALLOWER, width, depth, resolution)
+                yield [{"architecture": replace(whole, **{name: share})} for share in shares if share < most]
+
+    def _reached(self, wanted: Iterable[Candidate]) -> list[dict[str, Any]]:
+        """Return the parameters of those candidates that are in the space."""
         found = []
         for candidate in wanted:
-            bits = {"bits.weights": candidate.weight_bits, "bits.activations": candidate.activation_bits}
-            how = {"bits.allocation": candidate.bit_allocation, "bits.training": candidate.bit_training}
-            preference = _Prefer({**plain, **bits, **how})
+            preference = _Prefer(_preferences(candidate))
             if self.suggest(preference) == candidate:
                 found.append(preference.parameters)
         return found
@@ -143,6 +178,22 @@ def problem_of(candidate: Candidate) -> str | None:
     if isinstance(architecture, CellNetwork) and not architecture.genotype.is_connected():
         return "the cell has no path from its input to its output"
     return None
+
+
+def _preferences(candidate: Candidate) -> dict[str, Any]:
+    """Return the parameters of a candidate of the model itself or its own family, without exits or zeros."""
+    architecture = candidate.architecture
+    return {
+        "architecture": architecture.kind,
+        **({f"student.{name}": value for name, value in vars(architecture).items()}),
+        "sparsity.removed_channels": candidate.removed_channels,
+        "sparsity.zeroed_weights": 0.0,
+        "exit.depth": 0.0,
+        "bits.weights": candidate.weight_bits,
+        "bits.activations": candidate.activation_bits,
+        "bits.allocation": candidate.bit_allocation,
+        "bits.training": candidate.bit_training,
+    }
 
 
 class _Prefer:

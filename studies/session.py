@@ -243,7 +243,9 @@ class Session:
         bench.remember(known)
         self.watcher.searching(self.spec, baseline, known)
         seconds = None if self.spec.hours is None else 3600 * self.spec.hours
-        return loop.run(Budget(self.spec.trials, seconds), self.watcher, self.spec.space.landmarks())
+        space = self.spec.space
+        first = [*space.landmarks(), *space.trained_landmarks()]
+        return loop.run(Budget(self.spec.trials, seconds), self.watcher, first)
 
     def _write_trials(self) -> None:
         write_csv(trials_table(read_records(self.study), self.spec.objectives()), self.folder.trials_csv)

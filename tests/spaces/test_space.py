@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 from random import Random
@@ -100,6 +101,58 @@ def test_landmarks_are_what_everyone_tries_first() -> None:
     assert always_sparse.landmarks() == []
     only_students = SearchSpace(students=StudentsAxis())
     assert [only_students.suggest(_Fixed(found)) for found in only_students.landmarks()] == [Candidate()]
+
+
+def test_trained_landmarks_are_the_model_with_less_of_one_thing() -> None:
+    space = SearchSpace(
+        sparsity=SparsityAxis(removed_channels=(0.5, 0.0, 0.25)),
+        students=StudentsAxis(families=("resnet18", "shallower"), widths=(0.5, 0.75), depths=(0.34, 1.0, 0.67),
+                              resolutions=(0.5, 1.0)),
+        bits=BitsAxis(weights=(2, 8, 5, 3, 32), activations=(32, 8), allocations=("budget", "uniform")),
+    )  # fmt: skip
+    found = [space.suggest(_Fixed(parameters)) for parameters in space.trained_landmarks()]
+    rounded: dict[str, Any] = {"weight_bits": 5, "activation_bits": 8}
+    assert found == [
+        Candidate(removed_channels=0.25, **rounded),
+        Candidate(Student("shallower", 0.75, 0.67, 1.0), **rounded),
+        Candidate(Student("shallower", 0.75, 1.0, 0.5), **rounded),
+        Candidate(removed_channels=0.5, **rounded),
+        Candidate(Student("shallower", 0.75, 0.34, 1.0), **rounded),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bits", "rounded"),
+    [
+        (None, Candidate()),
+        (BitsAxis(weights=(32,)), Candidate()),
+        (BitsAxis(weights=(2, 3), activations=(32,)), Candidate(weight_bits=3)),
+        (BitsAxis(weights=(2, 4, 8), activations=(8,)), Candidate(weight_bits=4, activation_bits=8)),
+        (
+            BitsAxis(weights=(8,), activations=(8,), allocations=("budget",)),
+            Candidate(weight_bits=8, activation_bits=8, bit_allocation="budget"),
+        ),
+    ],
+)
+def test_trained_landmarks_have_the_bits_that_harm_least(bits: BitsAxis | None, rounded: Candidate) -> None:
+    sparsity = SparsityAxis(removed_channels=(0.0, 0.5), importances=("taylor", "magnitude"))
+    space = SearchSpace(sparsity=sparsity, bits=bits)
+    found = [space.suggest(_Fixed(parameters)) for parameters in space.trained_landmarks()]
+    assert found == [replace(rounded, removed_channels=0.5, channel_importance="taylor")]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        SearchSpace(bits=BitsAxis()),
+        SearchSpace(students=StudentsAxis(families=("resnet18",))),
+        SearchSpace(students=StudentsAxis(families=("shallower",), depths=(1.0,))),
+        SearchSpace(sparsity=SparsityAxis(removed_channels=(0.5,), zeroed_weights=(0.8,))),
+        SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0,))),
+    ],
+)
+def test_where_the_model_cannot_have_less_of_one_thing_alone_there_is_no_trained_landmark(space: SearchSpace) -> None:
+    assert space.trained_landmarks() == []
 
 
 class _Fixed:
