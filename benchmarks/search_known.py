@@ -191,7 +191,8 @@ def _report(table: pd.DataFrame, facts: dict[str, int], seconds: float) -> Itera
     yield ""
     yield (
         f"Conditions: python {platform.python_version()}, optuna {version('optuna')}, numpy {version('numpy')}; "
-        f"{processor()}; storage in memory; first trials are the landmarks, as in a study; the bound is accuracy >= "
+        f"{processor()}; storage in memory; first trials are the landmarks that train nothing "
+        f"(a study has some that train, too); the bound is accuracy >= "
         f"0.85, as in the study fashion; noise 2 % on latency, binomial of 5,000 images on accuracy; "
         f"{today()}; {seconds / 60:.0f} minutes in all (the machine was shared)."
     )
