@@ -55,7 +55,7 @@ def test_a_search_stops_what_is_too_large_and_no_gates_lets_it_train(karui_comma
     assert finished.code in (0, 1)
     table = states(Path("gated"))
     stopped = table[table["state"] == "stopped"]
-    # The network has some 22 KB of float32 weights; a quarter of the channels takes nearly a half, int8 the rest to 5 KB.
+    # The network has 22 KB of float32 weights; a quarter of the channels takes nearly a half, 8 bits the rest to 5 KB.
     assert set(stopped["stage"]) == {"size"}
     assert (stopped["sparsity.removed_channels"] > 0).all()
     assert stopped["reason"].str.contains("where at most 4.0 KB are allowed").all()
