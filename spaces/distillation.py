@@ -34,6 +34,19 @@ def distillation_loss(outputs: Tensor, targets: Tensor, taught: Tensor, temperat
     return nn.functional.mse_loss(outputs, taught)
 
 
+def channels_first(inputs: Tensor) -> Tensor:
+    """Return a batch whose memory is laid out as its axes are, and says so.
+
+    A convolution takes the layout of its inputs for the rest of the network. Of one channel the strides may say either,
+    whatever came before (a shift of images leaves the channels last), and with the channels last torch's backward pass
+    writes beyond its memory where there are few of them, on processors with AVX-512: the process dies.
+
+    Args:
+        inputs: A batch, shape (n, *input_shape).
+    """
+    return inputs.clone(memory_format=torch.contiguous_format)
+
+
 class Batches:
     """Shuffled training batches on the device; each iteration is one epoch in a new order.
 
@@ -85,10 +98,14 @@ class Batches:
             numbered = TensorDataset(split.tensors[0], torch.arange(len(split)))
             for inputs, numbers in self._batches(numbered):
                 targets = split.tensors[1][numbers]
-                yield inputs.to(self._device), targets.to(self._device), self._taught[numbers].to(self._device)
+                yield (
+                    channels_first(inputs).to(self._device),
+                    targets.to(self._device),
+                    self._taught[numbers].to(self._device),
+                )
             return
         for inputs, targets in self._batches(split):
-            changed = self._augmented(inputs)
+            changed = channels_first(self._augmented(inputs))
             yield changed.to(self._device), targets.to(self._device), self._teach(changed)
 
     def _batches(self, split: Pairs) -> Iterator[tuple[Tensor, Tensor]]:

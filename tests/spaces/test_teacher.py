@@ -137,6 +137,27 @@ def test_changes_differ_from_batch_to_batch_and_from_epoch_to_epoch() -> None:
     assert len(set(values.tolist())) == len(values) == 3 * 12 * 2
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("taught", [False, True])
+def test_batches_never_have_their_channels_last(channels: int, augmented: bool, taught: bool) -> None:
+    def last(inputs: Tensor) -> Tensor:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs.as_strided(inputs.shape, (20 * channels, 1, 5 * channels, channels))  # of one channel, too
+
+    images = torch.rand(12, channels, 4, 5)
+    split = TensorDataset(last(images), torch.zeros(12, dtype=torch.long))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(20 * channels, 3))
+    task = Task(
+        model=model, train=split, validation=split, test=split,
+        augment=last if augmented else None,
+    )  # fmt: skip
+    batches = list(Batches(task, 4, Teacher(model) if taught else None, seed=5, device=CPU))
+    assert [inputs.stride() for inputs, _, _ in batches] == [(20 * channels, 20, 5, 1)] * 3
+    found = torch.cat([inputs for inputs, _, _ in batches])
+    torch.testing.assert_close(found.sum(), images.sum())
+
+
 def test_second_network_needs_no_run_of_the_teacher(counting: Counting) -> None:
     split = TensorDataset(torch.rand(20, 2), torch.arange(20) % 3)
     task = Task(model=counting, train=split, validation=split, test=split, augment=torch.randn_like)
