@@ -112,10 +112,12 @@ class SearchSpace(AxisModel):
             width, depth, resolution = (
                 max(choices) for choices in (self.students.widths, self.students.depths, self.students.resolutions)
             )
-            for name, most in (("depth", depth), ("resolution", resolution)):
-                shares = sorted(getattr(self.students, f"{name}s"), reverse=True)
-                whole = Student(SHALLOWER, width, depth, resolution)
-                yield [{"architecture": replace(whole, **{name: share})} for share in shares if share < most]
+            whole = Student(SHALLOWER, width, depth, resolution)
+            depths, resolutions = (
+                sorted(choices, reverse=True)[1:] for choices in (self.students.depths, self.students.resolutions)
+            )
+            yield [{"architecture": replace(whole, depth=share)} for share in depths]
+            yield [{"architecture": replace(whole, resolution=share)} for share in resolutions]
 
     def _reached(self, wanted: Iterable[Candidate]) -> list[dict[str, Any]]:
         """Return the parameters of those candidates that are in the space."""
@@ -185,7 +187,7 @@ def _preferences(candidate: Candidate) -> dict[str, Any]:
     architecture = candidate.architecture
     return {
         "architecture": architecture.kind,
-        **({f"student.{name}": value for name, value in vars(architecture).items()}),
+        **{f"student.{name}": value for name, value in vars(architecture).items()},
         "sparsity.removed_channels": candidate.removed_channels,
         "sparsity.zeroed_weights": 0.0,
         "exit.depth": 0.0,

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import CandidateFailure, TargetUnavailable
 from ...evaluators.machine_lock import MachineLock
 from ...evaluators.measurement import Measurement
+from ...evaluators.telling import tell_nobody
 from ...search.gates import Draft, Gates
 from ...search.passage import Passage
 from ...search.record import Outcome, TrialRecord
@@ -20,7 +21,7 @@ from ...spaces.task import Task
 from ..storage.shared_files import SharedFiles
 from ..study_file.spec import StudySpec
 from .bench_targets import LATENCY
-from .evaluators import StudyEvaluators, tell_nobody
+from .evaluators import StudyEvaluators
 from .kept_outcomes import KeptOutcomes
 
 
@@ -58,9 +59,8 @@ class Bench(StudyEvaluators):
             builder: Makes files.
             outcomes: Folder in which is kept what was measured of them.
         """
-        self.take_up(baseline)
+        reference_ms = self.take_up(baseline)
         self._builder = builder
-        reference_ms = self.targets.reference_ms(baseline)
         known_ms = reference_ms if self.targets.has_several else baseline[LATENCY].value
         settings = {"baseline": self.artifact.digest, "ms": known_ms, "study": self._spec.meaning()}
         self._outcomes = KeptOutcomes(outcomes, settings, self.targets.fingerprint(baseline))

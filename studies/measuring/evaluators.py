@@ -20,6 +20,7 @@ from ...evaluators.measurement import Evaluator, Measurement
 from ...evaluators.memory import MemoryEvaluator
 from ...evaluators.size import SizeEvaluator
 from ...evaluators.targets import Target
+from ...evaluators.telling import tell_nobody
 from ...evaluators.timing import TimingSettings
 from ...search.objectives import LIMITS
 from ...spaces.artifact import Artifact
@@ -30,10 +31,6 @@ from ..watching.watcher import WAITING
 from .bench_targets import BenchTargets
 
 _LIMITS = frozenset(limit.name for limit in LIMITS)
-
-
-def tell_nobody(stage: str) -> None:
-    """Announce nothing."""
 
 
 TIMED_INPUTS = 300
@@ -133,8 +130,8 @@ class StudyEvaluators:
                 remedy="check the metric, the data and the model",
             ) from failure
 
-    def take_up(self, baseline: dict[str, Measurement]) -> None:
-        """Take up the baseline's measurements, against which every candidate is timed.
+    def take_up(self, baseline: dict[str, Measurement]) -> dict[str, float]:
+        """Take up the baseline's measurements, against which every candidate is timed; return its time on each target.
 
         Args:
             baseline: By name.
@@ -152,6 +149,7 @@ class StudyEvaluators:
             if self._over_inputs
             else self.latency
         )
+        return reference_ms
 
     def _evaluator_of(self, name: str) -> Evaluator:
         """Return what measures one of the things that a study may bound or search for beside the usual three."""

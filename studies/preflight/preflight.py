@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import CandidateFailure, KaruiError
 from ...evaluators.probing import Lane, LikedMultiple, ProbeRow
 from ...evaluators.targets import Target
+from ...evaluators.telling import tell_nobody
 from ...evaluators.timing import TimingSettings
 from ...spaces.probes.layers import largest_layers
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from ..measuring.bench import Bench
 
 FORMAT = 1
-
-
-def tell_nobody(_text: str) -> None:
-    """Tell nobody what is tried."""
 
 
 def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callable[[str], None]) -> list[Preflight]:

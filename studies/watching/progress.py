@@ -23,6 +23,7 @@ from ...spaces.stage_cache import WAITING
 from ..further import further_text
 from ..study_file.spec import StudySpec
 from ..tables import OBJECTIVE_NAMES, names_of
+from .durations import describe_seconds
 
 
 class ProgressView:
@@ -202,12 +203,4 @@ class ProgressView:
         if self._spec.hours is not None:
             limit = max(0.0, 3600 * self._spec.hours - elapsed)
             left = limit if left is None else min(left, limit)
-        return "unknown" if left is None else f"about {_duration(left)}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+        return "unknown" if left is None else f"about {describe_seconds(left)}"

@@ -18,6 +18,7 @@ from ...search.record import TrialRecord
 from ..further import further_text
 from ..read import find_results
 from ..tables import OBJECTIVE_NAMES
+from .durations import describe_seconds
 from .sight import Onlooker, Running, Sight
 
 MOST_POINTS = 12
@@ -155,12 +156,3 @@ def sparkline(values: tuple[float, ...], width: int = 40) -> str:
     picked = [values[(place + 1) * len(values) // width - 1] for place in range(width)]
     most = max(values) or 1.0
     return "".join(_BLOCKS[min(int(value / most * len(_BLOCKS)), len(_BLOCKS) - 1)] for value in picked)
-
-
-def describe_seconds(seconds: float) -> str:
-    """Return a time in two units at most, such as ``2 h 05 min``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -19,9 +19,10 @@ from rich.console import Console
 
 from karui.search.owners import owner_mark
 from karui.studies.read import find_results
+from karui.studies.watching.durations import describe_seconds
 from karui.studies.watching.log import LogTail
 from karui.studies.watching.sight import Onlooker
-from karui.studies.watching.watch import describe_seconds, frame, sparkline, watch
+from karui.studies.watching.watch import frame, sparkline, watch
 
 from .conftest import Command
 from .made_up import made_up_trials, store_trials
