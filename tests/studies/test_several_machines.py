@@ -201,17 +201,21 @@ def test_two_searches_on_a_server_one_of_them_killed(tmp_path: Path, postgres_ur
         return ["--storage", postgres_url, "--artifacts", shared, "--cache", tmp_path / machine / "cache"]
 
     first, second = tmp_path / "first" / "results", tmp_path / "second" / "results"
-    with begin_search(study, second, "--trials", 12, *options("second")) as living:
-        with begin_search(study, first, "--trials", 12, *options("first")) as killed:
-            while killed.poll() is None and begun_in(first) < 4:
-                time.sleep(0.05)
-            killed.kill()
+    # The one to be killed has the lead, so that the other cannot have done everything by then.
+    with (
+        begin_search(study, first, "--trials", 16, *options("first")) as killed,
+        begin_search(study, second, "--trials", 16, *options("second")) as living,
+    ):
+        while killed.poll() is None and begun_in(first) < 4:
+            time.sleep(0.05)
+        killed.kill()
+        killed.wait()
         before = {trial.number: trial.values for trial in evaluated(postgres_url)}
         _, errors = living.communicate(timeout=280)
     assert killed.returncode == -signal.SIGKILL
     assert living.returncode == 0, errors
     # The other may have been killed when this one had ended already: then the next search takes up what was in flight.
-    with begin_search(study, second, "--trials", 12, *options("second")) as again:
+    with begin_search(study, second, "--trials", 16, *options("second")) as again:
         _, errors = again.communicate(timeout=280)
     assert again.returncode == 0, errors
 
@@ -222,7 +226,7 @@ def test_two_searches_on_a_server_one_of_them_killed(tmp_path: Path, postgres_ur
     assert {trial.number: trial.values for trial in kept if trial.number in before} == before
     table = pd.read_csv(second / "trials.csv")
     tried = table[table["state"].isin(["evaluated", "failed"])]
-    assert len(tried) == 12
+    assert len(tried) == 16
     assert tried["key"].is_unique
     logs = [read_log(folder / "log.jsonl") for folder in (first, second)]
     ended = [[e["key"] for e in log if e["event"] == "trial ended" and e["state"] == "evaluated"] for log in logs]
