@@ -5,11 +5,12 @@ measure the same; where they are not those of the study any more it is trained f
 Every method makes a file, which is measured as the search measures it: bytes on disk, speed in alternation with the
 baseline, accuracy of the file on the test split. Rows are added to ``results/compression.csv`` as they come, and what
 stands there already is not made again, so that the benchmark can be stopped and goes on; ``results/compression.md`` is
-written from it. Run as ``python benchmarks/compression.py``: about four hours of one core, most of it training.
+written from it. Run as ``python benchmarks/compression.py``: about five hours of one core, most of it training. Several
+such runs, each with a folder of its own, may share the work.
 
     --folder DIR   working folder for trained networks (runs/compression)
     --only REGEX   only the methods whose name holds a match
-    --seeds N      how many seeds for methods that train (3)
+    --seeds LIST   seeds for methods that train (0,1,2)
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ from karui.spaces.architect import training_settings
 from karui.spaces.baseline import prepare_baseline, weights_path
 from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings
-from karui.spaces.candidate import Candidate, CellNetwork, Student
+from karui.spaces.candidate import Architecture, Baseline, Candidate, CellNetwork, Student
 from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.export import export_onnx
+from karui.spaces.lease import lease
 from karui.spaces.normalization import reestimate_normalization, statistics_inputs
 from karui.spaces.packing import pack
 from karui.spaces.quantization.allocation import uniform_bits
@@ -192,19 +194,28 @@ def width_methods(lab: Lab) -> Iterator[Method]:
 
 def combined_methods(lab: Lab) -> Iterator[Method]:
     """Yield the fourth table: combinations, recovered for longer."""
+    student = partial(Student, "shallower")
     combinations = [
-        Candidate(removed_channels=0.5, weight_bits=4, bit_allocation="budget"),
-        Candidate(Student("shallower", 0.75, 0.34), weight_bits=4, bit_allocation="budget"),
-        Candidate(Student("shallower", 0.75, 0.67, 0.5), weight_bits=3, bit_allocation="budget"),
-        Candidate(Student("shallower", 1.0, 0.67, 0.5), weight_bits=2, bit_allocation="budget"),
-        Candidate(Student("shallower", 1.0, 0.34, 0.5), weight_bits=4, bit_allocation="budget"),
-        Candidate(Student("shallower", 0.75, 0.34, 0.5), weight_bits=3, bit_allocation="budget"),
-        Candidate(CellNetwork(CELL, 16, 1), weight_bits=4, bit_allocation="budget"),
-        Candidate(STAGES, weight_bits=4, bit_allocation="budget"),
+        _light(Baseline(), 4, 32, removed_channels=0.5),
+        _light(student(1.0, 0.34), 4, 8),
+        _light(student(1.0, 0.34), 3, 8),
+        _light(student(0.75, 0.34), 4, 8),
+        _light(student(1.0, 0.67, 0.5), 2, 8),
+        _light(student(0.75, 0.67, 0.5), 3, 8),
+        _light(student(0.75, 0.34, 0.5), 3, 8),
+        _light(student(0.5, 0.67, 0.5), 2, 8),
+        _light(CellNetwork(CELL, 16, 1), 4, 32),
+        _light(STAGES, 4, 32),
     ]
     for candidate in combinations:
         make = partial(_built, lab, candidate, epochs=LONG, epochs_from_scratch=LONG)
         yield Method(f"{candidate.describe()}, {LONG} epochs", make)
+
+
+def _light(architecture: Architecture, weights: int, activations: int, removed_channels: float = 0.0) -> Candidate:
+    return Candidate(
+        architecture, removed_channels, weight_bits=weights, bit_allocation="budget", activation_bits=activations
+    )
 
 
 def runtime_int8(lab: Lab, *, reduce_range: bool = False) -> Path:
@@ -299,13 +310,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/compression"))
     parser.add_argument("--only", default="")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1,2")
     arguments = parser.parse_args()
     lab = Lab(arguments.folder)
     # All methods of one seed before the next: stopped early, every method has been seen once.
-    for seed in range(arguments.seeds):
+    for seed in map(int, arguments.seeds.split(",")):
         for method in (method for methods in TABLES.values() for method in methods(lab)):
-            if (seed == 0 or method.trains) and re.search(arguments.only, method.name):
+            if (method.trains or seed == 0) and re.search(arguments.only, method.name):
                 _add_row(lab, method, seed)
     rows = _rows()
     (RESULTS / "compression.md").write_text(_report(lab, rows), encoding="utf-8")
@@ -324,13 +335,19 @@ def _add_row(lab: Lab, method: Method, seed: int) -> None:
     path = method.make(seed)
     seconds = time.process_time() - begin
     row = {"method": method.name, "seed": seed, **lab.ruler.measure(path), "seconds": seconds}
-    added = pd.DataFrame([row])[COLUMNS]
-    table = added if rows.empty else pd.concat([rows, added])
-    with tempfile.NamedTemporaryFile("w", dir=RESULTS, delete=False, suffix=".csv") as unfinished:
-        table.to_csv(unfinished, index=False, float_format="%.6g")
-    Path(unfinished.name).replace(RESULTS / "compression.csv")
+    _keep(pd.DataFrame([row])[COLUMNS])
     print(f"{method.name}, seed {seed}: {row['size_x']:.1f}x smaller, {row['speed_x']:.2f}x as fast, "
           f"{row['drop_points']:+.2f} points lost, {seconds:.0f} s", flush=True)  # fmt: skip
+
+
+def _keep(added: pd.DataFrame) -> None:
+    """Add rows to the table, which other runs of this benchmark may add to as well."""
+    with lease(Path(tempfile.gettempdir()) / "compression.csv.lock"):
+        rows = _rows()
+        table = added if rows.empty else pd.concat([rows, added])
+        with tempfile.NamedTemporaryFile("w", dir=RESULTS, delete=False, suffix=".csv") as unfinished:
+            table.to_csv(unfinished, index=False, float_format="%.6g")
+        Path(unfinished.name).replace(RESULTS / "compression.csv")
 
 
 def _report(lab: Lab, rows: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .build_settings import BuildSettings
 from .candidate import Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.network import build_cell_network
+from .memory_layout import channels_first
 from .sparsity.channels import remove_channels
 from .stage_cache import StageCache
 from .stages.choice import StageNetwork
@@ -195,7 +196,7 @@ def loss_gradient(task: Task, batch_size: int, seed: int) -> Callable[[nn.Module
     def run(network: nn.Module) -> None:
         order = torch.Generator().manual_seed(seed)
         for inputs, targets in islice(iterate(task.train, batch_size, generator=order), GRADIENT_BATCHES):
-            task.loss(network(inputs), targets).backward()  # type: ignore[no-untyped-call]
+            task.loss(network(channels_first(inputs)), targets).backward()  # type: ignore[no-untyped-call]
 
     return run
 

@@ -13,6 +13,7 @@ from ..errors import CandidateFailure, KaruiError, OutputError, TaskError
 from .artifact import Artifact, file_digest
 from .build_settings import BuildSettings
 from .export import PARITY_SAMPLES, export_onnx
+from .memory_layout import lay_channels_first
 from .recovery import TrainingSettings, train
 from .stage_cache import StageCache
 from .stage_keys import BUILD_VERSION, network_digest
@@ -40,7 +41,7 @@ def prepare_baseline(
     """Train the task's model where it asks for it (once: the weights are kept), and write its float32 file.
 
     Args:
-        task: The task; its model is left trained, on the CPU, in evaluation mode.
+        task: The task; its model is left trained, on the CPU, in evaluation mode, its channels first in memory.
         settings: How it is trained.
         folder: Where ``baseline.onnx`` and the trained weights (``baseline-<digest>.safetensors``) are kept.
         seed: Seed of the training.
@@ -52,6 +53,7 @@ def prepare_baseline(
         TaskError: Where the model cannot be trained or exported.
         OutputError: Where the kept weights cannot be read.
     """
+    lay_channels_first(task.model)  # all that is cut out of it is laid out as it is
     kept = weights_path(task, settings, folder, seed)
     if kept is not None:
         described = _described(task, settings, seed)

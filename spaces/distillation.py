@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from .memory_layout import channels_first
 from .task import Pairs, Task, iterate
 from .teacher import Teacher
 
@@ -32,19 +33,6 @@ def distillation_loss(outputs: Tensor, targets: Tensor, taught: Tensor, temperat
         divergence = nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return divergence * temperature**2
     return nn.functional.mse_loss(outputs, taught)
-
-
-def channels_first(inputs: Tensor) -> Tensor:
-    """Return a batch whose memory is laid out as its axes are, and says so.
-
-    A convolution takes the layout of its inputs for the rest of the network. Of one channel the strides may say either,
-    whatever came before (a shift of images leaves the channels last), and with the channels last torch's backward pass
-    writes beyond its memory where there are few of them, on processors with AVX-512: the process dies.
-
-    Args:
-        inputs: A batch, shape (n, *input_shape).
-    """
-    return inputs.clone(memory_format=torch.contiguous_format)
 
 
 class Batches:
