@@ -11,6 +11,7 @@ such runs, each with a folder of its own, may share the work.
     --folder DIR   working folder for trained networks (runs/compression)
     --only REGEX   only the methods whose name holds a match
     --seeds LIST   seeds for methods that train (0,1,2)
+    --precision P  what networks compute in while they train, float32 or bfloat16 (float32)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -47,6 +48,7 @@ from karui.spaces.export import export_onnx
 from karui.spaces.lease import lease
 from karui.spaces.normalization import reestimate_normalization, statistics_inputs
 from karui.spaces.packing import pack
+from karui.spaces.precision import Precision
 from karui.spaces.quantization.allocation import uniform_bits
 from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.layers import find_layers
@@ -67,6 +69,9 @@ FRACTIONS = (0.3, 0.5, 0.7)
 WEIGHTS = Path(__file__).parent / "fashion_baseline.safetensors"
 LONG = 8
 """Epochs of the combinations that shall keep the accuracy."""
+
+HINT_WEIGHT = 1.0
+"""Of attention transfer, whose loss lies between 0 and 2 for each of the three resolutions."""
 
 CELL = CellGenotype(4, ((0, 1, "conv3x3"), (0, 3, "skip"), (1, 3, "conv3x3")))
 
@@ -91,11 +96,11 @@ class Method:
 class Lab:
     """The task, its baseline, and what makes files of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, precision: Precision = "float32") -> None:
         spec = load_spec("fashion")
         self.folder = folder
         self.task: Task = make_task(**spec.task_options)
-        self.settings: BuildSettings = spec.recovery
+        self.settings: BuildSettings = spec.recovery.model_copy(update={"precision": precision})
         folder.mkdir(parents=True, exist_ok=True)
         kept = weights_path(self.task, self.settings, folder, seed=0)
         if WEIGHTS.exists() and kept is not None and not kept.exists():
@@ -187,9 +192,11 @@ def channel_methods(lab: Lab) -> Iterator[Method]:
 
 
 def width_methods(lab: Lab) -> Iterator[Method]:
-    """Yield the third table: half of the channels from scratch and cold; warm is the second table's."""
+    """Yield the third table: half of the channels from scratch, cold, and warm with hints; warm is the second's."""
     yield Method("half the channels, from scratch", partial(_cold, lab, taught=False))
     yield Method("half the channels, distilled cold", partial(_cold, lab, taught=True))
+    warm = Candidate(removed_channels=0.5)
+    yield Method("half the channels, distilled warm with hints", partial(_built, lab, warm, hint_weight=HINT_WEIGHT))
 
 
 def combined_methods(lab: Lab) -> Iterator[Method]:
@@ -311,8 +318,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/compression"))
     parser.add_argument("--only", default="")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     arguments = parser.parse_args()
-    lab = Lab(arguments.folder)
+    lab = Lab(arguments.folder, arguments.precision)
     # All methods of one seed before the next: stopped early, every method has been seen once.
     for seed in map(int, arguments.seeds.split(",")):
         for method in (method for methods in TABLES.values() for method in methods(lab)):
@@ -361,7 +369,8 @@ def _report(lab: Lab, rows: pd.DataFrame) -> str:
         "less the file's; where a method trains, the mean over its seeds, and the largest distance from it. Seconds "
         "are those of one core.",
         f"Networks recover for {lab.settings.epochs} epochs (combinations for {LONG}), distilled from the baseline; "
-        "`nearest` and `error feedback` train nothing. Files of 8-bit activations have at most 7 bits.",
+        "`nearest` and `error feedback` train nothing. While they train they compute in "
+        f"{lab.settings.precision}, with rounded weights in float32. Files of 8-bit activations have at most 7 bits.",
     ]
     for title, methods in TABLES.items():
         names = [method.name for method in methods(lab)]

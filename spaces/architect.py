@@ -203,6 +203,9 @@ def loss_gradient(task: Task, batch_size: int, seed: int) -> Callable[[nn.Module
 
 def training_settings(settings: BuildSettings, *, epochs: int, seed: int, **changes: Any) -> TrainingSettings:
     """Return how one network of a study is trained."""
-    shared = ("batch_size", "learning_rate", "temperature", "distillation_weight", "ema_decay", "hint_weight", "device")
+    shared = (
+        "batch_size", "learning_rate", "temperature", "distillation_weight", "ema_decay", "hint_weight", "precision",
+        "device",
+    )  # fmt: skip
     chosen = {name: getattr(settings, name) for name in shared} | changes
     return TrainingSettings(epochs=epochs, seed=seed, **chosen)

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .axis import AxisModel
+from .precision import Precision
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -34,6 +35,9 @@ class BuildSettings(AxisModel):
         hint_weight: Weight of attention transfer from the baseline's features; 0 for none.
         channel_multiple: Channel counts that are left are rounded to a multiple of this, since kernels are fast at
             counts that fill their vectors.
+        precision: What candidates compute in while they train: ``bfloat16`` where the processor or the accelerator has
+            instructions for it (AVX512-BF16, AMX, a GPU): about half the time there, and more elsewhere. They are
+            validated, exported and trained with rounded weights in float32.
         device: Where training runs, such as ``cuda:1``; the accelerator that torch finds where left out.
     """
 
@@ -51,4 +55,5 @@ class BuildSettings(AxisModel):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     hint_weight: Annotated[float, Field(ge=0)] = 0.0
     channel_multiple: Count = 8
+    precision: Precision = "float32"
     device: str | None = None

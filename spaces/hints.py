@@ -26,7 +26,7 @@ def attention_map(features: Tensor) -> Tensor:
     Returns:
         Shape (n, height * width).
     """
-    return nn.functional.normalize(features.square().mean(dim=1).flatten(1), dim=1)
+    return nn.functional.normalize(features.float().square().mean(dim=1).flatten(1), dim=1)
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class StageKeys:
     def network(self, candidate: Candidate) -> str:
         """Return the key of the candidate's trained network, before it is rounded."""
         described = self._origin | {
-            "settings": self._settings.model_dump(mode="json", exclude=_LATER_SETTINGS),
+            "settings": self._described_settings(_LATER_SETTINGS),
             "network": network_of(candidate).to_dict(),
         }
         if (axis := self._sharing.of(candidate.architecture)) is not None:
@@ -71,8 +71,14 @@ class StageKeys:
     def supernet(self, axis: SharingAxis) -> str:
         """Return the key of the supernet of an axis."""
         unread = {"device", "epochs_aware", "learning_rate_baseline", "final_factor"}
-        settings = self._settings.model_dump(mode="json", exclude=unread)
+        settings = self._described_settings(unread)
         return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis.model_dump(mode='json')})}"
+
+    def _described_settings(self, unread: set[str]) -> dict[str, Any]:
+        settings = self._settings.model_dump(mode="json", exclude=unread)
+        if settings["precision"] == "float32":
+            del settings["precision"]  # as it was before there was another
+        return settings
 
     def aware(self, candidate: Candidate, epochs: int) -> str:
         """Return the key of the candidate's network, trained with rounded weights for so many epochs."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
+
+from .precision import Precision
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class TrainingSettings:
             weights themselves, and the better of the two is kept; 0 for no average.
         hint_weight: Weight of attention transfer, added to the loss (see :mod:`~karui.spaces.hints`); 0 for none. It
             has no effect without a teacher, or where the two networks share no resolution of their features.
+        precision: What the network computes in while it trains; it is validated in float32.
 
     Raises:
         ValueError: On a value without meaning.
@@ -41,6 +45,7 @@ class TrainingSettings:
     data_seed: int | None = None
     ema_decay: float = 0.0
     hint_weight: float = 0.0
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         rules = (
@@ -51,6 +56,7 @@ class TrainingSettings:
             ("temperature", 0.0 < self.temperature < math.inf, "a finite number above 0"),
             ("distillation_weight", 0.0 <= self.distillation_weight <= 1.0, "a number from 0 to 1"),
             ("ema_decay", 0.0 <= self.ema_decay < 1.0, "a number from 0 to below 1"),
+            ("precision", self.precision in get_args(Precision), " or ".join(get_args(Precision))),
             ("hint_weight", 0.0 <= self.hint_weight < math.inf, "a finite number, 0 or more"),
         )
         for name, holds, expected in rules:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .averaging import WeightAverage
 from .distillation import Batches, distillation_loss
 from .hints import AttentionHints
+from .precision import outputs_in
 from .sparsity.weights import WeightZeroing
 from .task import Task
 from .training_settings import TrainingSettings
@@ -67,7 +68,8 @@ class Steps:
         for inputs, targets, taught in batches:
             for group in self._optimizer.param_groups:
                 group["lr"] = self._settings.learning_rate * one_cycle((self._done + 0.5) / self._total)
-            loss = training_loss(self._task, self._settings, self._network(inputs), targets, taught)
+            outputs = outputs_in(self._settings.precision, self._network, inputs)
+            loss = training_loss(self._task, self._settings, outputs, targets, taught)
             if hints is not None:
                 loss = loss + self._settings.hint_weight * hints.loss()
             self._optimizer.zero_grad()

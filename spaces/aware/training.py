@@ -77,7 +77,8 @@ def train_aware(
     Args:
         network: Left as it is.
         task: Data, loss and metric.
-        settings: As for :func:`~karui.spaces.recovery.train`; the learning rate is lowered by ``LEARNING_RATE_FACTOR``.
+        settings: As for :func:`~karui.spaces.recovery.train`; the learning rate is lowered by ``LEARNING_RATE_FACTOR``,
+            and the precision is float32.
         teacher: As for :func:`~karui.spaces.recovery.train`.
         bits: Bits of the weights by module name, 2 to 8, as :func:`bits_by_module` gives them; others stay float32.
         activation_bits: 8 to round what the layers read as well, 32 to leave it.
@@ -175,7 +176,8 @@ def _train(
     on_epoch: Callable[[int, float], None] | None,
     between_steps: Callable[[], None],
 ) -> TrainingReport:
-    slower = replace(settings, learning_rate=settings.learning_rate * LEARNING_RATE_FACTOR)
+    # rounded once more to bfloat16, weights would not be those of the file
+    slower = replace(settings, learning_rate=settings.learning_rate * LEARNING_RATE_FACTOR, precision="float32")
     try:
         return train(aware, task, slower, teacher=teacher, on_epoch=on_epoch, between_steps=between_steps)
     except CandidateFailure as failure:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...errors import CandidateFailure
 from ..axis import Draw
 from ..distillation import Batches, distillation_loss
+from ..precision import outputs_in
 from ..prediction import pick_device
 from ..recovery import TrainingSettings
 from ..task import Task
@@ -108,8 +109,7 @@ class _Sandwich(Generic[Choice]):
 
     def _run(self, choice: Choice, inputs: Tensor) -> Tensor:
         self._supernet.set(choice)
-        outputs: Tensor = self._supernet(inputs)
-        return outputs
+        return outputs_in(self._settings.precision, self._supernet, inputs)
 
     def _backward(self, loss: Tensor) -> Tensor:
         # the mean, so that gradients are clipped at the norm that holds for one network
