@@ -64,7 +64,18 @@ from karui.spaces.task import Task
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.tasks.fashion import make_task
 
-COLUMNS = ["method", "seed", "size_bytes", "size_x", "speed_x", "accuracy", "drop_points", "load_ms", "seconds"]
+COLUMNS = [
+    "method",
+    "seed",
+    "size_bytes",
+    "size_x",
+    "speed_x",
+    "accuracy",
+    "drop_points",
+    "load_ms",
+    "seconds",
+    "precision",
+]
 FRACTIONS = (0.3, 0.5, 0.7)
 WEIGHTS = Path(__file__).parent / "fashion_baseline.safetensors"
 LONG = 8
@@ -86,11 +97,13 @@ class Method:
         name: Its name in the table.
         make: Maps a seed to the file.
         trains: Whether the seed matters.
+        precision: What it computes in while it trains, where that is not left to the lab.
     """
 
     name: str
     make: Callable[[int], Path]
     trains: bool = True
+    precision: Precision | None = None
 
 
 class Lab:
@@ -167,7 +180,8 @@ def rounding_methods(lab: Lab) -> Iterator[Method]:
     for bits in (2, 3, 4):
         trained = Candidate(weight_bits=bits, activation_bits=8, bit_training="aware")
         name = f"w{bits} a8: trained with rounded weights"
-        yield Method(name, partial(_built, lab, trained, epochs_aware=lab.settings.epochs))
+        make = partial(_built, lab, trained, epochs_aware=lab.settings.epochs)
+        yield Method(name, make, precision="float32")
 
 
 def zero_methods(lab: Lab) -> Iterator[Method]:
@@ -342,7 +356,9 @@ def _add_row(lab: Lab, method: Method, seed: int) -> None:
     begin = time.process_time()  # not by the clock: others may work on this machine for hours
     path = method.make(seed)
     seconds = time.process_time() - begin
-    row = {"method": method.name, "seed": seed, **lab.ruler.measure(path), "seconds": seconds}
+    precision = (method.precision or lab.settings.precision) if method.trains else ""
+    measured = lab.ruler.measure(path)
+    row = {"method": method.name, "seed": seed, **measured, "seconds": seconds, "precision": precision}
     _keep(pd.DataFrame([row])[COLUMNS])
     print(f"{method.name}, seed {seed}: {row['size_x']:.1f}x smaller, {row['speed_x']:.2f}x as fast, "
           f"{row['drop_points']:+.2f} points lost, {seconds:.0f} s", flush=True)  # fmt: skip
@@ -369,14 +385,22 @@ def _report(lab: Lab, rows: pd.DataFrame) -> str:
         "less the file's; where a method trains, the mean over its seeds, and the largest distance from it. Seconds "
         "are those of one core.",
         f"Networks recover for {lab.settings.epochs} epochs (combinations for {LONG}), distilled from the baseline; "
-        "`nearest` and `error feedback` train nothing. While they train they compute in "
-        f"{lab.settings.precision}, with rounded weights in float32. Files of 8-bit activations have at most 7 bits.",
+        "`nearest` and `error feedback` train nothing. Files of 8-bit activations have at most 7 bits.",
+        _precisions(rows),
     ]
     for title, methods in TABLES.items():
         names = [method.name for method in methods(lab)]
         lines += ["", f"## {title}", "", *_table(rows, names)]
     lines += ["", "## Goals", "", *_goals(rows), "", conditions(seeds=sorted(rows["seed"].unique().tolist())), ""]
     return "\n".join(lines)
+
+
+def _precisions(rows: pd.DataFrame) -> str:
+    """Say what trained in which precision."""
+    trained = rows[rows["precision"].notna() & (rows["precision"] != "")]
+    counts = trained.groupby("precision").size()
+    told = " and ".join(f"{count} files in {precision}" for precision, count in counts.items())
+    return f"Training computed {told} (column `precision` of the CSV)." if told else ""
 
 
 def _table(rows: pd.DataFrame, names: list[str]) -> Iterator[str]:
@@ -387,7 +411,7 @@ def _table(rows: pd.DataFrame, names: list[str]) -> Iterator[str]:
         if found.empty:
             yield f"| {name} | 0 | | | | not measured | | | |"
             continue
-        mean = found.drop(columns="method").mean()
+        mean = found.drop(columns="method").mean(numeric_only=True)
         spread = (found["drop_points"] - mean["drop_points"]).abs().max()
         lost = f"{mean['drop_points']:.2f}" + (f" ± {spread:.2f}" if len(found) > 1 else "")
         yield (

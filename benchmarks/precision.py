@@ -1,0 +1,143 @@
+"""How much sooner networks train in bfloat16 (``precision`` of ``[recovery]``), and whether they come out as good.
+
+Networks cut out of Fashion-MNIST's ResNet-20 (weights beside this file) make training steps of 128 images in float32
+and in bfloat16 by turns, in one run; then they recover in both, distilled, on a fifth of the images. Writes
+``results/precision.md``. Run as ``python benchmarks/precision.py``: about a quarter of an hour of one core.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from measuring import RESULTS, processor, today  # type: ignore[import-not-found]
+from safetensors.torch import load_model
+from torch import nn
+
+from karui.spaces.architect import make_from_baseline
+from karui.spaces.candidate import Baseline, Candidate, Student
+from karui.spaces.precision import Precision
+from karui.spaces.recovery import metric_of, train
+from karui.spaces.sparsity.weights import WeightZeroing
+from karui.spaces.task import Task
+from karui.spaces.teacher import Teacher
+from karui.spaces.training_settings import TrainingSettings
+from karui.spaces.training_steps import Steps
+from karui.studies.tasks.fashion import make_task
+
+WEIGHTS = Path(__file__).parent / "fashion_baseline.safetensors"
+NETWORKS = {
+    "the baseline": Candidate(Baseline()),
+    "-50 % channels": Candidate(removed_channels=0.5),
+    "-70 % channels": Candidate(removed_channels=0.7),
+    "shallower, depth 0.34": Candidate(Student("shallower", 1.0, 0.34)),
+    "shallower x0.75, depth 0.67, resolution 0.5": Candidate(Student("shallower", 0.75, 0.67, 0.5)),
+}
+RECOVERED = ("-50 % channels", "-70 % channels", "shallower, depth 0.34")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+SEEDS = (0, 1, 2)
+TURNS = 15
+SETTINGS = TrainingSettings(epochs=4, batch_size=128, device="cpu")
+SAMPLES = 11_000
+
+
+class Trainer:
+    """Makes single training steps of a network in one precision, without a teacher.
+
+    Args:
+        network: Changed in place.
+        task: Its loss, and images.
+        precision: What it computes in.
+    """
+
+    def __init__(self, network: nn.Module, task: Task, precision: Precision) -> None:
+        settings = replace(SETTINGS, precision=precision)
+        batch = task.train[: settings.batch_size]
+        self._batches = [(batch[0], batch[1], None)]
+        parameters = list(network.train().parameters())
+        zeroing = WeightZeroing(network, 0.0)
+        self._steps = Steps(network, parameters, task, settings, zeroing=zeroing, average=None, total=10**6)
+
+    def seconds(self) -> float:
+        """Make a step, and return how long it took."""
+        begin = time.perf_counter()
+        self._steps.run(self._batches, None)  # type: ignore[arg-type]
+        return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Measure, and write the table."""
+    torch.set_num_threads(1)
+    task = make_task(train_samples=SAMPLES)
+    load_model(task.model, str(WEIGHTS))
+    lines = ["# Training in bfloat16", "", *_steps_table(task), "", *_accuracy_table(task), "", _conditions(), ""]
+    (RESULTS / "precision.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _start(task: Task, name: str) -> nn.Module:
+    return make_from_baseline(task.model, task.calibration_batch(2), NETWORKS[name], 8)
+
+
+def _steps_table(task: Task) -> list[str]:
+    lines = [
+        f"One step of {SETTINGS.batch_size} images, by turns, {TURNS} times each: median milliseconds, and the median "
+        "of the ratios of two steps that follow each other, with their quartiles.",
+        "",
+        "| network | float32 | bfloat16 | float32 / bfloat16 |",
+        "|---|---|---|---|",
+    ]
+    for name in NETWORKS:
+        trainers = [Trainer(_start(task, name), task, precision) for precision in PRECISIONS]
+        for trainer in trainers:
+            trainer.seconds()  # the first step makes what later ones reuse
+        seconds = np.array([[trainer.seconds() for trainer in trainers] for _ in range(TURNS)])
+        low, middle, high = np.quantile(seconds[:, 0] / seconds[:, 1], [0.25, 0.5, 0.75])
+        plain, half = 1e3 * np.median(seconds, axis=0)
+        lines.append(f"| {name} | {plain:.0f} | {half:.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def _accuracy_table(task: Task) -> list[str]:
+    lines = [
+        f"Test accuracy in % after {SETTINGS.epochs} epochs of {SAMPLES:,} images, distilled from the baseline "
+        f"({100 * metric_of(task.model, task, task.test):.2f} %), in seeds {', '.join(map(str, SEEDS))}; as float32 "
+        "networks, nothing rounded.",
+        "",
+        "| network | float32 | bfloat16 | mean difference in points |",
+        "|---|---|---|---|",
+    ]
+    teachers = {seed: Teacher(task.model) for seed in SEEDS}
+    for name in RECOVERED:
+        found = {
+            precision: [_recovered(task, name, precision, seed, teachers[seed]) for seed in SEEDS]
+            for precision in PRECISIONS
+        }
+        plain, half = (found[precision] for precision in PRECISIONS)
+        told = [", ".join(f"{100 * value:.2f}" for value in values) for values in (plain, half)]
+        lines.append(f"| {name} | {told[0]} | {told[1]} | {100 * (np.mean(half) - np.mean(plain)):+.2f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def _recovered(task: Task, name: str, precision: Precision, seed: int, teacher: Teacher) -> float:
+    network = _start(task, name)
+    train(network, task, replace(SETTINGS, precision=precision, seed=seed), teacher=teacher)
+    return metric_of(network, task, task.test)
+
+
+def _conditions() -> str:
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if Path("/proc/cpuinfo").exists() else []
+    told = ", ".join(flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags)
+    return (
+        f"Conditions: torch {torch.__version__.partition('+')[0]}, {processor()} "
+        f"({told or 'no instructions for bfloat16'}), one thread; "
+        f"{today()}. The machine was shared."
+    )
+
+
+if __name__ == "__main__":
+    main()
