@@ -15,7 +15,7 @@ from .. import __version__
 from ..errors import KaruiError, OutputError
 from .commands.command_options import Artifacts, Format, Out, Storage, Study
 from .commands.deciding_commands import add_commands
-from .commands.views import cache_view, front_view, preflight_view
+from .commands.views import cache_view, front_view, preflight_view, training_view
 from .storage.folder import CACHE_NAME, explain_cache_errors
 
 if TYPE_CHECKING:
@@ -142,8 +142,10 @@ def preflight(
     console = Console(soft_wrap=True)
     with console.status("") as status:
         found = run_preflight(study, out=out, data=data, told=lambda text: status.update(Text(text)))
-    for each in found:
+    for each in found.targets:
         console.print(preflight_view(each))
+    if found.training is not None:
+        console.print(training_view(found.training))
     for sentence in sentences(found, resolve_spec(study)):
         console.print(Text(f"note: {sentence}"))
 

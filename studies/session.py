@@ -132,7 +132,7 @@ class Session:
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec, lock, files=self.files)
-        self._preflight(bench)
+        self._preflight(bench, task)
         bench.tell = self.watcher.phase
         self.watcher.phase("measuring the baseline")
         digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
@@ -143,15 +143,17 @@ class Session:
         begin_bench(bench, self.spec, self.folder, seed, known)
         return bench, seed
 
-    def _preflight(self, bench: Bench) -> None:
-        """Say what the axes that are searched cannot win here."""
+    def _preflight(self, bench: Bench, task: Task) -> None:
+        """Say what the axes that are searched cannot win here, and how candidates would train faster."""
         from .preflight.preflight import preflight_of
         from .preflight.preflight_sentences import sentences
 
         if not self.spec.preflight.layers:
             return
         try:
-            found = preflight_of(bench, self.spec, self.folder, lambda text: self.watcher.phase(f"preflight: {text}"))
+            found = preflight_of(
+                bench, task, self.spec, self.folder, lambda text: self.watcher.phase(f"preflight: {text}")
+            )
         except CandidateFailure as failure:
             self.watcher.note(f"no preflight: {failure.reason}")
             return

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from ...evaluators.training_speed import TrainingSpeed
     from ...search.objectives import Objective
     from ...spaces.stage_cache import EntrySize
     from ..bundle.verify import Verification
@@ -96,6 +97,13 @@ def preflight_view(found: Preflight) -> Text:
     if found.multiples:
         view.append(f"channels: in multiples of {found.multiple}\n")
     return view
+
+
+def training_view(found: TrainingSpeed) -> Text:
+    """Lay out what training in bfloat16 wins on this machine, in a line like those of :func:`preflight_view`."""
+    speed = 1 / found.time_ratio
+    faster = f"{speed:.2f} ± {speed * found.time_spread / found.time_ratio:.2f}x"
+    return Text(f"{'training here in bfloat16':<34}{'':>8}  {faster:>14}")
 
 
 _COLOURS = {"kept": "green", "missed": "bold red", "not comparable": "yellow", "not checked": "yellow"}

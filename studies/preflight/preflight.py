@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import CandidateFailure, KaruiError
 from ...evaluators.probing import Lane, LikedMultiple, ProbeRow
@@ -18,19 +18,23 @@ from ...evaluators.timing import TimingSettings
 from ...spaces.probes.layers import largest_layers
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
 from ..study_file.spec import StudySpec
-from .verdicts import Preflight
+from .kept import read_kept
+from .training import training_speed_of
+from .verdicts import Findings, Preflight
 
 if TYPE_CHECKING:
+    from ...spaces.task import Task
     from ..measuring.bench import Bench
 
 FORMAT = 1
 
 
-def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callable[[str], None]) -> list[Preflight]:
-    """Return what was found on each target of a study, now or earlier.
+def preflight_of(bench: Bench, task: Task, spec: StudySpec, folder: RunFolder, told: Callable[[str], None]) -> Findings:
+    """Return what was found on each target of a study, and where its candidates train, now or earlier.
 
     Args:
         bench: Its targets and its baseline's file.
+        task: The task, its model trained.
         spec: The study.
         folder: Its results folder.
         told: Is told what is tried.
@@ -49,7 +53,9 @@ def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callabl
             told=told,
         )
 
-    return bench.targets.on_each(fly_on)
+    targets = bench.targets.on_each(fly_on)
+    with bench.lock.measuring():
+        return Findings(tuple(targets), training_speed_of(task, spec, kept=folder.preflight, told=told))
 
 
 def run_preflight(
@@ -58,7 +64,7 @@ def run_preflight(
     out: str | Path | None = None,
     data: str | Path | None = None,
     told: Callable[[str], None] = tell_nobody,
-) -> list[Preflight]:
+) -> Findings:
     """Try on each target of a study what its axes can win there, without searching.
 
     Args:
@@ -66,9 +72,6 @@ def run_preflight(
         out: Results folder; ``runs/<name>`` where left out. The baseline is trained there where the task asks for it.
         data: Folder of the data, handed to the task's function as ``data_dir``.
         told: Is told what goes on.
-
-    Returns:
-        One entry per target.
 
     Raises:
         KaruiError: On anything the user can put right.
@@ -90,7 +93,7 @@ def run_preflight(
             cache = cache_of(spec, folder)
             artifact = prepare_baseline(task, spec.recovery, folder.path, seed=spec.seed, cache=cache)
         try:
-            return preflight_of(Bench(task, artifact, spec, MachineLock()), spec, folder, told)
+            return preflight_of(Bench(task, artifact, spec, MachineLock()), task, spec, folder, told)
         except CandidateFailure as failure:
             raise KaruiError(
                 "no probe can be built of this model",
@@ -128,7 +131,7 @@ def fly(
         KaruiError: Where the target is at fault.
     """
     key = _key(name, target, baseline, settings, layers, batch_size)
-    known = _read(kept)
+    known = read_kept(kept)
     if key in known:
         return Preflight.from_dict(known[key])
     rows: list[ProbeRow] = []
@@ -141,7 +144,7 @@ def fly(
             multiples += lane.liked_multiple()
     found = Preflight(name, tuple(rows), tuple(multiples), target.conditions())
     if kept is not None:
-        text = json.dumps({**_read(kept), key: found.to_dict()}, indent=1)
+        text = json.dumps({**read_kept(kept), key: found.to_dict()}, indent=1)
         write_atomically(kept, text.encode())
     return found
 
@@ -156,12 +159,3 @@ def _key(name: str, target: Target, baseline: Path, settings: TimingSettings, la
         "target": target.fingerprint(),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _read(kept: Path | None) -> dict[str, Any]:
-    """Return what is kept; nothing where it is missing or broken: it is measured again then."""
-    try:
-        known = json.loads(kept.read_text(encoding="utf-8")) if kept is not None else {}
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

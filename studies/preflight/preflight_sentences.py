@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from ..study_file.spec import StudySpec
-from .verdicts import Preflight, Verdict
+from .training import training_sentences
+from .verdicts import Findings, Preflight, Verdict
 
 INT8, ZEROS, CHANNELS = "8-bit weights and activations", "80 % zeroed weights", "half of the channels"
 
 
-def sentences(found: Sequence[Preflight], spec: StudySpec) -> list[str]:
-    """Return a sentence for each thing that a study searches and that cannot pay on a target, and why.
+def sentences(found: Findings, spec: StudySpec) -> list[str]:
+    """Return a sentence for each thing that a study searches and that cannot pay on a target, and for what trains slow.
 
     Nothing is left out of the search for it: a small probe is no whole network, and size may be all that is wanted.
 
     Args:
-        found: What was found on each target.
+        found: What was found.
         spec: The study.
     """
-    return [sentence for each in found for sentence in _sentences(each, spec)]
+    told = [sentence for each in found.targets for sentence in _sentences(each, spec)]
+    return [*told, *training_sentences(found.training, spec)]
 
 
 def _sentences(found: Preflight, spec: StudySpec) -> Iterator[str]:

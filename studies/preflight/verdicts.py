@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...evaluators.probing import WINS_FROM, LikedMultiple, ProbeRow
+
+if TYPE_CHECKING:
+    from ...evaluators.training_speed import TrainingSpeed
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,19 @@ class Preflight:
             tuple(LikedMultiple(**row) for row in plain["multiples"]),
             plain["conditions"],
         )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a preflight found.
+
+    Args:
+        targets: What was found on each target.
+        training: What training in bfloat16 takes on this machine; None where it does not work.
+    """
+
+    targets: tuple[Preflight, ...]
+    training: TrainingSpeed | None = None
 
 
 def _verdict(rows: Sequence[ProbeRow]) -> Verdict:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from karui.evaluators.probing import LikedMultiple, ProbeRow
+from karui.evaluators.training_speed import TrainingSpeed
 from karui.spaces.build_settings import BuildSettings
+from karui.spaces.precision import Precision
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.sparsity.axis import SparsityAxis
-from karui.studies.commands.views import preflight_view
+from karui.studies.commands.views import preflight_view, training_view
 from karui.studies.preflight.preflight_sentences import sentences
-from karui.studies.preflight.verdicts import Preflight, Verdict
+from karui.studies.preflight.verdicts import Findings, Preflight, Verdict
 from karui.studies.study_file.spec import StudySpec
 
 from .conftest import Command, write_study
@@ -29,6 +31,10 @@ def row(variant: str, share: float, size: float, time: float | None, spread: flo
 def flown(int8: float | None = 0.6, zeros: float = 1.0, channels: float = 0.4, multiple: int = 8) -> Preflight:
     rows = (row(INT8, 0.5, 0.25, int8), row(ZEROS, 0.5, 0.3, zeros), row(CHANNELS, 0.5, 0.26, channels))
     return Preflight("here", rows, (LikedMultiple("layer", 0.5, multiple, {}),), {"processor": "a processor"})
+
+
+def found_on(*targets: Preflight, training: TrainingSpeed | None = None) -> Findings:
+    return Findings(targets, training)
 
 
 BARE = """
@@ -98,23 +104,38 @@ def test_a_preflight_reads_back_as_it_was_written() -> None:
 
 
 def test_only_what_cannot_pay_is_said() -> None:
-    assert sentences([flown(zeros=0.5)], STUDY) == []
-    (zeros,) = sentences([flown()], STUDY)
+    assert sentences(found_on(flown(zeros=0.5)), STUDY) == []
+    (zeros,) = sentences(found_on(flown()), STUDY)
     assert zeros.startswith("on here, zeroed weights make files smaller, not faster (1.00 ± 0.01 of the time")
-    none, slower, impossible = (sentences([flown(int8, 0.5)], STUDY) for int8 in (1.0, 1.4, None))
+    none, slower, impossible = (sentences(found_on(flown(int8, 0.5)), STUDY) for int8 in (1.0, 1.4, None))
     assert "8-bit activations bring no speed (1.00" in none[0]
     assert "8-bit activations make files slower (1.40" in slower[0]
     assert impossible == ["on here, layers with 8-bit activations cannot run: all such files will fail"]
-    (channels,) = sentences([flown(zeros=0.5, channels=1.0)], STUDY)
+    (channels,) = sentences(found_on(flown(zeros=0.5, channels=1.0)), STUDY)
     assert "fewer channels are no faster (1.00" in channels
-    (multiple,) = sentences([flown(zeros=0.5, multiple=16)], STUDY)
+    (multiple,) = sentences(found_on(flown(zeros=0.5, multiple=16)), STUDY)
     assert "channel_multiple = 16 in [recovery] would waste less than 8" in multiple
-    assert sentences([flown(zeros=0.5, multiple=4)], STUDY) == []
+    assert sentences(found_on(flown(zeros=0.5, multiple=4)), STUDY) == []
 
 
 def test_nothing_is_said_of_an_axis_that_is_not_searched() -> None:
     only_weights = StudySpec(name="flown", task="a:b", bits=BitsAxis(weights=(4, 32), activations=(32,)))
-    assert sentences([flown(1.4, 1.0, 1.0, 16)], only_weights) == []
+    assert sentences(found_on(flown(1.4, 1.0, 1.0, 16)), only_weights) == []
+
+
+@pytest.mark.parametrize(("ratio", "better"), [(0.5, "bfloat16"), (0.98, None), (1.0, None), (1.5, "float32")])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_precision_that_trains_faster_is_said(ratio: float, better: str | None, precision: Precision) -> None:
+    spec = StudySpec(name="a", task="a:b", bits=BitsAxis(), recovery=BuildSettings(precision=precision))
+    said = sentences(found_on(training=TrainingSpeed(ratio, 0.01)), spec)
+    assert len(said) == (better not in (None, precision))
+    assert all(f"takes {ratio:.2f} ± 0.01 of the time of float32" in each for each in said)
+    assert all(f'precision = "{better}" in [recovery]' in each for each in said)
+
+
+def test_noise_makes_no_precision_faster() -> None:
+    spec = StudySpec(name="a", task="a:b", bits=BitsAxis())
+    assert sentences(found_on(training=TrainingSpeed(0.7, 0.4)), spec) == []
 
 
 def test_the_view_fits_eighty_columns() -> None:
@@ -124,6 +145,7 @@ def test_the_view_fits_eighty_columns() -> None:
     assert "cannot run  nothing" in text
     assert "0.71 ± 0.01x  size, slower" in text
     assert "channels: in multiples of 8" in text
+    assert " ".join(training_view(TrainingSpeed(0.5, 0.01)).plain.split()) == "training here in bfloat16 2.00 ± 0.04x"
 
 
 def test_a_preflight_is_flown_once_for_a_target_and_settings(karui_command: Command, tmp_path: Path) -> None:
@@ -134,12 +156,13 @@ def test_a_preflight_is_flown_once_for_a_target_and_settings(karui_command: Comm
     assert "80 % zeroed weights" in first.out
     kept = tmp_path / "runs" / "tiny" / "preflight.json"
     before = kept.read_text()
-    assert len(json.loads(before)) == 1
+    assert [key.partition("-")[0] for key in json.loads(before)][1:] == ["training"]
+    assert first.out.splitlines()[-1].startswith(("training here in bfloat16", "note: "))
     assert karui_command("preflight", "tiny.toml").out == first.out
     assert kept.read_text() == before  # another measurement would have other numbers
     write_study(tmp_path, probed_layers=2)
     assert karui_command("preflight", "tiny.toml").code == 0
-    assert len(json.loads(kept.read_text())) == 2
+    assert len(json.loads(kept.read_text())) == 3, "training was known"
 
 
 def test_a_broken_file_of_kept_results_is_measured_anew(karui_command: Command, tmp_path: Path) -> None:
@@ -148,7 +171,7 @@ def test_a_broken_file_of_kept_results_is_measured_anew(karui_command: Command, 
     kept.parent.mkdir(parents=True)
     kept.write_text("{", encoding="utf-8")
     assert karui_command("preflight", "tiny.toml").code == 0
-    assert len(json.loads(kept.read_text())) == 1
+    assert len(json.loads(kept.read_text())) == 2
 
 
 def test_a_model_without_layers_is_told(karui_command: Command, tmp_path: Path) -> None:
