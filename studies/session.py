@@ -131,8 +131,8 @@ class Session:
         artifact = self._baseline(task, seed, lock, cache)
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
-        bench = Bench(task, artifact, self.spec, lock, files=self.files)
-        self._preflight(bench, task)
+        bench = Bench(task, artifact, self.spec, lock)
+        self._preflight(bench)
         bench.tell = self.watcher.phase
         self.watcher.phase("measuring the baseline")
         digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
@@ -140,10 +140,10 @@ class Session:
         for told in bench.targets.differences(known):
             self.watcher.note(told)
         bench.targets.close()  # while workers measure, nothing of this process has to stay in a device's memory
-        begin_bench(bench, self.spec, self.folder, seed, known)
+        begin_bench(bench, self.spec, self.folder, seed, known, self.files)
         return bench, seed
 
-    def _preflight(self, bench: Bench, task: Task) -> None:
+    def _preflight(self, bench: Bench) -> None:
         """Say what the axes that are searched cannot win here, and how candidates would train faster."""
         from .preflight.preflight import preflight_of
         from .preflight.preflight_sentences import sentences
@@ -151,9 +151,7 @@ class Session:
         if not self.spec.preflight.layers:
             return
         try:
-            found = preflight_of(
-                bench, task, self.spec, self.folder, lambda text: self.watcher.phase(f"preflight: {text}")
-            )
+            found = preflight_of(bench, self.spec, self.folder, lambda text: self.watcher.phase(f"preflight: {text}"))
         except CandidateFailure as failure:
             self.watcher.note(f"no preflight: {failure.reason}")
             return

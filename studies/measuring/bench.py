@@ -3,64 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ...errors import CandidateFailure, TargetUnavailable
-from ...evaluators.machine_lock import MachineLock
 from ...evaluators.measurement import Measurement
-from ...evaluators.telling import tell_nobody
 from ...search.gates import Draft, Gates
 from ...search.passage import Passage
 from ...search.record import Outcome, TrialRecord
 from ...spaces.artifact import Artifact, StageRecord, file_digest
 from ...spaces.build import Builder
 from ...spaces.candidate import Candidate
-from ...spaces.task import Task
 from ..storage.shared_files import SharedFiles
-from ..study_file.spec import StudySpec
 from .bench_targets import LATENCY
 from .evaluators import StudyEvaluators
 from .kept_outcomes import KeptOutcomes
 
 
 class Bench(StudyEvaluators):
-    """The evaluators of a study, with what makes candidates: makes and measures them for the search.
+    """The evaluators of a study, with what makes candidates: makes and measures them for the search."""
 
-    Args:
-        task: The task, its model trained.
-        artifact: The baseline's file.
-        spec: The study.
-        lock: Keeps work and measuring on this machine apart.
-        announce: Told of each stage that a candidate reaches, and where it waits.
-        files: Where other machines find the files made here, and this one theirs; None where there are none.
-    """
+    _builder: Builder
+    _outcomes: KeptOutcomes
+    _files: SharedFiles | None
 
-    def __init__(
-        self,
-        task: Task,
-        artifact: Artifact,
-        spec: StudySpec,
-        lock: MachineLock,
-        announce: Callable[[str], None] = tell_nobody,
-        files: SharedFiles | None = None,
+    def begin(
+        self, baseline: dict[str, Measurement], builder: Builder, outcomes: Path, files: SharedFiles | None = None
     ) -> None:
-        super().__init__(task, artifact, spec, lock, announce)
-        self._files = files
-        self._builder: Builder
-        self._outcomes: KeptOutcomes
-
-    def begin(self, baseline: dict[str, Measurement], builder: Builder, outcomes: Path) -> None:
         """Take up the baseline's measurements, against which every candidate is timed.
 
         Args:
             baseline: By name.
             builder: Makes files.
             outcomes: Folder in which is kept what was measured of them.
+            files: Where other machines find the files made here, and this one theirs; None where there are none.
         """
         reference_ms = self.take_up(baseline)
-        self._builder = builder
+        self._builder, self._files = builder, files
         known_ms = reference_ms if self.targets.has_several else baseline[LATENCY].value
         settings = {"baseline": self.artifact.digest, "ms": known_ms, "study": self._spec.meaning()}
         self._outcomes = KeptOutcomes(outcomes, settings, self.targets.fingerprint(baseline))

@@ -12,7 +12,7 @@ from ...search.gates import Gates
 from ...search.outcome import Evaluate, Outcome
 from ...spaces.stage_cache import StageCache
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
-from ..storage.shared_files import open_shared_files
+from ..storage.shared_files import SharedFiles, open_shared_files
 from ..study_file.spec import StudySpec
 from ..study_file.task_loading import load_task
 
@@ -90,8 +90,8 @@ class Workbench:
 
         artifact = prepare_baseline(task, self.spec.recovery, self.folder.path, seed=self.seed)
         files = open_shared_files(self.spec.artifacts, self.spec.folder)
-        bench = Bench(task, artifact, self.spec, lock, announce, files)
-        begin_bench(bench, self.spec, self.folder, self.seed, self.baseline)
+        bench = Bench(task, artifact, self.spec, lock, announce)
+        begin_bench(bench, self.spec, self.folder, self.seed, self.baseline, files)
         return bench
 
 
@@ -117,9 +117,16 @@ def cache_of(spec: StudySpec, folder: RunFolder) -> StageCache:
     return StageCache(place, int(spec.cache.gigabytes * 1e9))
 
 
-def begin_bench(bench: Bench, spec: StudySpec, folder: RunFolder, seed: int, baseline: dict[str, Measurement]) -> None:
+def begin_bench(
+    bench: Bench,
+    spec: StudySpec,
+    folder: RunFolder,
+    seed: int,
+    baseline: dict[str, Measurement],
+    files: SharedFiles | None,
+) -> None:
     """Give the bench what it needs to make and measure candidates."""
-    bench.begin(baseline, _builder(bench, spec, folder, seed), folder.outcomes)
+    bench.begin(baseline, _builder(bench, spec, folder, seed), folder.outcomes, files)
 
 
 def _builder(bench: Bench, spec: StudySpec, folder: RunFolder, seed: int) -> Builder:

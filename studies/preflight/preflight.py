@@ -23,18 +23,16 @@ from .training import training_speed_of
 from .verdicts import Findings, Preflight
 
 if TYPE_CHECKING:
-    from ...spaces.task import Task
     from ..measuring.bench import Bench
 
 FORMAT = 1
 
 
-def preflight_of(bench: Bench, task: Task, spec: StudySpec, folder: RunFolder, told: Callable[[str], None]) -> Findings:
+def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callable[[str], None]) -> Findings:
     """Return what was found on each target of a study, and where its candidates train, now or earlier.
 
     Args:
-        bench: Its targets and its baseline's file.
-        task: The task, its model trained.
+        bench: Its targets, its task and its baseline's file.
         spec: The study.
         folder: Its results folder.
         told: Is told what is tried.
@@ -55,7 +53,7 @@ def preflight_of(bench: Bench, task: Task, spec: StudySpec, folder: RunFolder, t
 
     targets = bench.targets.on_each(fly_on)
     with bench.lock.measuring():
-        return Findings(tuple(targets), training_speed_of(task, spec, kept=folder.preflight, told=told))
+        return Findings(tuple(targets), training_speed_of(bench.task, spec, kept=folder.preflight, told=told))
 
 
 def run_preflight(
@@ -93,7 +91,7 @@ def run_preflight(
             cache = cache_of(spec, folder)
             artifact = prepare_baseline(task, spec.recovery, folder.path, seed=spec.seed, cache=cache)
         try:
-            return preflight_of(Bench(task, artifact, spec, MachineLock()), task, spec, folder, told)
+            return preflight_of(Bench(task, artifact, spec, MachineLock()), spec, folder, told)
         except CandidateFailure as failure:
             raise KaruiError(
                 "no probe can be built of this model",
