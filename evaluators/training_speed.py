@@ -74,12 +74,8 @@ def training_speed(
             passes = _Passes(network, parameters, task)
             samples = _samples(passes, inputs, targets, max_seconds)
             inputs, targets = inputs[:samples], targets[:samples]
-            for precision in ("float32", "bfloat16"):
-                passes.seconds(precision, inputs, targets)  # the first makes what later ones reuse
-            ratios = [
-                1.0 / passes.seconds("float32", inputs, targets) * passes.seconds("bfloat16", inputs, targets)
-                for _ in range(PAIRS)
-            ]
+            passes.ratio(inputs, targets)  # the first ones make what later ones reuse
+            ratios = [passes.ratio(inputs, targets) for _ in range(PAIRS)]
     return TrainingSpeed(float(np.median(ratios)), (max(ratios) - min(ratios)) / 2)
 
 
@@ -95,10 +91,14 @@ class _Passes:
     def __init__(self, network: nn.Module, parameters: list[nn.Parameter], task: Task) -> None:
         self._network, self._parameters, self._task = network, parameters, task
 
+    def ratio(self, inputs: Tensor, targets: Tensor) -> float:
+        plain = self.seconds("float32", inputs, targets)
+        return self.seconds("bfloat16", inputs, targets) / plain
+
     def seconds(self, precision: Precision, inputs: Tensor, targets: Tensor) -> float:
         begin = time.perf_counter()
         loss = self._task.loss(outputs_in(precision, self._network, inputs), targets)
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        # a number makes an accelerator finish
-        _ = [float(gradient.flatten()[0]) for gradient in gradients[:1] if gradient is not None]
+        found = next((gradient for gradient in gradients if gradient is not None), loss)
+        float(found.flatten()[0])  # a number makes an accelerator finish
         return time.perf_counter() - begin
