@@ -47,8 +47,10 @@ def training_speed_of(
 
 
 def training_sentences(found: TrainingSpeed | None, spec: StudySpec) -> Iterator[str]:
-    """Yield what to change in a study, where that makes its training faster."""
+    """Yield what to change in a study, where that makes its training possible, or faster."""
     if found is None:
+        if spec.recovery.precision == "bfloat16":
+            yield 'a training step in bfloat16 fails here: precision = "float32" in [recovery] may not'
         return
     taken = f"{found.time_ratio:.2f} ± {found.time_spread:.2f} of the time of float32 where candidates train"
     if spec.recovery.precision == "float32" and found.is_faster:

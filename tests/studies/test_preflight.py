@@ -16,8 +16,11 @@ from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.sparsity.axis import SparsityAxis
 from karui.studies.commands.views import preflight_view, training_view
 from karui.studies.preflight.preflight_sentences import sentences
+from karui.studies.preflight.training import training_speed_of
 from karui.studies.preflight.verdicts import Findings, Preflight, Verdict
 from karui.studies.study_file.spec import StudySpec
+from karui.studies.study_file.spec_reading import load_spec
+from karui.studies.study_file.task_loading import load_task
 
 from .conftest import Command, write_study
 
@@ -48,6 +51,26 @@ def make_bare() -> karui.Task:
     import dataclasses
 
     return dataclasses.replace(make_task(), model=Bare(), baseline_epochs=0)
+"""
+
+PICKY = """
+
+class Picky(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 4)
+
+    def forward(self, images):
+        outputs = self.linear(images.flatten(1))
+        if outputs.dtype != torch.float32:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return outputs
+
+
+def make_picky() -> karui.Task:
+    import dataclasses
+
+    return dataclasses.replace(make_task(), model=Picky(), baseline_epochs=0)
 """
 
 STUDY = StudySpec(
@@ -131,6 +154,19 @@ def test_a_precision_that_trains_faster_is_said(ratio: float, better: str | None
     assert len(said) == (better not in (None, precision))
     assert all(f"takes {ratio:.2f} ± 0.01 of the time of float32" in each for each in said)
     assert all(f'precision = "{better}" in [recovery]' in each for each in said)
+
+
+def test_a_model_that_cannot_train_in_bfloat16_is_told_where_that_is_asked(tmp_path: Path) -> None:
+    spec = load_spec(write_study(tmp_path, code=PICKY, function="make_picky"))
+    task = load_task(spec.task, spec.folder, {})
+    kept = tmp_path / "preflight.json"
+    assert training_speed_of(task, spec, kept=kept) is None
+    assert not kept.exists()
+    assert sentences(found_on(), spec) == []
+    asked = spec.model_copy(update={"recovery": BuildSettings(precision="bfloat16")})
+    assert sentences(found_on(), asked) == [
+        'a training step in bfloat16 fails here: precision = "float32" in [recovery] may not'
+    ]
 
 
 def test_noise_makes_no_precision_faster() -> None:
