@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from .memory_layout import channels_first
 from .task import Pairs, Task, iterate
-from .teacher import Teacher
+from .teacher import Taught, Teacher
 
 
 def distillation_loss(outputs: Tensor, targets: Tensor, taught: Tensor, temperature: float) -> Tensor:
@@ -48,7 +48,7 @@ class Batches:
         teacher: Whose outputs go with the batches.
         seed: Seed of the order and of the random changes.
         device: Where the batches are put.
-        run_teacher: Whether the teacher runs on every batch, because its features are wanted as well as its outputs.
+        with_maps: Whether the teacher's attention maps are wanted as well as its outputs.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Batches:
         *,
         seed: int,
         device: torch.device,
-        run_teacher: bool = False,
+        with_maps: bool = False,
     ) -> None:
         self._task = task
         self._batch_size = batch_size
@@ -68,9 +68,9 @@ class Batches:
         self._changes = torch.Generator().manual_seed(drawn).get_state()
         self._device = device
         self._teacher = teacher
-        self._run_teacher = run_teacher
+        self._with_maps = with_maps
         self._taught: Tensor | None = None
-        if teacher is not None and task.augment is None and not run_teacher:
+        if teacher is not None and task.augment is None and not with_maps:
             self._taught = teacher.outputs_of_all(task.train, device)
 
     def __len__(self) -> int:
@@ -78,8 +78,8 @@ class Batches:
         full, rest = divmod(len(self._task.train), self._batch_size)  # type: ignore[arg-type]
         return full + (rest > 1 or (rest == 1 and full == 0))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Yield inputs, targets, and the teacher's outputs where there is a teacher."""
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Taught | None]]:
+        """Yield inputs, targets, and what the teacher says where there is a teacher."""
         split = self._task.train
         if self._taught is not None and isinstance(split, TensorDataset):
             # the samples' numbers take the place of their targets
@@ -89,7 +89,7 @@ class Batches:
                 yield (
                     channels_first(inputs).to(self._device),
                     targets.to(self._device),
-                    self._taught[numbers].to(self._device),
+                    Taught(self._taught[numbers].to(self._device)),
                 )
             return
         for inputs, targets in self._batches(split):
@@ -110,11 +110,7 @@ class Batches:
             self._changes = torch.get_rng_state()
         return changed
 
-    def _teach(self, inputs: Tensor) -> Tensor | None:
+    def _teach(self, inputs: Tensor) -> Taught | None:
         if self._teacher is None:
             return None
-        if self._run_teacher:
-            with torch.no_grad():
-                outputs: Tensor = self._teacher.on(self._device)(inputs.to(self._device))
-            return outputs
-        return self._teacher.outputs(inputs, self._device)
+        return self._teacher.taught(inputs, self._device, with_maps=self._with_maps)

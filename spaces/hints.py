@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from .prediction import evaluation_mode, place_of
 
 Resolution = tuple[int, int]
+Maps = Mapping[Resolution, Tensor]
+"""Attention maps of a batch by resolution, shape (n, height * width) each."""
 _Hook = Callable[[nn.Module, object, object], None]
 
 
@@ -29,69 +30,76 @@ def attention_map(features: Tensor) -> Tensor:
     return nn.functional.normalize(features.float().square().mean(dim=1).flatten(1), dim=1)
 
 
-def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
+def map_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the squared distance of two attention maps, averaged over the samples: a scalar in [0, 2].
 
     Args:
-        student: Features, shape (n, channels, height, width).
-        teacher: Features, shape (n, other_channels, height, width).
+        student: Shape (n, height * width).
+        teacher: The same.
     """
-    return (attention_map(student) - attention_map(teacher)).square().sum(dim=1).mean()
+    return (student - teacher).square().sum(dim=1).mean()
 
 
 class AttentionHints:
-    """Compares the features of the two networks' latest runs on the same batch.
+    """Compares the features of the student's latest run with what the teacher attended to in the same batch.
 
     Args:
         student: What the student's hooks fill: the latest features by resolution.
-        teacher: The same of the teacher.
         resolutions: Those that are compared.
     """
 
-    def __init__(
-        self, student: dict[Resolution, Tensor], teacher: dict[Resolution, Tensor], resolutions: tuple[Resolution, ...]
-    ) -> None:
-        self._student, self._teacher = student, teacher
+    def __init__(self, student: dict[Resolution, Tensor], resolutions: tuple[Resolution, ...]) -> None:
+        self._student = student
         self.resolutions = resolutions
 
-    def loss(self) -> Tensor:
-        """Return the sum of the distances over the resolutions, a scalar."""
-        distances = [attention_distance(self._student[place], self._teacher[place]) for place in self.resolutions]
+    def loss(self, maps: Maps) -> Tensor:
+        """Return the sum of the distances over the resolutions, a scalar.
+
+        Args:
+            maps: The teacher's, of the same batch, for these resolutions at least.
+        """
+        distances = [map_distance(attention_map(self._student[place]), maps[place]) for place in self.resolutions]
         # let go of the graph behind the features
         self._student.clear()
         return torch.stack(distances).sum()
 
 
 @contextmanager
-def attention_hints(student: nn.Module, teacher: nn.Module, inputs: Tensor) -> Iterator[AttentionHints | None]:
-    """Hook both networks and yield what compares their features; None where they share no resolution.
+def attention_hints(
+    student: nn.Module, resolutions: Collection[Resolution], inputs: Tensor
+) -> Iterator[AttentionHints | None]:
+    """Hook the student and yield what compares its features; None where it has none of these resolutions.
 
     Compared is the last output of a module at each resolution (height, width) above 1 x 1 that both networks have:
     where the one network halves height and width, and so does the other. The number of channels may differ.
 
     Args:
         student: Hooked for the while.
-        teacher: Hooked for the while.
+        resolutions: Those of the teacher's :func:`last_modules`.
         inputs: A batch by which the modules are found, shape (n, *input_shape).
     """
-    of_student, of_teacher = _last_modules(student, inputs), _last_modules(teacher, inputs)
-    shared = tuple(place for place in of_student if place in of_teacher)
-    if not shared:
+    modules = {place: module for place, module in last_modules(student, inputs).items() if place in resolutions}
+    if not modules:
         yield None
         return
-    kept: tuple[dict[Resolution, Tensor], dict[Resolution, Tensor]] = ({}, {})
-    handles: list[RemovableHandle] = []
-    for modules, features in zip((of_student, of_teacher), kept, strict=True):
-        # a module that runs at several resolutions is hooked once
-        handles += [module.register_forward_hook(_keeper(features)) for module in {modules[place] for place in shared}]
+    with features_of(modules) as features:
+        yield AttentionHints(features, tuple(modules))
+
+
+@contextmanager
+def features_of(modules: Mapping[Resolution, nn.Module]) -> Iterator[dict[Resolution, Tensor]]:
+    """Yield what fills with the outputs of these modules by resolution, in each run of their network meanwhile."""
+    features: dict[Resolution, Tensor] = {}
+    # a module that runs at several resolutions is hooked once
+    handles = [module.register_forward_hook(_keeper(features)) for module in set(modules.values())]
     try:
-        yield AttentionHints(*kept, resolutions=shared)
+        yield features
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _last_modules(network: nn.Module, inputs: Tensor) -> dict[Resolution, nn.Module]:
+def last_modules(network: nn.Module, inputs: Tensor) -> dict[Resolution, nn.Module]:
     """Return, by resolution, the part of the network whose output is the last of that resolution."""
     last: dict[Resolution, nn.Module] = {}
 

@@ -119,11 +119,10 @@ def _fit(
     """Train on the device; return the best weights."""
     best = _better_statistics(network, task, 0, settings.seed) if zeroing.is_final else _Found(0, -math.inf, {})
     with_hints = settings.hint_weight > 0.0
-    batches = Batches(
-        task, settings.batch_size, teacher, seed=settings.order_seed, device=device, run_teacher=with_hints
-    )
+    batches = Batches(task, settings.batch_size, teacher, seed=settings.order_seed, device=device, with_maps=with_hints)
     example = task.calibration_batch(HINT_SAMPLES)
-    hooked = attention_hints(network, teacher.on(device), example) if with_hints and teacher else nullcontext()
+    looked_at = teacher.resolutions(example) if with_hints and teacher is not None else ()
+    hooked = attention_hints(network, looked_at, example) if looked_at else nullcontext()
     average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
     total = settings.epochs * len(batches)
     with trainable(network) as parameters, hooked as hints:

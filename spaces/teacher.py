@@ -1,19 +1,39 @@
-"""The network that others learn from, which remembers what it said."""
+"""The network that others learn from, which remembers what it said, and where it looked."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from .hints import Maps, Resolution, attention_map, features_of, last_modules
 from .prediction import predict
 from .task import Pairs
 
-MOST_VALUES = 1 << 26
-"""Most values of outputs that a teacher remembers (256 MiB)."""
+MOST_BYTES = 1 << 29
+"""Most bytes that a teacher remembers."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher makes of a batch.
+
+    Args:
+        outputs: Its outputs.
+        maps: Where it looked: its attention maps, in half precision; None where they were not asked for.
+    """
+
+    outputs: Tensor
+    maps: Maps | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.outputs.nbytes + sum(each.nbytes for each in (self.maps or {}).values())
 
 
 class Teacher:
@@ -26,15 +46,16 @@ class Teacher:
 
     Args:
         network: Left as it is.
-        most_values: How many values of outputs are remembered; what comes later is computed every time.
+        most_bytes: How much is remembered; what comes later is computed every time.
     """
 
-    def __init__(self, network: nn.Module, *, most_values: int = MOST_VALUES) -> None:
+    def __init__(self, network: nn.Module, *, most_bytes: int = MOST_BYTES) -> None:
         # a copy, because the network is the user's and stays where it is
         self._network = copy.deepcopy(network).cpu().eval()
         self._device = torch.device("cpu")
-        self._free = most_values
-        self._batches: dict[bytes, Tensor] = {}
+        self._free = most_bytes
+        self._batches: dict[bytes, Taught] = {}
+        self._looks_at: dict[Resolution, nn.Module] | None = None
         self._split: Pairs | None = None
         self._of_split: Tensor | None = None
 
@@ -51,23 +72,40 @@ class Teacher:
         return self._network
 
     def outputs(self, inputs: Tensor, device: torch.device) -> Tensor:
-        """Return the outputs for a batch, on the device.
+        """Return the outputs for a batch, on the device; see :meth:`taught`."""
+        return self.taught(inputs, device).outputs
+
+    def taught(self, inputs: Tensor, device: torch.device, *, with_maps: bool = False) -> Taught:
+        """Return what the network makes of a batch, on the device.
 
         Args:
             inputs: Shape (n, *input_shape), anywhere.
             device: Where the network runs where it has to.
+            with_maps: Whether attention maps are wanted as well.
         """
         # to look at the bytes of what lies on an accelerator, or is made for one, costs more than to compute
         if device.type != "cpu" or inputs.device.type != "cpu":
-            return self._compute(inputs, device)
+            return self._look(inputs, device, with_maps=with_maps)
         key = hashlib.blake2b(_bytes_of(inputs), digest_size=16).digest()
-        if key not in self._batches:
-            outputs = self._compute(inputs, device)
-            if outputs.numel() > self._free:
-                return outputs
-            self._free -= outputs.numel()
-            self._batches[key] = outputs
-        return self._batches[key]
+        known = self._batches.get(key)
+        if known is not None and (known.maps is not None or not with_maps):
+            return known
+        found = self._look(inputs, device, with_maps=with_maps)
+        more = found.nbytes - (0 if known is None else known.nbytes)
+        if more <= self._free:
+            self._free -= more
+            self._batches[key] = found
+        return found
+
+    def resolutions(self, inputs: Tensor) -> tuple[Resolution, ...]:
+        """Return the resolutions of its attention maps.
+
+        Args:
+            inputs: A batch by which they are found, shape (n, *input_shape).
+        """
+        if self._looks_at is None:
+            self._looks_at = last_modules(self._network, inputs)
+        return tuple(self._looks_at)
 
     def outputs_of_all(self, split: Pairs, device: torch.device) -> Tensor | None:
         """Return the outputs for all samples of a split, on the CPU in their order; None where they are too many.
@@ -83,15 +121,25 @@ class Teacher:
             return None
         if split is not self._split:
             self._forget_split()
-            if self._compute(split.tensors[0][:1], device).numel() * len(split) > self._free:
+            if self._compute(split.tensors[0][:1], device).nbytes * len(split) > self._free:
                 return None
             self._split, self._of_split = split, predict(self.on(device), split)[0]
-            self._free -= self._of_split.numel()
+            self._free -= self._of_split.nbytes
         return self._of_split
 
     def _forget_split(self) -> None:
-        self._free += 0 if self._of_split is None else self._of_split.numel()
+        self._free += 0 if self._of_split is None else self._of_split.nbytes
         self._split = self._of_split = None
+
+    def _look(self, inputs: Tensor, device: torch.device, *, with_maps: bool) -> Taught:
+        if not with_maps:
+            return Taught(self._compute(inputs, device))
+        self.resolutions(inputs)
+        assert self._looks_at is not None
+        with features_of(self._looks_at) as features:
+            outputs = self._compute(inputs, device)
+        # half precision tells two places apart by a thousandth, and is half of what there is to remember
+        return Taught(outputs, {place: attention_map(each).half() for place, each in features.items()})
 
     def _compute(self, inputs: Tensor, device: torch.device) -> Tensor:
         with torch.no_grad():

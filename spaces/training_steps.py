@@ -15,6 +15,7 @@ from .hints import AttentionHints
 from .precision import outputs_in
 from .sparsity.weights import WeightZeroing
 from .task import Task
+from .teacher import Taught
 from .training_settings import TrainingSettings
 
 WARM_UP = 0.3
@@ -71,7 +72,9 @@ class Steps:
             outputs = outputs_in(self._settings.precision, self._network, inputs)
             loss = training_loss(self._task, self._settings, outputs, targets, taught)
             if hints is not None:
-                loss = loss + self._settings.hint_weight * hints.loss()
+                assert taught is not None
+                assert taught.maps is not None
+                loss = loss + self._settings.hint_weight * hints.loss(taught.maps)
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT_NORM)
@@ -92,7 +95,7 @@ class Steps:
 
 
 def training_loss(
-    task: Task, settings: TrainingSettings, outputs: Tensor, targets: Tensor, taught: Tensor | None
+    task: Task, settings: TrainingSettings, outputs: Tensor, targets: Tensor, taught: Taught | None
 ) -> Tensor:
     """Return the task's own loss, mixed with that of distillation where there are a teacher's outputs.
 
@@ -101,13 +104,13 @@ def training_loss(
         settings: Share and temperature of the distillation.
         outputs: The network's.
         targets: Those of the same samples.
-        taught: The teacher's outputs, shaped as ``outputs``.
+        taught: What the teacher says, its outputs shaped as ``outputs``.
     """
     loss = task.loss(outputs, targets)
     if taught is None:
         return loss
     share = settings.distillation_weight
-    return (1.0 - share) * loss + share * distillation_loss(outputs, targets, taught, settings.temperature)
+    return (1.0 - share) * loss + share * distillation_loss(outputs, targets, taught.outputs, settings.temperature)
 
 
 def one_cycle(progress: float) -> float:

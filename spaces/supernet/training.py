@@ -17,7 +17,7 @@ from ..precision import outputs_in
 from ..prediction import pick_device
 from ..recovery import TrainingSettings
 from ..task import Task
-from ..teacher import Teacher
+from ..teacher import Taught, Teacher
 from ..training_steps import LARGEST_GRADIENT_NORM, do_nothing, one_cycle, private_randomness, training_loss
 from .networks import Choice, SharedNetworks
 from .weights import Supernet
@@ -88,7 +88,7 @@ class _Sandwich(Generic[Choice]):
             supernet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
 
-    def step(self, inputs: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
+    def step(self, inputs: Tensor, targets: Tensor, taught: Taught | None) -> Tensor:
         """Make one step; return the mean loss of its networks, which is on the device still."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * one_cycle((self._done + 0.5) / self._total)

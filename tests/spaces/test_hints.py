@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from karui.spaces.hints import attention_distance, attention_hints, attention_map
+from karui.spaces.hints import Maps, attention_hints, attention_map, map_distance
 from karui.spaces.recovery import TrainingSettings, train
 from karui.spaces.task import Task
+from karui.spaces.teacher import Teacher
 
 QUICK = TrainingSettings(epochs=3, batch_size=32, learning_rate=5e-3, device="cpu")
 
@@ -28,6 +29,16 @@ def convolutions(channels: int, *strides: int) -> nn.Sequential:
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3))
 
 
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    return map_distance(attention_map(one), attention_map(other))
+
+
+def maps_of(teacher: Teacher, inputs: Tensor) -> Maps:
+    maps = teacher.taught(inputs, torch.device("cpu"), with_maps=True).maps
+    assert maps is not None
+    return maps
+
+
 def hooks_of(network: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in network.modules())
 
@@ -38,34 +49,34 @@ def test_attention_is_the_squares_over_channels_at_length_one() -> None:
     other = torch.tensor([[math.sqrt(3.0), 2.0]]).view(1, 1, 1, 2)
     torch.testing.assert_close(attention_map(one), torch.tensor([[1.0, 0.0]]))
     torch.testing.assert_close(attention_map(other), torch.tensor([[0.6, 0.8]]))
-    assert attention_distance(one, other).item() == pytest.approx(0.4**2 + 0.8**2)
+    assert distance(one, other).item() == pytest.approx(0.4**2 + 0.8**2)
     both = torch.cat([one, torch.full_like(one, 2.0)]), torch.cat([other.expand(1, 2, 1, 2), torch.ones(1, 2, 1, 2)])
-    assert attention_distance(*both).item() == pytest.approx((0.4**2 + 0.8**2) / 2)
-    assert attention_distance(-5.0 * one, one).item() == pytest.approx(0.0, abs=1e-9)
+    assert distance(*both).item() == pytest.approx((0.4**2 + 0.8**2) / 2)
+    assert distance(-5.0 * one, one).item() == pytest.approx(0.0, abs=1e-9)
 
 
 def test_last_outputs_of_equal_resolutions_are_compared() -> None:
     """Strides 1, 2, 2 of an 8x8 image give 8, 4, 2 on a side; strides 2, 1, 4 give 4, 4, 1: only 4 is shared."""
-    student, teacher = convolutions(4, 1, 2, 2), convolutions(6, 2, 1, 4)
+    student, network = convolutions(4, 1, 2, 2), convolutions(6, 2, 1, 4)
+    teacher = Teacher(network)
     inputs = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     student[3].eval()
     flags = [module.training for module in student.modules()]
-    with attention_hints(student, teacher, inputs[:2]) as hints:
+    assert teacher.resolutions(inputs[:2]) == ((4, 4),)
+    with attention_hints(student, teacher.resolutions(inputs[:2]), inputs[:2]) as hints:
         assert hints is not None
         assert hints.resolutions == ((4, 4),)
         assert [module.training for module in student.modules()] == flags
         student(inputs)
-        with torch.no_grad():
-            teacher(inputs)
-        loss = hints.loss()
+        loss = hints.loss(maps_of(teacher, inputs))
         # the last of that resolution: each second rectifier
-        expected = attention_distance(student[:4](inputs), teacher[:4](inputs))
-        torch.testing.assert_close(loss, expected)
+        expected = distance(student[:4](inputs), network[:4](inputs))
+        torch.testing.assert_close(loss, expected, rtol=2e-3, atol=0.0)  # the teacher's maps are in half precision
         loss.backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad is not None for parameter in student.parameters()]
     assert gradients == [True] * 4 + [False] * 4
-    assert not any(parameter.grad is not None for parameter in teacher.parameters())
-    assert hooks_of(student) == hooks_of(teacher) == 0
+    assert not any(parameter.grad is not None for parameter in network.parameters())
+    assert hooks_of(student) == hooks_of(teacher.on(torch.device("cpu"))) == 0
 
 
 def test_module_that_runs_at_two_resolutions_is_told_apart() -> None:
@@ -79,23 +90,23 @@ def test_module_that_runs_at_two_resolutions_is_told_apart() -> None:
             return small.flatten(1)
 
     inputs = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    student, teacher = Shared(), Shared()
-    with attention_hints(student, teacher, inputs) as hints:
+    student, teacher = Shared(), Teacher(Shared())
+    with attention_hints(student, teacher.resolutions(inputs), inputs) as hints:
         assert hints is not None
         assert set(hints.resolutions) == {(4, 4), (2, 2)}
         student(inputs)
-        teacher(-inputs)
         large = nn.functional.relu(inputs), nn.functional.relu(-inputs)
         small = [nn.functional.avg_pool2d(features, 2) for features in large]
-        torch.testing.assert_close(hints.loss(), attention_distance(*large) + attention_distance(*small))
+        found = hints.loss(maps_of(teacher, -inputs))
+        torch.testing.assert_close(found, distance(*large) + distance(*small), rtol=2e-3, atol=0.0)
 
 
 @pytest.mark.parametrize("strides", [(4, 2), (8,)])
 def test_nothing_shared_is_nothing_hooked(strides: tuple[int, ...]) -> None:
-    student, teacher = convolutions(4, *strides), convolutions(4, 1, 2)
-    with attention_hints(student, teacher, torch.zeros(2, 1, 8, 8)) as hints:
+    student, inputs = convolutions(4, *strides), torch.zeros(2, 1, 8, 8)
+    with attention_hints(student, Teacher(convolutions(4, 1, 2)).resolutions(inputs), inputs) as hints:
         assert hints is None
-        assert hooks_of(student) == hooks_of(teacher) == 0
+        assert hooks_of(student) == 0
 
 
 def test_hooks_go_when_the_training_is_stopped() -> None:
@@ -105,7 +116,7 @@ def test_hooks_go_when_the_training_is_stopped() -> None:
         assert hooks_of(network) > 0
         raise KeyError("stopped")
 
-    with pytest.raises(KeyError, match="stopped"), attention_hints(network, network, torch.zeros(2, 1, 8, 8)):
+    with pytest.raises(KeyError, match="stopped"), attention_hints(network, [(4, 4)], torch.zeros(2, 1, 8, 8)):
         stop()
     assert hooks_of(network) == 0
 
@@ -123,11 +134,11 @@ def test_student_taught_where_to_look_looks_there(tiny_network: nn.Module, tiny_
         # a metric that always rises keeps the last epoch's weights
         task = replace(tiny_task, metric=lambda _outputs, _targets: float(next(calls)))
         train(taught, task, replace(QUICK, hint_weight=weight), teacher=teacher)
-        with attention_hints(taught, teacher, inputs[:2]) as hints, torch.no_grad():
+        says = Teacher(teacher)
+        with attention_hints(taught, says.resolutions(inputs[:2]), inputs[:2]) as hints, torch.no_grad():
             assert hints is not None
             taught(inputs)
-            teacher(inputs)
-            distances.append(hints.loss().item())
+            distances.append(hints.loss(maps_of(says, inputs)).item())
         assert hooks_of(taught) == hooks_of(teacher) == 0
     assert distances[1] < 0.7 * distances[0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())

@@ -20,7 +20,7 @@ from karui.spaces.distillation import Batches, distillation_loss
 from karui.spaces.recovery import TrainingSettings, metric_of, pick_device, predict, train
 from karui.spaces.sparsity.weights import zero_fraction
 from karui.spaces.task import Task
-from karui.spaces.teacher import MOST_VALUES, Teacher
+from karui.spaces.teacher import MOST_BYTES, Teacher
 from karui.spaces.training_steps import WARM_UP, one_cycle
 
 QUICK = TrainingSettings(epochs=3, batch_size=32, learning_rate=5e-3, device="cpu")
@@ -276,7 +276,7 @@ def test_teachers_outputs_are_the_same_kept_or_computed(
     train(students[0], task, QUICK, teacher=teacher)
     train(students[1], task, QUICK, teacher=teacher)
     assert equal(students[0].state_dict(), students[1].state_dict())
-    train(students[2], task, QUICK, teacher=Teacher(tiny_network, most_values=0))
+    train(students[2], task, QUICK, teacher=Teacher(tiny_network, most_bytes=0))
     for first, second in zip(students[0].parameters(), students[2].parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
 
@@ -347,20 +347,20 @@ def test_epoch_holds_every_sample_but_a_lonely_last_one(samples: int, batch_size
         assert min(sizes) > 1
 
 
-@pytest.mark.parametrize("most_values", [MOST_VALUES, 0])
-def test_batches_keep_inputs_targets_and_teacher_together(most_values: int) -> None:
+@pytest.mark.parametrize("most_bytes", [MOST_BYTES, 0])
+def test_batches_keep_inputs_targets_and_teacher_together(most_bytes: int) -> None:
     numbers = torch.arange(20.0).unsqueeze(1)
     split = TensorDataset(numbers, 100 + torch.arange(20))
     teacher = nn.Linear(1, 2)
     task = Task(model=teacher, train=split, validation=split, test=split)
-    batches = Batches(task, 6, Teacher(teacher, most_values=most_values), seed=3, device=torch.device("cpu"))
+    batches = Batches(task, 6, Teacher(teacher, most_bytes=most_bytes), seed=3, device=torch.device("cpu"))
     orders = []
     for _ in range(2):
         order = []
         for inputs, targets, taught in batches:
             assert torch.equal(targets, 100 + inputs.flatten().long())
             assert taught is not None
-            torch.testing.assert_close(taught, teacher(inputs))
+            torch.testing.assert_close(taught.outputs, teacher(inputs))
             order += inputs.flatten().tolist()
         orders.append(order)
     assert sorted(orders[0]) == sorted(orders[1]) == numbers.flatten().tolist()

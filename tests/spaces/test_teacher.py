@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -37,11 +38,11 @@ def counting() -> Counting:
     return layer
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(0, 20))
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(0, 80))
 @settings(deadline=None, max_examples=40)
-def test_outputs_are_those_of_the_network_whatever_is_remembered(asked: list[int], most_values: int) -> None:
+def test_outputs_are_those_of_the_network_whatever_is_remembered(asked: list[int], most_bytes: int) -> None:
     network = nn.Linear(2, 3)
-    teacher = Teacher(network, most_values=most_values)
+    teacher = Teacher(network, most_bytes=most_bytes)
     batches = [torch.tensor([[float(number), 1.0], [0.0, number / 7]]) for number in range(4)]
     for number in asked:
         torch.testing.assert_close(teacher.outputs(batches[number], CPU), network(batches[number]).detach())
@@ -58,7 +59,7 @@ def test_same_batch_is_computed_once_and_a_changed_one_anew(counting: Counting) 
 
 
 def test_what_does_not_fit_is_computed_every_time(counting: Counting) -> None:
-    teacher = Teacher(counting, most_values=6 * 3)
+    teacher = Teacher(counting, most_bytes=6 * 3 * 4)
     kept, other = torch.rand(4, 2), torch.rand(4, 2)
     for inputs in (kept, other, kept, other):
         teacher.outputs(inputs, CPU)
@@ -76,13 +77,79 @@ def test_layout_of_the_batch_does_not_matter(counting: Counting) -> None:
 def test_whole_split_is_computed_once_and_forgotten_for_another(counting: Counting) -> None:
     one, other = (TensorDataset(torch.rand(7, 2), torch.arange(7)) for _ in range(2))
     # room for one of them
-    teacher = Teacher(counting, most_values=7 * 3)
+    teacher = Teacher(counting, most_bytes=7 * 3 * 4)
     for split in (one, one, other, one):
         outputs = teacher.outputs_of_all(split, CPU)
         assert outputs is not None
         torch.testing.assert_close(outputs, nn.functional.linear(split.tensors[0], counting.weight, counting.bias))
     assert sum(Counting.seen) == 3 * (1 + 7)
-    assert Teacher(counting, most_values=7 * 3 - 1).outputs_of_all(one, CPU) is None
+    assert Teacher(counting, most_bytes=7 * 3 * 4 - 1).outputs_of_all(one, CPU) is None
+
+
+class Looking(nn.Sequential):
+    """A network of images that counts its runs, copies of it included."""
+
+    runs = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        Looking.runs += 1
+        outputs: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
+        return outputs
+
+
+@pytest.fixture
+def looking() -> Looking:
+    network = Looking(nn.Conv2d(1, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.Flatten(), nn.Linear(64, 3))
+    Looking.runs = 0
+    return network
+
+
+def test_maps_are_those_of_the_last_features_of_each_resolution(looking: Looking) -> None:
+    inputs = torch.rand(5, 1, 8, 8)
+    taught = Teacher(looking).taught(inputs, CPU, with_maps=True)
+    assert taught.maps is not None
+    assert {place: tuple(each.shape) for place, each in taught.maps.items()} == {(8, 8): (5, 64), (4, 4): (5, 16)}
+    for place, layers in {(8, 8): 2, (4, 4): 3}.items():
+        squares = looking[:layers](inputs).detach().square().sum(dim=1).flatten(1)
+        expected = squares / squares.square().sum(dim=1, keepdim=True).sqrt()
+        torch.testing.assert_close(taught.maps[place].float(), expected, rtol=2**-11, atol=2**-24)
+    torch.testing.assert_close(taught.outputs, looking(inputs).detach())
+    assert not any(module._forward_hooks for module in looking.modules())
+
+
+def test_maps_are_remembered_and_serve_those_who_want_outputs_alone(looking: Looking) -> None:
+    teacher, inputs = Teacher(looking), torch.rand(5, 1, 8, 8)
+    teacher.resolutions(inputs)
+    before = Looking.runs
+    assert teacher.taught(inputs, CPU).maps is None
+    first = teacher.taught(inputs, CPU, with_maps=True)  # runs anew: nobody had asked for maps
+    assert Looking.runs == before + 2
+    assert teacher.taught(inputs.clone(), CPU, with_maps=True) is first
+    assert teacher.taught(inputs, CPU) is first
+    assert Looking.runs == before + 2
+
+
+@pytest.mark.parametrize(("room", "runs"), [(2, 2), (1.5, 3), (0.1, 4)])
+def test_maps_count_as_what_is_remembered(looking: Looking, room: float, runs: int) -> None:
+    one, other = torch.rand(2, 5, 1, 8, 8)
+    of_one = 5 * 3 * 4 + 5 * (64 + 16) * 2
+    teacher = Teacher(looking, most_bytes=int(room * of_one))
+    teacher.resolutions(one)
+    before = Looking.runs
+    for inputs in (one, other, one, other):
+        teacher.taught(inputs, CPU, with_maps=True)
+    assert Looking.runs == before + runs
+
+
+def test_students_with_hints_learn_the_same_whatever_is_remembered(tiny_network: nn.Module, tiny_task: Task) -> None:
+    settings = TrainingSettings(epochs=2, batch_size=32, device="cpu", hint_weight=1.0)
+    changing = replace(tiny_task, augment=lambda inputs: inputs + 0.1 * torch.randn_like(inputs))
+    students = [copy.deepcopy(tiny_network) for _ in range(3)]
+    remembering = Teacher(tiny_network)
+    for student, teacher in zip(students, (remembering, remembering, Teacher(tiny_network, most_bytes=0)), strict=True):
+        train(student, changing, settings, teacher=teacher)
+    first, second, third = (student.state_dict() for student in students)
+    assert all(torch.equal(first[name], second[name]) and torch.equal(first[name], third[name]) for name in first)
 
 
 def test_samples_that_may_change_are_not_taken_at_once(counting: Counting) -> None:
