@@ -1,0 +1,74 @@
+"""What attention transfer (``hint_weight`` of ``[recovery]``) brings on digits, at equal epochs.
+
+Networks cut out of the digits' baseline recover for the study's epochs, distilled, with and without hints. Writes
+``results/hints.md``. Run as ``python benchmarks/hints.py``: about six minutes of one core.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from measuring import RESULTS, processor, today  # type: ignore[import-not-found]
+
+from karui.spaces.architect import make_from_baseline, training_settings
+from karui.spaces.baseline import prepare_baseline
+from karui.spaces.build_settings import BuildSettings
+from karui.spaces.candidate import Candidate, Student
+from karui.spaces.recovery import metric_of, train
+from karui.spaces.task import Task
+from karui.spaces.teacher import Teacher
+from karui.studies.study_file.spec_reading import load_spec
+from karui.studies.tasks.digits import make_task
+
+NETWORKS = {
+    "-50 % channels": Candidate(removed_channels=0.5),
+    "-70 % channels": Candidate(removed_channels=0.7),
+    "shallower, depth 0.34": Candidate(Student("shallower", 1.0, 0.34)),
+    "shallower x0.5, depth 0.5": Candidate(Student("shallower", 0.5, 0.5)),
+    "shallower x0.75, resolution 0.5": Candidate(Student("shallower", 0.75, 1.0, 0.5)),
+}
+WEIGHTS = (0.0, 1.0, 4.0)
+SEEDS = (0, 1, 2)
+
+
+def main() -> None:
+    """Train them all, and write the table."""
+    torch.set_num_threads(1)
+    spec = load_spec("digits")
+    task = make_task(**spec.task_options)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_baseline(task, spec.recovery, Path(folder), seed=spec.seed)
+    lines = [
+        "# Hints on digits",
+        "",
+        f"Test accuracy in % of float32 networks after {spec.recovery.epochs} epochs, distilled from the baseline "
+        f"({100 * metric_of(task.model, task, task.test):.2f} %): the mean of seeds {', '.join(map(str, SEEDS))}, and "
+        f"the lowest and the highest. There are {len(task.test)} test images.",  # type: ignore[arg-type]
+        "",
+        "| network | " + " | ".join(f"`hint_weight = {weight}`" for weight in WEIGHTS) + " |",
+        "|---|" + "---|" * len(WEIGHTS),
+    ]
+    teachers = {seed: Teacher(task.model) for seed in SEEDS}
+    for name, candidate in NETWORKS.items():
+        cells = []
+        for weight in WEIGHTS:
+            settings = spec.recovery.model_copy(update={"hint_weight": weight})
+            found = [100 * _recovered(task, candidate, settings, seed, teachers[seed]) for seed in SEEDS]
+            cells.append(f"{np.mean(found):.2f} ({min(found):.2f} to {max(found):.2f})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    told = f"Conditions: torch {torch.__version__.partition('+')[0]}, {processor()}, one thread; {today()}."
+    (RESULTS / "hints.md").write_text("\n".join([*lines, "", told, ""]), encoding="utf-8")
+
+
+def _recovered(task: Task, candidate: Candidate, settings: BuildSettings, seed: int, teacher: Teacher) -> float:
+    network = make_from_baseline(task.model, task.calibration_batch(2), candidate, settings.channel_multiple)
+    train(network, task, training_settings(settings, epochs=settings.epochs, seed=seed), teacher=teacher)
+    return metric_of(network, task, task.test)
+
+
+if __name__ == "__main__":
+    main()
