@@ -231,9 +231,6 @@ def combined_methods(lab: Lab) -> Iterator[Method]:
     for candidate in combinations:
         make = partial(_built, lab, candidate, epochs=LONG, epochs_from_scratch=LONG)
         yield Method(f"{candidate.describe()}, {LONG} epochs", make)
-    fast = combinations[1]
-    make = partial(_built, lab, fast, epochs=LONG, epochs_from_scratch=LONG, hint_weight=HINT_WEIGHT)
-    yield Method(f"{fast.describe()}, with hints, {LONG} epochs", make)
 
 
 def _light(architecture: Architecture, weights: int, activations: int, removed_channels: float = 0.0) -> Candidate:

@@ -36,7 +36,7 @@ NETWORKS = {
     "shallower, depth 0.34": Candidate(Student("shallower", 1.0, 0.34)),
     "shallower x0.75, depth 0.67, resolution 0.5": Candidate(Student("shallower", 0.75, 0.67, 0.5)),
 }
-RECOVERED = ("-50 % channels", "-70 % channels", "shallower, depth 0.34")
+RECOVERED = ("-50 % channels", "shallower, depth 0.34")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 SEEDS = (0, 1, 2)
 TURNS = 15
