@@ -409,15 +409,15 @@ def _table(rows: pd.DataFrame, names: list[str]) -> Iterator[str]:
     yield "| method | seeds | bytes | smaller | faster | test accuracy | points lost | load ms | seconds |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name in names:
-        found = rows[rows["method"] == name]
+        found, shown = rows[rows["method"] == name], name.replace("|", r"\|")
         if found.empty:
-            yield f"| {name} | 0 | | | | not measured | | | |"
+            yield f"| {shown} | 0 | | | | not measured | | | |"
             continue
         mean = found.drop(columns="method").mean(numeric_only=True)
         spread = (found["drop_points"] - mean["drop_points"]).abs().max()
         lost = f"{mean['drop_points']:.2f}" + (f" ± {spread:.2f}" if len(found) > 1 else "")
         yield (
-            f"| {name} | {len(found)} | {mean['size_bytes']:,.0f} | {mean['size_x']:.1f}x | {mean['speed_x']:.2f}x | "
+            f"| {shown} | {len(found)} | {mean['size_bytes']:,.0f} | {mean['size_x']:.1f}x | {mean['speed_x']:.2f}x | "
             f"{100 * mean['accuracy']:.2f} % | {lost} | {mean['load_ms']:.1f} | {mean['seconds']:.0f} |"
         )
 

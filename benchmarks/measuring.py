@@ -76,14 +76,23 @@ def conditions(**more: Any) -> str:
     versions = [f"python {platform.python_version()}", *(f"{package} {version(package)}" for package in PACKAGES)]
     told = [f"{name.replace('_', ' ')} {value}" for name, value in more.items()]
     return (
-        f"Conditions: {', '.join(versions)}; {processor()}, one thread in measuring, batch 1, the reference in "
-        f"alternation with each file; {'; '.join([*told, today()])}. "
+        f"Conditions: {', '.join(versions)}; {processor()} {instructions()}, one thread in measuring, batch 1, the "
+        f"reference in alternation with each file; {'; '.join([*told, today()])}. "
         "The machine was shared."
     )
 
 
 def today() -> str:
     return datetime.date.today().isoformat()
+
+
+def instructions() -> str:
+    """Say which instructions for few bits and for bfloat16 the processor has."""
+    description = Path("/proc/cpuinfo")
+    known = description.read_text(encoding="utf-8").split() if description.exists() else []
+    names = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "avx512_bf16", "amx_bf16", "bf16")
+    found = [name for name in names if name in known]
+    return f"({', '.join(found) or 'no instructions for few bits or bfloat16'})"
 
 
 def processor() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import RESULTS, processor, today  # type: ignore[import-not-found]
+from measuring import RESULTS, instructions, processor, today  # type: ignore[import-not-found]
 from safetensors.torch import load_model
 from torch import nn
 
@@ -130,13 +130,9 @@ def _recovered(task: Task, name: str, precision: Precision, seed: int, teacher: 
 
 
 def _conditions() -> str:
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if Path("/proc/cpuinfo").exists() else []
-    told = ", ".join(flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags)
-    return (
-        f"Conditions: torch {torch.__version__.partition('+')[0]}, {processor()} "
-        f"({told or 'no instructions for bfloat16'}), one thread; "
-        f"{today()}. The machine was shared."
-    )
+    torch_version = torch.__version__.partition("+")[0]
+    machine = f"{processor()} {instructions()}"
+    return f"Conditions: torch {torch_version}, {machine}, one thread; {today()}. The machine was shared."
 
 
 if __name__ == "__main__":

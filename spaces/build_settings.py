@@ -36,7 +36,7 @@ class BuildSettings(AxisModel):
         channel_multiple: Channel counts that are left are rounded to a multiple of this, since kernels are fast at
             counts that fill their vectors.
         precision: What candidates compute in while they train: ``bfloat16`` where the processor or the accelerator has
-            instructions for it (AVX512-BF16, AMX, a GPU): about half the time there, and more elsewhere. They are
+            instructions for it (AVX512-BF16, AMX, a GPU) and training is faster so; elsewhere it is slower. They are
             validated, exported and trained with rounded weights in float32.
         device: Where training runs, such as ``cuda:1``; the accelerator that torch finds where left out.
     """
