@@ -61,6 +61,7 @@ from karui.spaces.recovery import train
 from karui.spaces.sparsity.channels import remove_channels
 from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.task import Task
+from karui.studies.storage.folder import write_atomically
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.tasks.fashion import make_task
 
@@ -338,7 +339,7 @@ def main() -> None:
     # All methods of one seed before the next: stopped early, every method has been seen once.
     for seed in map(int, arguments.seeds.split(",")):
         for method in (method for methods in TABLES.values() for method in methods(lab)):
-            if (method.trains or seed == 0) and re.search(arguments.only, method.name):
+            if (seed == 0 or method.trains) and re.search(arguments.only, method.name):
                 _add_row(lab, method, seed)
     rows = _rows()
     (RESULTS / "compression.md").write_text(_report(lab, rows), encoding="utf-8")
@@ -369,9 +370,7 @@ def _keep(added: pd.DataFrame) -> None:
     with lease(Path(tempfile.gettempdir()) / "compression.csv.lock"):
         rows = _rows()
         table = added if rows.empty else pd.concat([rows, added])
-        with tempfile.NamedTemporaryFile("w", dir=RESULTS, delete=False, suffix=".csv") as unfinished:
-            table.to_csv(unfinished, index=False, float_format="%.6g")
-        Path(unfinished.name).replace(RESULTS / "compression.csv")
+        write_atomically(RESULTS / "compression.csv", table.to_csv(index=False, float_format="%.6g").encode())
 
 
 def _report(lab: Lab, rows: pd.DataFrame) -> str:
@@ -399,8 +398,7 @@ def _report(lab: Lab, rows: pd.DataFrame) -> str:
 
 def _precisions(rows: pd.DataFrame) -> str:
     """Say what trained in which precision."""
-    trained = rows[rows["precision"].notna() & (rows["precision"] != "")]
-    counts = trained.groupby("precision").size()
+    counts = rows.groupby("precision").size()  # what trains nothing has none
     told = " and ".join(f"{count} files in {precision}" for precision, count in counts.items())
     return f"Training computed {told} (column `precision` of the CSV)." if told else ""
 
@@ -413,7 +411,7 @@ def _table(rows: pd.DataFrame, names: list[str]) -> Iterator[str]:
         if found.empty:
             yield f"| {shown} | 0 | | | | not measured | | | |"
             continue
-        mean = found.drop(columns="method").mean(numeric_only=True)
+        mean = found.mean(numeric_only=True)
         spread = (found["drop_points"] - mean["drop_points"]).abs().max()
         lost = f"{mean['drop_points']:.2f}" + (f" ± {spread:.2f}" if len(found) > 1 else "")
         yield (

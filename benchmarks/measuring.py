@@ -88,8 +88,7 @@ def today() -> str:
 
 def instructions() -> str:
     """Say which instructions for few bits and for bfloat16 the processor has."""
-    description = Path("/proc/cpuinfo")
-    known = description.read_text(encoding="utf-8").split() if description.exists() else []
+    known = {word for line in _description() for word in line.split()}
     names = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "avx512_bf16", "amx_bf16", "bf16")
     found = [name for name in names if name in known]
     return f"({', '.join(found) or 'no instructions for few bits or bfloat16'})"
@@ -97,7 +96,11 @@ def instructions() -> str:
 
 def processor() -> str:
     """Return what the processor calls itself."""
-    description = Path("/proc/cpuinfo")
-    lines = description.read_text(encoding="utf-8").splitlines() if description.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    names = (line.split(":", 1)[1].strip() for line in _description() if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def _description() -> list[str]:
+    """Return the lines in which Linux describes the processor; none elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

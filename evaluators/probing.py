@@ -21,6 +21,16 @@ MULTIPLES = (1, 2, 4, 8, 16)
 """Of what number channels are tried to be multiples."""
 
 
+def is_faster(time_ratio: float, spread: float) -> bool:
+    """Say whether a time over that of float32 is less than 1 by more than the noise."""
+    return time_ratio + max(spread, WINS_FROM) < 1
+
+
+def is_slower(time_ratio: float, spread: float) -> bool:
+    """Say whether a time over that of float32 is more than 1 by more than the noise."""
+    return time_ratio - max(spread, WINS_FROM) > 1
+
+
 @dataclass(frozen=True)
 class ProbeRow:
     """What one variant of one layer's probe came to.

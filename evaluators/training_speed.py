@@ -15,7 +15,7 @@ from ..spaces.precision import Precision, outputs_in
 from ..spaces.prediction import pick_device
 from ..spaces.task import Task, iterate
 from ..spaces.training_steps import private_randomness, trainable
-from .probing import WINS_FROM
+from .probing import is_faster, is_slower
 
 PAIRS = 6
 """Pairs of passes that are timed. The median of a distribution lies between the least and the largest of six draws in
@@ -43,12 +43,12 @@ class TrainingSpeed:
     @property
     def is_faster(self) -> bool:
         """Whether it is faster than float32 by more than the noise."""
-        return self.time_ratio + max(self.time_spread, WINS_FROM) < 1
+        return is_faster(self.time_ratio, self.time_spread)
 
     @property
     def is_slower(self) -> bool:
         """Whether it is slower than float32 by more than the noise."""
-        return self.time_ratio - max(self.time_spread, WINS_FROM) > 1
+        return is_slower(self.time_ratio, self.time_spread)
 
 
 def training_speed(

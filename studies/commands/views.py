@@ -89,8 +89,7 @@ def preflight_view(found: Preflight) -> Text:
         if verdict.time_ratio is None:
             view.append(f"{verdict.variant:<34}{'':>8}  {'cannot run':>14}  nothing\n")
             continue
-        speed = 1 / verdict.time_ratio
-        faster = f"{speed:.2f} ± {speed * verdict.time_spread / verdict.time_ratio:.2f}x"
+        faster = _times_faster(verdict.time_ratio, verdict.time_spread)
         slower = ", slower" if verdict.is_slower else ""
         smaller = f"{1 / verdict.size_ratio:.1f}x"
         view.append(f"{verdict.variant:<34}{smaller:>8}  {faster:>14}  {verdict.pays_in}{slower}\n")
@@ -101,9 +100,13 @@ def preflight_view(found: Preflight) -> Text:
 
 def training_view(found: TrainingSpeed) -> Text:
     """Lay out what training in bfloat16 wins on this machine, in a line like those of :func:`preflight_view`."""
-    speed = 1 / found.time_ratio
-    faster = f"{speed:.2f} ± {speed * found.time_spread / found.time_ratio:.2f}x"
+    faster = _times_faster(found.time_ratio, found.time_spread)
     return Text(f"{'training here in bfloat16':<34}{'':>8}  {faster:>14}")
+
+
+def _times_faster(time_ratio: float, spread: float) -> str:
+    speed = 1 / time_ratio
+    return f"{speed:.2f} ± {speed * spread / time_ratio:.2f}x"
 
 
 _COLOURS = {"kept": "green", "missed": "bold red", "not comparable": "yellow", "not checked": "yellow"}

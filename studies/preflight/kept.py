@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..storage.folder import write_atomically
+
 
 def read_kept(kept: Path | None) -> dict[str, Any]:
     """Return what is kept; nothing where it is missing or broken: it is measured again then."""
@@ -14,3 +16,9 @@ def read_kept(kept: Path | None) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
+
+
+def keep(kept: Path | None, key: str, found: dict[str, Any]) -> None:
+    """Keep what was found beside what is kept already; nowhere where there is no file for it."""
+    if kept is not None:
+        write_atomically(kept, json.dumps({**read_kept(kept), key: found}, indent=1).encode())

@@ -16,9 +16,9 @@ from ...evaluators.targets import Target
 from ...evaluators.telling import tell_nobody
 from ...evaluators.timing import TimingSettings
 from ...spaces.probes.layers import largest_layers
-from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors, write_atomically
+from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..study_file.spec import StudySpec
-from .kept import read_kept
+from .kept import keep, read_kept
 from .training import training_speed_of
 from .verdicts import Findings, Preflight
 
@@ -52,8 +52,8 @@ def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callabl
         )
 
     targets = bench.targets.on_each(fly_on)
-    with bench.lock.measuring():
-        return Findings(tuple(targets), training_speed_of(bench.task, spec, kept=folder.preflight, told=told))
+    training = training_speed_of(bench.task, spec, kept=folder.preflight, told=told, alone=bench.lock.measuring)
+    return Findings(tuple(targets), training)
 
 
 def run_preflight(
@@ -141,9 +141,7 @@ def fly(
             rows += lane.variants()
             multiples += lane.liked_multiple()
     found = Preflight(name, tuple(rows), tuple(multiples), target.conditions())
-    if kept is not None:
-        text = json.dumps({**read_kept(kept), key: found.to_dict()}, indent=1)
-        write_atomically(kept, text.encode())
+    keep(kept, key, found.to_dict())
     return found
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...evaluators.local import processor_name
 from ...evaluators.telling import tell_nobody
-from ..storage.folder import write_atomically
 from ..study_file.spec import StudySpec
-from .kept import read_kept
+from .kept import keep, read_kept
 
 if TYPE_CHECKING:
     from ...evaluators.training_speed import TrainingSpeed
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def training_speed_of(
-    task: Task, spec: StudySpec, *, kept: Path | None = None, told: Callable[[str], None] = tell_nobody
+    task: Task,
+    spec: StudySpec,
+    *,
+    kept: Path | None = None,
+    told: Callable[[str], None] = tell_nobody,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> TrainingSpeed | None:
     """Return what training in bfloat16 takes on this machine, measured now or earlier; None where it does not work.
 
@@ -30,6 +35,7 @@ def training_speed_of(
         spec: The study.
         kept: A JSON file in which results lie; None to keep them nowhere.
         told: Is told what is tried.
+        alone: Makes what holds while it is measured.
     """
     from ...evaluators.training_speed import TrainingSpeed, training_speed
 
@@ -38,11 +44,11 @@ def training_speed_of(
         return TrainingSpeed(**known[key])
     told("training in bfloat16")
     try:
-        found = training_speed(task, spec.recovery.batch_size, spec.recovery.device)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        with alone():
+            found = training_speed(task, spec.recovery.batch_size, spec.recovery.device)
+    except (RuntimeError, ValueError, TypeError):
         return None  # whatever the model cannot do in bfloat16; in float32 its candidates will say it themselves
-    if kept is not None:
-        write_atomically(kept, json.dumps({**read_kept(kept), key: asdict(found)}, indent=1).encode())
+    keep(kept, key, asdict(found))
     return found
 
 

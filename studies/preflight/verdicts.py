@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...evaluators.probing import WINS_FROM, LikedMultiple, ProbeRow
+from ...evaluators.probing import WINS_FROM, LikedMultiple, ProbeRow, is_faster, is_slower
 
 if TYPE_CHECKING:
     from ...evaluators.training_speed import TrainingSpeed
@@ -42,12 +42,12 @@ class Verdict:
     @property
     def is_faster(self) -> bool:
         """Whether it is faster than float32 by more than the noise."""
-        return self.time_ratio is not None and self.time_ratio + max(self.time_spread, WINS_FROM) < 1
+        return self.time_ratio is not None and is_faster(self.time_ratio, self.time_spread)
 
     @property
     def is_slower(self) -> bool:
         """Whether it is slower than float32 by more than the noise."""
-        return self.time_ratio is not None and self.time_ratio - max(self.time_spread, WINS_FROM) > 1
+        return self.time_ratio is not None and is_slower(self.time_ratio, self.time_spread)
 
 
 @dataclass(frozen=True)

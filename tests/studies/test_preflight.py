@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,21 @@ def test_a_model_that_cannot_train_in_bfloat16_is_told_where_that_is_asked(tmp_p
     assert sentences(found_on(), asked) == [
         'a training step in bfloat16 fails here: precision = "float32" in [recovery] may not'
     ]
+
+
+def test_what_is_known_of_training_waits_for_nobody(tmp_path: Path) -> None:
+    spec = load_spec(write_study(tmp_path))
+    task = load_task(spec.task, spec.folder, {})
+    held: list[str] = []
+
+    @contextmanager
+    def alone() -> Iterator[None]:
+        held.append("held")
+        yield
+
+    first, again = (training_speed_of(task, spec, kept=tmp_path / "kept.json", alone=alone) for _ in range(2))
+    assert first == again
+    assert held == ["held"]
 
 
 def test_noise_makes_no_precision_faster() -> None:
