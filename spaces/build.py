@@ -279,10 +279,12 @@ class Builder:
         network = self._start(candidate)
         load_model(network, str(weights))
         choice, settings, inputs = bits_of(candidate), self._quantization, self._calibration
+        # of the network before this training; beside 8-bit activations, with its int8 layers alone
+        table = weights.with_name(f"aware-a{choice.activation_bits}.sensitivity.json")
         bits = bits_by_module(
             network,
             inputs,
-            lambda model, layers: spread_bits(model, layers, layers, choice, inputs.numpy(), settings, None),
+            lambda model, layers: spread_bits(model, layers, layers, choice, inputs.numpy(), settings, table),
             activation_bits=choice.activation_bits,
         )
         return train_aware(

@@ -48,7 +48,7 @@ class BitsAxis(AxisModel):
     weights: Choices[WeightBits] = (2, 3, 4, 8, 32)
     activations: Choices[ActivationBits] = (8, 32)
     allocations: Choices[BitAllocation] = ("uniform",)
-    groups: Annotated[int, Field(ge=1, le=64)] = 4
+    groups: Annotated[int, Field(ge=1, le=512)] = 4
     training: Choices[BitTraining] = ("post",)
 
     @model_validator(mode="after")

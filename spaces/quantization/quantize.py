@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ class QuantizationReach:
 
     Args:
         quantized_layers: Layers whose weight is now stored as integers.
-        all_layers: Conv, Gemm and MatMul layers with a constant float32 weight.
+        all_layers: Layers that hold a float32 weight: Conv, Gemm and MatMul, and operators of other kinds.
         left: Which nodes stay float32, and why, a text for each: layers that are not reached, products of two tensors
             that are both computed, and operators of other kinds that hold weights.
     """
@@ -82,15 +81,15 @@ def quantize(
     inputs = calibration.astype(np.float32, copy=False)
     with_activations = choice.activation_bits == MOST_BITS
     reached = _reached(model, layers, choice.activation_bits)
-    left = tuple(_left(model, layers, reached))
+    reach = _reach(model, layers, reached)
     try:
-        bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity)
+        bits = _spread(model, layers, reached, choice, inputs, settings, learned, sensitivity)
         model = _quantize(model, reached, bits, inputs, settings, learned, zeroing, with_activations)
         _check_result(model, inputs[:_PROBES])
     except RUNTIME_ERRORS as error:
         raise CandidateFailure(STAGE, f"{type(error).__name__}: {error}") from error
     write_model(model, destination, STAGE)
-    return QuantizationReach(len(layers) - len(find_layers(model)), len(layers), left)
+    return replace(reach, quantized_layers=len(layers) - len(find_layers(model)))
 
 
 def quantization_reach(source: Path, activation_bits: int) -> QuantizationReach:
@@ -106,7 +105,7 @@ def quantization_reach(source: Path, activation_bits: int) -> QuantizationReach:
     model = read_model(source, STAGE)
     layers = prepare_layers(model, source.name)
     reached = _reached(model, layers, activation_bits)
-    return QuantizationReach(len(reached), len(layers), tuple(_left(model, layers, reached)))
+    return _reach(model, layers, reached)
 
 
 def zero_weights(
@@ -173,19 +172,41 @@ def _reached(model: onnx.ModelProto, layers: list[Layer], activation_bits: int) 
     return [layer for layer in layers if has_int8_kernel(model, layer)]
 
 
-def _left(model: onnx.ModelProto, layers: list[Layer], reached: list[Layer]) -> Iterator[str]:
-    """Say of each node that stays float32 why it does."""
+def _spread(
+    model: onnx.ModelProto,
+    layers: list[Layer],
+    reached: list[Layer],
+    choice: BitChoice,
+    inputs: np.ndarray,
+    settings: QuantizationSettings,
+    learned: LearnedGrids,
+    sensitivity: Path | None,
+) -> dict[str, int]:
+    """Return the bits of each weight; those that training has rounded have theirs, and no part in a budget."""
+    given = learned.weights_of(model)
+    sharing = [layer for layer in reached if layer.weight_name not in given]
+    asked = sharing if choice.allocation == "budget" else reached
+    bits = spread_bits(model, layers, asked, choice, inputs, settings, sensitivity)
+    return {layer.weight_name: bits.get(layer.weight_name, choice.most_bits) for layer in reached}
+
+
+def _reach(model: onnx.ModelProto, layers: list[Layer], reached: list[Layer]) -> QuantizationReach:
+    """Say how many of all layers are reached, and of each node that stays float32 why it does."""
     known, taken = {layer.node_name for layer in layers}, {layer.node_name for layer in reached}
     constants = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) >= 2}
+    left, others = [], 0
     for node in model.graph.node:
         what = f"{node.op_type} {node.name}"
         if node.name in known - taken:
-            yield f"{what}: a product with a stack of matrices has no int8 kernel"
+            left.append(f"{what}: a product with a stack of matrices has no int8 kernel")
         elif node.op_type in LAYER_OPERATORS and node.name not in known:
-            where = "is its first factor" if node.input[0] in constants else "is no constant float32 tensor"
-            yield f"{what}: the weight {where}"
+            is_first = node.input[0] in constants
+            others += is_first
+            left.append(f"{what}: the weight {'is its first factor' if is_first else 'is no constant float32 tensor'}")
         elif node.op_type in _OTHER_OPERATORS and constants.intersection(node.input):
-            yield f"{what}: weights of this operator stay float32"
+            others += 1
+            left.append(f"{what}: weights of this operator stay float32")
+    return QuantizationReach(len(reached), len(layers) + others, tuple(left))
 
 
 def _check_result(model: onnx.ModelProto, inputs: np.ndarray) -> None:

@@ -382,7 +382,7 @@ def test_the_reach_names_what_stays_float_and_why(tmp_path: Path) -> None:
         choice = BitChoice(4, activation_bits, "budget")
         path = tmp_path / "q.onnx"
         reach = quantize(tmp_path / "float.onnx", path, choice, calibration=inputs.numpy())
-        assert (reach.quantized_layers, reach.all_layers) == (3, 3)
+        assert (reach.quantized_layers, reach.all_layers) == (3, 4)
         kinds = Counter(text.split()[0] + text.partition(":")[2] for text in reach.left)
         assert kinds == {
             "MatMul the weight is no constant float32 tensor": 2,

@@ -54,7 +54,7 @@ def test_what_is_left_alone_is_named(tiny_task: Task, tmp_path: Path) -> None:
     torch.manual_seed(0)
     _, beside_integers, beside_floats = described(tiny_task, Attentive(), tmp_path)
     for sentence in (beside_integers, beside_floats):
-        assert "in 2 of 2 layers (not MatMul" in sentence
+        assert "in 2 of 3 layers (not MatMul" in sentence
         assert "the weight is no constant float32 tensor" in sentence
         assert "not ConvTranspose" in sentence
         assert "weights of this operator stay float32" in sentence

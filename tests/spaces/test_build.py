@@ -28,6 +28,7 @@ from karui.spaces.build_settings import BuildSettings
 from karui.spaces.candidate import Baseline, Candidate, CellNetwork, Student
 from karui.spaces.cells.axis import CellsAxis
 from karui.spaces.cells.genotype import CellGenotype
+from karui.spaces.quantization.sensitivity import sensitivity_table
 from karui.spaces.quantization.settings import QuantizationSettings, Rounding
 from karui.spaces.reach import check_reach
 from karui.spaces.recovery import TrainingReport, train
@@ -319,6 +320,23 @@ def test_a_sensitivity_table_lies_with_its_network(tiny_task: Task, tmp_path: Pa
     assert table.stat().st_mtime_ns == written
     builder._cache.trim(0)
     assert not entry.exists()
+
+
+def test_one_sensitivity_table_serves_all_budgets_that_are_trained_on(
+    tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables: list[onnx.ModelProto] = []
+
+    def watched(model: onnx.ModelProto, *others: Any, **named: Any) -> Any:
+        tables.append(model)
+        return sensitivity_table(model, *others, **named)
+
+    monkeypatch.setattr("karui.spaces.quantization.sensitivity.sensitivity_table", watched)
+    quick = QUANTIZATION.model_copy(update={"rounding": "nearest", "sensitivity_samples": 4})
+    builder = Builder(tiny_task, SETTINGS, tmp_path, quantization=quick)
+    for bits in (2.5, 3, 4):
+        builder.build(Candidate(weight_bits=bits, bit_allocation="budget", bit_training="aware"))
+    assert len(tables) == 1, "of the network before that training; afterwards every weight has its bits"
 
 
 def test_the_cache_holds_plain_files(builder: Builder, tmp_path: Path) -> None:
