@@ -20,6 +20,9 @@ from .task_digest import task_digest
 BUILD_VERSION = 3
 """Raised when a change of the code changes the networks that the same settings give."""
 
+AWARE_VERSION = 2
+"""The same for training with rounded weights."""
+
 _LATER_SETTINGS = {
     "device", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet", "final_factor",
 }  # fmt: skip
@@ -83,6 +86,7 @@ class StageKeys:
     def aware(self, candidate: Candidate, epochs: int) -> str:
         """Return the key of the candidate's network, trained with rounded weights for so many epochs."""
         described = {
+            "version": AWARE_VERSION,
             "network": self.network(candidate),
             "calibration": self._calibration,
             "epochs": epochs,

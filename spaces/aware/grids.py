@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..quantization.learned import ActivationGrid
+from ..quantization.learned import LARGEST_UINT8, ActivationGrid
 from ..quantization.scales import grid_limits
-
-LARGEST_UINT8 = 255
 
 
 class _RoundToGrid(torch.autograd.Function):
@@ -53,14 +51,17 @@ class _LearnedSteps(nn.Module):
 
     start: Tensor
 
-    def __init__(self, start: Tensor) -> None:
+    def __init__(self, start: Tensor, *, most: float = math.inf) -> None:
         super().__init__()
         self.register_buffer("start", start)
         self.log_change = nn.Parameter(torch.zeros_like(start))
+        self._most = most
 
     @property
     def steps(self) -> Tensor:
-        return self.start * self.log_change.exp()
+        """The steps, none larger than the most that it may be."""
+        steps = self.start * self.log_change.exp()
+        return steps if math.isinf(self._most) else steps.clamp(max=self._most)
 
 
 class WeightGrid(_LearnedSteps):
@@ -93,21 +94,35 @@ class InputGrid(_LearnedSteps):
     """The unsigned 8-bit grid of what layers read. Its step is learned, its zero stays where calibration put it.
 
     Args:
-        lowest: Smallest value seen in calibration.
-        highest: Largest value seen.
+        lowest: Where the grid begins, such as the smallest value seen in calibration.
+        highest: Where it ends.
+        limits: What it never reaches beyond: where a Clip makes the inputs, its file has no other trace of its limits
+            than the ends of this grid.
     """
 
-    def __init__(self, lowest: float, highest: float) -> None:
+    def __init__(self, lowest: float, highest: float, limits: tuple[float, float] = (-math.inf, math.inf)) -> None:
         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
         step = max((highest - lowest) / LARGEST_UINT8, torch.finfo(torch.float32).tiny)
-        super().__init__(torch.tensor(step))
-        self.zero_point = round(-lowest / step)
+        zero_point = round(-lowest / step)
+        above, below = LARGEST_UINT8 - zero_point, zero_point
+        most = min(
+            limits[1] / above if above else math.inf,
+            -limits[0] / below if below else math.inf,
+        )
+        super().__init__(torch.tensor(step), most=max(most, step))
+        self.zero_point = zero_point
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the inputs rounded to the grid."""
+        self._stay_within()
         limits = -self.zero_point, LARGEST_UINT8 - self.zero_point
         rounded: Tensor = _RoundToGrid.apply(inputs, self.steps, *limits)
         return rounded
+
+    def _stay_within(self) -> None:
+        """Bring the change back to what the limits allow; beyond, it would have no gradient that led it back."""
+        with torch.no_grad():
+            self.log_change.clamp_(max=math.log(self._most / float(self.start)))
 
     @property
     def grid(self) -> ActivationGrid:

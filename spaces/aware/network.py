@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,8 +18,26 @@ from .grids import InputGrid, WeightGrid
 
 QuantizedModule = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
+Ends = tuple[float, float]
+"""The least and the greatest of some values."""
+
 CELL_MARGIN = 0.1
 """How far inside its cell of the grid, in steps, a weight begins at least: nearer to the edge, a hair would move it."""
+
+
+@dataclass(frozen=True)
+class InputGroup:
+    """Modules that read the same, and so have one grid for it.
+
+    Args:
+        names: Of the modules.
+        ends: From where to where the grid reaches at first; the extremes that calibration shows where None.
+        limits: What it never reaches beyond.
+    """
+
+    names: tuple[str, ...]
+    ends: Ends | None = None
+    limits: Ends = (-math.inf, math.inf)
 
 
 class AwareNetwork(nn.Module):
@@ -58,21 +78,23 @@ class AwareNetwork(nn.Module):
             self._weight_grids[name] = grids[weight]
             parametrize.register_parametrization(module, "weight", grids[weight])
 
-    def round_inputs(self, groups: Iterable[Iterable[str]], calibration: Tensor) -> None:
-        """Put what modules read on grids from the smallest to the largest value that calibration shows.
+    def round_inputs(self, groups: Iterable[InputGroup], calibration: Tensor) -> None:
+        """Put what modules read on grids.
 
         Args:
-            groups: Names of modules; those of one group have one grid.
+            groups: The modules; those of one group have one grid.
             calibration: Inputs of the network, shape (n, *input_shape).
         """
-        ranges = self._ranges(groups := [list(group) for group in groups], calibration)
+        groups = list(groups)
+        ranges = self._ranges([name for group in groups for name in group.names], calibration)
         for group in groups:
-            seen = [ranges[name] for name in group if name in ranges]
+            seen = [ranges[name] for name in group.names if name in ranges]
             if not seen:
                 continue
-            grid = InputGrid(min(low for low, _ in seen), max(high for _, high in seen))
+            lowest, highest = group.ends or around(seen)
+            grid = InputGrid(lowest, highest, group.limits)
             self.input_grids.append(grid)
-            for name in group:
+            for name in group.names:
                 self._grid_of_input[name] = grid
                 self._hooks.append(module_of(self.network, name).register_forward_pre_hook(_rounding(grid)))
 
@@ -91,8 +113,8 @@ class AwareNetwork(nn.Module):
                 parameter.copy_(torch.from_numpy(rounded[name].values))
         return rounded, {name: grid.grid for name, grid in self._grid_of_input.items()}
 
-    def _ranges(self, groups: list[list[str]], calibration: Tensor) -> dict[str, tuple[float, float]]:
-        ranges: dict[str, tuple[float, float]] = {}
+    def _ranges(self, names: list[str], calibration: Tensor) -> dict[str, Ends]:
+        ranges: dict[str, Ends] = {}
 
         def watch(name: str) -> None:
             def look(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -103,15 +125,20 @@ class AwareNetwork(nn.Module):
             hooks.append(module_of(self.network, name).register_forward_pre_hook(look))
 
         hooks: list[torch.utils.hooks.RemovableHandle] = []
-        for group in groups:
-            for name in group:
-                watch(name)
+        for name in names:
+            watch(name)
         with evaluation_mode(self.network):
             for batch in torch.split(calibration, EVALUATION_BATCH):
                 self.network(batch)
         for hook in hooks:
             hook.remove()
         return ranges
+
+
+def around(several: Iterable[Ends]) -> Ends:
+    """Return the ends of the narrowest range that holds all of the given ones, at least one."""
+    lowest, highest = zip(*several, strict=True)
+    return min(lowest), max(highest)
 
 
 def quantizable_modules(network: nn.Module) -> dict[str, QuantizedModule]:

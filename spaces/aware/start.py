@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..quantization.rounding import RoundedWeight, round_weights
-from ..quantization.settings import QuantizationSettings
+from ..quantization.activation_ranges import activation_grids, function_limits
+from ..quantization.bias_correction import correct_biases
+from ..quantization.rounding import RoundedWeight, replace_weights, round_weights
+from ..quantization.settings import ActivationRanges, QuantizationSettings
 from .matching import Exported, along
-from .network import QuantizedModule, module_of
+from .network import InputGroup, QuantizedModule, around, module_of
 
 
 def round_after_training(
@@ -21,7 +24,10 @@ def round_after_training(
     calibration: np.ndarray,
     settings: QuantizationSettings,
 ) -> dict[str, tuple[RoundedWeight, int]]:
-    """Return integers and scales of the modules' weights, and their bits; biases are corrected in place."""
+    """Return integers and scales of the modules' weights, and their bits.
+
+    Biases are corrected in place, and so is the exported model: its weights become the rounded ones.
+    """
     readers = {name: layers for name, layers in exported.readers.items() if name in bits}
     read = {layer.node_name for layers in readers.values() for layer in layers}
     bits_of_weight: dict[str, int] = {}
@@ -30,7 +36,9 @@ def round_after_training(
             bits_of_weight[layer.weight_name] = max(bits[name], bits_of_weight.get(layer.weight_name, 0))
     reached = [layer for layer in exported.layers if layer.node_name in read]
     rounded, shifts = round_weights(exported.model, reached, bits_of_weight, settings=settings, calibration=calibration)
+    replace_weights(exported.model, rounded)
     if settings.bias_correction == "on":
+        correct_biases(exported.model, shifts)
         for name, layers in readers.items():
             found = [shifts[layer.node_name] for layer in layers if layer.node_name in shifts]
             _shift_bias(module_of(folded, name), found)
@@ -45,6 +53,30 @@ def _shift_bias(module: QuantizedModule, shifts: list[np.ndarray]) -> None:
     if shifts and isinstance(module.bias, nn.Parameter):
         with torch.no_grad():
             module.bias.add_(torch.from_numpy(np.mean(shifts, axis=0)).to(module.bias.dtype))
+
+
+def input_groups(
+    exported: Exported, names: Iterable[str], calibration: np.ndarray, how: ActivationRanges
+) -> list[InputGroup]:
+    """Return which modules share a grid for what they read, where it begins, and how far it may reach.
+
+    Args:
+        exported: The network, as :func:`round_after_training` leaves it.
+        names: The modules whose inputs are rounded.
+        calibration: float32, shape (n, *input_shape).
+        how: How ranges are found; training begins where rounding after training leaves them.
+    """
+    tensors = {name: exported.tensors_read(name) for name in names}
+    grids, functions = activation_grids(exported.model, calibration, how), function_limits(exported.model)
+    groups = []
+    for members in grouped_by_input(tensors):
+        read = set().union(*(tensors[name] for name in members))
+        ends = [grids[tensor].ends for tensor in sorted(read) if tensor in grids]
+        limits = [functions[tensor] for tensor in read if tensor in functions]
+        lower = max((each[0] for each in limits), default=-math.inf)
+        upper = min((each[1] for each in limits), default=math.inf)
+        groups.append(InputGroup(tuple(members), around(ends) if ends else None, (lower, upper)))
+    return groups
 
 
 def grouped_by_input(tensors: Mapping[str, set[str]]) -> list[list[str]]:

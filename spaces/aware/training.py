@@ -25,7 +25,7 @@ from ..training_steps import do_nothing
 from .folding import fold_batch_norm
 from .matching import STAGE, Exported, along, export_folded, read_layers, readers_of
 from .network import AwareNetwork
-from .start import grouped_by_input, round_after_training
+from .start import input_groups, round_after_training
 
 LEARNING_RATE_FACTOR = 0.075
 """Peak of the learning rate as a share of that of recovery, 0.0006 at its default. A third of that left a small network
@@ -100,13 +100,14 @@ def train_aware(
         for parameter in folded.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
     exported = export_folded(folded, calibration, activation_bits)
-    start = round_after_training(folded, exported, bits, calibration.numpy(), quantization or QuantizationSettings())
+    quantization, inputs = quantization or QuantizationSettings(), calibration.numpy()
+    start = round_after_training(folded, exported, bits, inputs, quantization)
     if not start:
         raise CandidateFailure(STAGE, f"{type(network).__name__} has no layer that training can round")
     aware = AwareNetwork(folded)
     aware.round_weights(start)
     if activation_bits != FLOAT_BITS:
-        aware.round_inputs(grouped_by_input({name: exported.tensors_read(name) for name in start}), calibration)
+        aware.round_inputs(input_groups(exported, start, inputs, quantization.activation_ranges), calibration)
     report = _train(aware, task, settings, teacher, on_epoch, between_steps)
     weights, activations = aware.bake()
     return AwareResult(folded.eval(), weights, activations, report)

@@ -94,22 +94,33 @@ def within_activation_functions(
     Such a function is left out of the file, the end of its grid standing for it: a grid that goes beyond would let
     values through that the function cuts off.
     """
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     fitted = dict(grids)
-    for node in model.graph.node:
-        if node.op_type not in ("Relu", "Clip") or node.output[0] not in grids:
+    for name, (lower, upper) in function_limits(model).items():
+        if (grid := grids.get(name)) is None:
             continue
-        grid, lower, upper = grids[node.output[0]], 0.0, np.inf
+        lowest, highest = grid.ends
+        # Half a step beyond is rounding.
+        if lowest < lower - grid.scale / 2 or highest > upper + grid.scale / 2:
+            fitted[name] = grid_between(max(lowest, min(lower, 0.0)), min(highest, max(upper, 0.0)))
+    return fitted
+
+
+def function_limits(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """Return between which values a Relu or Clip holds its output, by the name of that tensor; inf where it does not.
+
+    Args:
+        model: A model whose constants are initializers.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    limits = {node.output[0]: (0.0, np.inf) for node in model.graph.node if node.op_type == "Relu"}
+    for node in model.graph.node:
         if node.op_type == "Clip":
             lower, upper = (
                 float(numpy_helper.to_array(tensors[name])) if name in tensors else limit
                 for name, limit in zip([*node.input[1:3], "", ""], (-np.inf, np.inf), strict=False)
             )
-        lowest, highest = -grid.zero_point * grid.scale, (LEVELS - 1 - grid.zero_point) * grid.scale
-        # Half a step beyond is rounding.
-        if lowest < lower - grid.scale / 2 or highest > upper + grid.scale / 2:
-            fitted[node.output[0]] = grid_between(max(lowest, min(lower, 0.0)), min(highest, max(upper, 0.0)))
-    return fitted
+            limits[node.output[0]] = lower, upper
+    return limits
 
 
 def grid_between(lowest: float, highest: float) -> ActivationGrid:

@@ -15,6 +15,8 @@ from ...errors import OutputError
 from ..artifact import write_bytes
 from .rounding import RoundedWeight
 
+LARGEST_UINT8 = 255
+
 _NO_AXIS = -1
 
 
@@ -29,6 +31,11 @@ class ActivationGrid:
 
     scale: float
     zero_point: int
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest real value."""
+        return -self.zero_point * self.scale, (LARGEST_UINT8 - self.zero_point) * self.scale
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from .error_feedback import damped, round_with_feedback
 from .layers import Layer, read_weights
@@ -98,6 +99,13 @@ def round_weights(
             if found:
                 rounded[name] = round_for_inputs(wanted[name], rounded[name], axes[name], found, bits[name])
     return rounded, mean_shifts(layers, weights, {name: each.values for name, each in rounded.items()}, means)
+
+
+def replace_weights(model: onnx.ModelProto, weights: Mapping[str, RoundedWeight]) -> None:
+    """Replace weights, by name, by what they are rounded to, in place."""
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].values, tensor.name))
 
 
 def round_to_nearest(weight: np.ndarray, axis: int, bits: int, settings: QuantizationSettings) -> RoundedWeight:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -24,7 +23,7 @@ from onnxruntime.quantization import (
 from .activation_ranges import BATCH, activation_grids, float_activations, within_activation_functions
 from .layers import LAYER_OPERATORS, Layer, find_layers
 from .learned import ActivationGrid
-from .rounding import RoundedWeight
+from .rounding import RoundedWeight, replace_weights
 from .settings import QuantizationSettings
 
 QUANTIZED_OPERATORS = (
@@ -82,8 +81,10 @@ def quantize_weights_and_activations(
             from, as the output of a MaxPool does.
     """
     reached = {layer.node_name for layer in find_layers(model) if layer.weight_name in weights}
+    overrides = _replace_weights(model, weights)
+    # of the rounded network: with its biases, corrected for that, the float weights would give other activations
     grids = {**activation_grids(model, calibration, settings.activation_ranges), **activations}
-    overrides = _replace_weights(model, weights) | _activation_overrides(model, grids)
+    overrides |= _activation_overrides(model, grids)
     excluded = [node.name for node in model.graph.node if node.op_type in LAYER_OPERATORS and node.name not in reached]
     # The mark of onnxruntime's own pre-processing; ours is the exporter's folding and remove_identities.
     mark = model.metadata_props.add()
@@ -120,12 +121,11 @@ def has_int8_kernel(model: onnx.ModelProto, layer: Layer) -> bool:
 
 def _replace_weights(model: onnx.ModelProto, weights: dict[str, RoundedWeight]) -> dict[str, list[dict[str, Any]]]:
     """Replace weights by their rounded values and return the scales in the form that onnxruntime takes them."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     overrides: dict[str, list[dict[str, Any]]] = {}
     zero = np.array(0, dtype=np.int8)
+    # Already on the grid here: onnxruntime rounds to nearest, and clips to 8 bits only.
+    replace_weights(model, weights)
     for name, rounded in weights.items():
-        # Already on the grid here: onnxruntime rounds to nearest, and clips to 8 bits only.
-        tensors[name].CopyFrom(numpy_helper.from_array(rounded.values, name))
         axis = {} if rounded.channel_axis is None else {"axis": rounded.channel_axis}
         overrides[name] = [
             {"quant_type": QuantType.QInt8, "scale": scale, "zero_point": zero, **axis} for scale in rounded.scales

@@ -29,7 +29,7 @@ from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.learned import ActivationGrid, LearnedGrids
 from karui.spaces.quantization.quantize import quantize
 from karui.spaces.quantization.rounding import RoundedWeight
-from karui.spaces.quantization.settings import QuantizationSettings
+from karui.spaces.quantization.settings import ActivationRanges, QuantizationSettings
 from karui.spaces.recovery import TrainingSettings, metric_of, train
 from karui.spaces.task import Task
 
@@ -45,6 +45,7 @@ def aware(
     weight_bits: int = 2,
     activation_bits: int = 32,
     teacher: nn.Module | None = None,
+    quantization: QuantizationSettings | None = None,
 ) -> AwareResult:
     calibration = task.calibration_batch(64)
     most_bits = 7 if activation_bits == 8 else 8
@@ -62,17 +63,39 @@ def aware(
         bits=bits,
         activation_bits=activation_bits,
         calibration=calibration,
+        quantization=quantization,
     )
 
 
-def quantized_file(network: nn.Module, task: Task, choice: BitChoice, path: Path, result: AwareResult | None) -> Path:
+def quantized_file(
+    network: nn.Module,
+    task: Task,
+    choice: BitChoice,
+    path: Path,
+    result: AwareResult | None,
+    quantization: QuantizationSettings | None = None,
+) -> Path:
     """Export and quantize as a study does, the grids kept in a file between."""
     calibration = task.calibration_batch(64)
     source, grids, destination = path / "float.onnx", path / "grids.npz", path / "rounded.onnx"
     export_onnx(network, calibration[:8], source)
     (LearnedGrids() if result is None else learned_grids(result, source)).save(grids)
-    quantize(source, destination, choice, calibration=calibration.numpy(), learned=LearnedGrids.load(grids))
+    quantize(
+        source, destination, choice, calibration=calibration.numpy(), settings=quantization,
+        learned=LearnedGrids.load(grids),
+    )  # fmt: skip
     return destination
+
+
+def grids_of_activations(path: Path) -> set[tuple[float, int]]:
+    """Return scale and zero point of every activation that the file rounds."""
+    model = onnx.load(path)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return {
+        (float(tensors[node.input[1]]), int(tensors[node.input[2]]))
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and tensors[node.input[1]].ndim == 0
+    }
 
 
 def outputs_of(path: Path, inputs: Tensor) -> np.ndarray:
@@ -220,6 +243,21 @@ def test_inputs_are_rounded_as_onnx_says(lowest: float, highest: float, seed: in
     assert grid(torch.zeros(1)).item() == 0.0
 
 
+@given(st.floats(-1, 0), st.floats(0.5, 6), st.floats(-2, 2))
+@settings(deadline=None, max_examples=40)
+def test_grids_never_reach_beyond_their_limits(lowest: float, highest: float, change: float) -> None:
+    free, held = InputGrid(lowest, highest), InputGrid(lowest, highest, (-1.0, 6.0))
+    for grid in (free, held):
+        with torch.no_grad():
+            grid.log_change.fill_(change)
+    start, step = held.start.item(), free.grid.scale
+    allowed = min(6.0 / (255 - held.zero_point), 1.0 / held.zero_point if held.zero_point else math.inf)
+    assert held.grid.scale == pytest.approx(min(step, max(allowed, start)), rel=1e-6)
+    assert held(torch.linspace(-9, 9, 50)).max().item() <= max(6.0, 255 * start) * 1.000001
+    held(torch.zeros(1)).sum().backward()
+    assert held.log_change.item() <= max(math.log(max(allowed, start) / start), 0.0) + 1e-6, "brought back"
+
+
 # training
 
 
@@ -244,6 +282,48 @@ def test_epoch_zero_is_what_rounding_after_training_gives(
         outputs = result.network(inputs_of(tiny_task)).numpy()
     assert relative_difference(outputs, outputs_of(path, inputs_of(tiny_task))) < FLOAT_TOLERANCE
     assert result.report.best_epoch == 0
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse"])
+def test_epoch_zero_has_the_ranges_that_rounding_after_training_finds(
+    trained: nn.Module, tiny_task: Task, tmp_path: Path, ranges: ActivationRanges
+) -> None:
+    quantization = QuantizationSettings(activation_ranges=ranges)
+    result = aware(trained, tiny_task, replace(QUICK, epochs=0), activation_bits=8, quantization=quantization)
+    plain = quantized_file(trained, tiny_task, BitChoice(2, 8), tmp_path, None, quantization)
+    for grid in result.activations.values():
+        # two exports of the network differ in the last digits
+        assert any(
+            grid.zero_point == zero_point and grid.scale == pytest.approx(scale, rel=1e-3)
+            for scale, zero_point in grids_of_activations(plain)
+        )
+
+
+class Clipped(nn.Module):
+    """(n, 2, 6, 6): convolutions whose outputs reach beyond the 6 at which they are cut off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = nn.functional.relu6(4 * self.first(inputs))
+        features = nn.functional.relu6(4 * self.second(features))
+        outputs: Tensor = self.head(features.mean((2, 3)))
+        return outputs
+
+
+def test_ends_of_a_relu6_are_no_ends_that_training_moves_outwards(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, inputs = Clipped().eval(), 3 * torch.randn(96, 2, 6, 6)
+    task = task_for(network, inputs)
+    result = aware(network, task, replace(QUICK, epochs=3, learning_rate=0.5), activation_bits=8)
+    assert result.report.best_epoch > 0
+    path = quantized_file(result.network, task, BitChoice(2, 8), tmp_path, result)
+    held = grids_of_activations(path)
+    assert {(grid.scale, grid.zero_point) for grid in result.activations.values()} <= held
+    assert max(grid.ends[1] for name, grid in result.activations.items() if name != "first") <= 6.0 + 1e-5
 
 
 def test_it_never_ends_worse_than_it_starts(trained: nn.Module, tiny_task: Task) -> None:
@@ -412,14 +492,7 @@ def rounded_inputs(grid: ActivationGrid, _module: nn.Module, arguments: tuple[Te
 
 def test_grids_of_activations_are_in_the_file(trained: nn.Module, tiny_task: Task, tmp_path: Path) -> None:
     result = aware(trained, tiny_task, activation_bits=8)
-    path = quantized_file(result.network, tiny_task, BitChoice(2, 8), tmp_path, result)
-    model = onnx.load(path)
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    held = {
-        (float(tensors[node.input[1]]), int(tensors[node.input[2]]))
-        for node in model.graph.node
-        if node.op_type == "QuantizeLinear" and tensors[node.input[1]].ndim == 0
-    }
+    held = grids_of_activations(quantized_file(result.network, tiny_task, BitChoice(2, 8), tmp_path, result))
     assert set(result.activations) == set(result.weights)
     assert {(grid.scale, grid.zero_point) for grid in result.activations.values()} <= held
     # the first convolution of a stage and the shortcut beside it read the same tensor
