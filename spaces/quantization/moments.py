@@ -17,7 +17,10 @@ MOST_ROWS = 16_384
 """Positions of a layer's input that enter its second moments; of more, a random choice."""
 
 MOST_COLUMNS = 8_192
-"""Layers with more weights per output are left to rounding to nearest: the matrix would take half a gigabyte."""
+"""Of layers with more weights per output, rows of inputs are kept: the matrix would take half a gigabyte and more."""
+
+MOST_WIDE_ROWS = 2_048
+"""So many of them at most."""
 
 _MOST_BYTES = 2**30
 """Second moments held at a time; a network with more is run again for the rest."""
@@ -30,12 +33,27 @@ class Moments:
     """Statistics of a layer's unfolded inputs.
 
     Args:
-        second: Sum of x x^T over the rows seen, shape (groups, columns, columns).
+        second: Sum of x x^T over the rows seen, shape (groups, columns, columns); (groups, 0, 0) for layers too wide
+            for it.
         mean: Mean over all rows, shape (groups, columns).
+        rows: Of those, some of the rows themselves, shape (groups, rows, columns); else None.
     """
 
     second: np.ndarray
     mean: np.ndarray
+    rows: np.ndarray | None = None
+
+
+def summed_second(found: list[Moments]) -> np.ndarray | None:
+    """Return the second moments of all layers that read one weight, summed.
+
+    Args:
+        found: Theirs, at least one; where the layers divide the weight into groups differently, or are too wide for
+            second moments, the answer is None.
+    """
+    if len({len(moments.second) for moments in found}) != 1 or not found[0].second.size:
+        return None
+    return np.asarray(np.sum([moments.second for moments in found], axis=0))
 
 
 @dataclass(frozen=True)
@@ -46,8 +64,12 @@ class _Watched:
     columns: int
 
     @property
+    def is_wide(self) -> bool:
+        return self.columns > MOST_COLUMNS
+
+    @property
     def moment_bytes(self) -> int:
-        return 8 * self.unfolding.groups * self.columns**2
+        return self.unfolding.groups * self.columns * (4 * MOST_WIDE_ROWS if self.is_wide else 8 * self.columns)
 
 
 class MomentSource:
@@ -80,8 +102,7 @@ def input_moments(
 ) -> Iterator[dict[str, Moments]]:
     """Yield the moments of the layers' inputs by node name, in portions that fit into memory.
 
-    Layers without moments are left out: products with a stack of matrices or with a constant, and those of more than
-    ``MOST_COLUMNS`` weights per output.
+    Layers without moments are left out: products with a stack of matrices or with a constant.
 
     Args:
         model: Float32 model with one input.
@@ -107,7 +128,7 @@ def _watchable(model: onnx.ModelProto, layers: list[Layer]) -> list[_Watched]:
         node, shape = nodes[layer.node_name], shapes[layer.weight_name]
         unfolding = unfolding_of(node, shape)
         columns = int(np.prod(shape)) // shape[layer.channel_axis]
-        if unfolding is not None and node.input[0] not in shapes and columns <= MOST_COLUMNS:
+        if unfolding is not None and node.input[0] not in shapes:
             found.append(_Watched(layer, node.input[0], unfolding, columns))
     return found
 
@@ -118,25 +139,48 @@ def _run(
     fed = model.graph.input[0].name
     session = _session(model, {watched.tensor for watched in portion} - {fed})
     names = [value.name for value in session.get_outputs()]
-    generators = [np.random.default_rng([seed, index]) for index in range(len(portion))]
-    seconds = [np.zeros((each.unfolding.groups, each.columns, each.columns)) for each in portion]
-    means = [np.zeros((each.unfolding.groups, each.columns)) for each in portion]
+    seen = [_Sums(watched, np.random.default_rng([seed, index])) for index, watched in enumerate(portion)]
     batch_size = min(_MOST_BATCH, max(1, _BATCH_ELEMENTS // max(1, calibration[0].size)))
     for start in range(0, len(calibration), batch_size):
         batch = calibration[start : start + batch_size]
         # With the network's own outputs, so that a graph that cannot run is refused by the runtime, in its words.
         tensors = dict(zip(names, session.run(None, {fed: batch}), strict=True))
         tensors[fed] = batch
-        share = len(batch) / len(calibration)
-        for index, watched in enumerate(portion):
-            inputs = np.asarray(tensors[watched.tensor])
-            rows = watched.unfolding.rows(inputs, max(1, int(MOST_ROWS * share)), generators[index])
-            seconds[index] += np.swapaxes(rows, 1, 2) @ rows
-            means[index] += share * watched.unfolding.mean(inputs)
-    return {
-        watched.layer.node_name: Moments(second, mean)
-        for watched, second, mean in zip(portion, seconds, means, strict=True)
-    }
+        for sums in seen:
+            sums.add(np.asarray(tensors[sums.watched.tensor]), len(batch) / len(calibration))
+    return {sums.watched.layer.node_name: sums.moments() for sums in seen}
+
+
+class _Sums:
+    """What one layer's inputs add up to, batch after batch.
+
+    Args:
+        watched: The layer.
+        generator: Chooses positions where there are too many.
+    """
+
+    def __init__(self, watched: _Watched, generator: np.random.Generator) -> None:
+        self.watched = watched
+        self._generator = generator
+        groups, columns = watched.unfolding.groups, watched.columns
+        side = 0 if watched.is_wide else columns
+        self._second = np.zeros((groups, side, side))
+        self._mean = np.zeros((groups, columns))
+        self._rows: list[np.ndarray] = []
+
+    def add(self, inputs: np.ndarray, share: float) -> None:
+        """Add a batch, which is such a share of all."""
+        most = MOST_WIDE_ROWS if self.watched.is_wide else MOST_ROWS
+        rows = self.watched.unfolding.rows(inputs, max(1, int(most * share)), self._generator)
+        if self.watched.is_wide:
+            self._rows.append(rows)
+        else:
+            self._second += np.swapaxes(rows, 1, 2) @ rows
+        self._mean += share * self.watched.unfolding.mean(inputs)
+
+    def moments(self) -> Moments:
+        """Return what has been found."""
+        return Moments(self._second, self._mean, np.concatenate(self._rows, axis=1) if self._rows else None)
 
 
 def _session(model: onnx.ModelProto, wanted: set[str]) -> onnxruntime.InferenceSession:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -11,11 +11,12 @@ from onnx import numpy_helper
 
 from .error_feedback import damped, round_with_feedback
 from .layers import Layer, read_weights
-from .moments import Moments, MomentSource
+from .moments import Moments, MomentSource, summed_second
 from .scales import along_axis, mse_scales, range_scales, round_to_grid
 from .settings import QuantizationSettings
 from .shifts import Shifts, mean_shifts
 from .unfolding import as_rows, from_rows
+from .wide_layers import round_in_blocks
 from .zeroing import Zeroing, readers_of, zeroed_weights
 
 REACHES = (1.0, 0.9, 0.8, 0.7, 0.6)
@@ -138,13 +139,15 @@ def round_for_inputs(
             groups differently, nothing can be made of them, and it stays rounded to nearest.
         bits: 2 to 8.
     """
-    groups = len(found[0].second)
-    if any(len(moments.second) != groups for moments in found):
+    if found[0].rows is not None:
+        return _round_wide(weight, nearest, axis, found, bits)
+    second = summed_second(found)
+    if second is None:
         return nearest
-    second = np.sum([moments.second for moments in found], axis=0)
     curvature = damped(second)
     if curvature is None or bits >= FINE_BITS:
         return _with_feedback(weight, nearest, axis, second, bits)
+    groups = len(second)
     rows = as_rows(weight, axis, groups).astype(np.float64)
     best, least = nearest, np.full(rows.shape[:2], np.inf)
     for reach in REACHES:
@@ -157,6 +160,22 @@ def round_for_inputs(
             errors = np.full_like(errors, errors.sum())
         best, least = _better_rows(best, tried, (errors < least).reshape(-1), axis), np.minimum(errors, least)
     return best
+
+
+def _round_wide(
+    weight: np.ndarray, nearest: RoundedWeight, axis: int, found: list[Moments], bits: int
+) -> RoundedWeight:  # fmt: skip
+    """Round a weight of which only rows of inputs are known; see :func:`round_for_inputs`."""
+    seen = [moments.rows for moments in found if moments.rows is not None]
+    if len({len(rows) for rows in seen}) != 1:
+        return nearest
+    inputs = np.concatenate(seen, axis=1)
+    if not np.isfinite(inputs).all():
+        return nearest
+    rows = as_rows(weight, axis, len(inputs))
+    scales = np.broadcast_to(nearest.scales, weight.shape[axis]).reshape(rows.shape[:2])
+    integers = [round_in_blocks(rows[group], scales[group], inputs[group], bits) for group in range(len(rows))]
+    return replace(nearest, integers=from_rows(np.stack(integers), weight.shape, axis))
 
 
 def _with_feedback(weight: np.ndarray, start: RoundedWeight, axis: int, second: np.ndarray, bits: int) -> RoundedWeight:

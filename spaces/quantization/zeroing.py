@@ -14,7 +14,7 @@ from ..sparsity.names import ZeroPattern
 from ..sparsity.patterns import TINY_LAYER, check_fraction
 from .error_feedback import damped
 from .layers import Layer, read_weights
-from .moments import Moments, MomentSource
+from .moments import Moments, MomentSource, summed_second
 from .settings import QuantizationSettings
 from .shifts import Shifts, mean_shifts
 from .unfolding import as_rows, from_rows
@@ -69,10 +69,9 @@ def seen_weights(
     for portion in portions:
         for name in list(left):
             found = [portion[layer.node_name] for layer in readers[name] if layer.node_name in portion]
-            if found and len({len(moments.second) for moments in found}) == 1:
+            if found and (second := summed_second(found)) is not None:
                 del left[name]
-                rows = as_rows(weights[name], readers[name][0].channel_axis, len(found[0].second))
-                yield name, SeenWeight(rows, np.sum([moments.second for moments in found], axis=0))
+                yield name, SeenWeight(as_rows(weights[name], readers[name][0].channel_axis, len(second)), second)
     for name in left:
         yield name, SeenWeight(as_rows(weights[name], readers[name][0].channel_axis, 1), None)
 

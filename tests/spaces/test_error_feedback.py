@@ -18,6 +18,8 @@ from torch import nn
 
 from karui.spaces.export import export_onnx
 from karui.spaces.onnx_file import constants_to_initializers
+from karui.spaces.quantization import moments as moments_module
+from karui.spaces.quantization import wide_layers
 from karui.spaces.quantization.allocation import uniform_bits
 from karui.spaces.quantization.bias_correction import correct_biases
 from karui.spaces.quantization.bit_choice import BitChoice
@@ -278,6 +280,84 @@ def test_of_many_positions_a_seeded_choice_is_seen() -> None:
 def test_rows_and_back(shape: tuple[int, ...], axis: int, groups: int) -> None:
     weight = np.arange(np.prod(shape)).reshape(shape)
     np.testing.assert_array_equal(from_rows(as_rows(weight, axis, groups), shape, axis), weight)
+
+
+# --- layers too wide for second moments -------------------------------------------------------------------------------
+
+WIDE = {"gemm": (20, 5), "transposed": (5, 20), "conv": (6, 5, 2, 2)}
+"""20 weights an output, in blocks of 7 at most; the convolution has 2 groups of 3 outputs."""
+
+
+def wide_case(name: str) -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
+    """Return a layer, its inputs, and those unfolded, shape (groups, rows, 20)."""
+    rng = np.random.default_rng(7)
+    weight = rng.normal(size=WIDE[name]).astype(np.float32)
+    if name == "conv":
+        inputs = correlated(rng, 60, 40).reshape(60, 10, 2, 2).astype(np.float32)
+        return layer_model("Conv", weight, (None, 10, 2, 2), group=2), inputs, inputs.reshape(60, 2, 20).swapaxes(0, 1)
+    inputs = correlated(rng, 200, 20).astype(np.float32)
+    transposed = {"transB": 1} if name == "transposed" else {}
+    return layer_model("Gemm", weight, (None, 20), **transposed), inputs, inputs[None]
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_layers_see_their_rows_and_lose_less_than_by_rounding_to_nearest(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs, unfolded = wide_case(name)
+    (layer,) = find_layers(model)
+    weight = numpy_helper.to_array(model.graph.initializer[0])
+    rows = as_rows(weight, layer.channel_axis, len(unfolded)).astype(np.float64)
+
+    def error(how: QuantizationSettings) -> float:
+        rounded, _ = round_weights(model, [layer], {layer.weight_name: 4}, settings=how, calibration=inputs)
+        lost = rows - as_rows(rounded[layer.weight_name].values, layer.channel_axis, len(unfolded))
+        return float(np.square(np.einsum("gnk,gok->gno", unfolded, lost)).sum())
+
+    whole, nearest = error(FEEDBACK), error(QuantizationSettings(rounding="nearest"))
+    monkeypatch.setattr(moments_module, "MOST_COLUMNS", 19)
+    monkeypatch.setattr(wide_layers, "BLOCK_COLUMNS", 7)
+    found = moments_of(model, inputs)
+    assert found.rows is not None
+    np.testing.assert_allclose(found.rows, unfolded, rtol=1e-6)
+    assert error(FEEDBACK) < 0.75 * nearest
+    assert error(FEEDBACK) < 1.5 * whole
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_blocks_make_good_what_those_before_them_left(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of features that never fall below zero, as behind a Relu: each block for itself adds up to more than that."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(500, 12)) @ rng.normal(size=(12, 96)) + 0.5 * rng.normal(size=(500, 96))
+    inputs, weight = np.maximum(hidden, 0.0), rng.normal(size=(8, 96))
+    scales = mse_scales(weight.astype(np.float32), bits, 0)
+
+    def error(integers: np.ndarray) -> float:
+        assert LIMITS[bits][0] <= integers.min() <= integers.max() <= LIMITS[bits][1]
+        return float(np.square(inputs @ (weight - integers * scales[:, None]).T).sum())
+
+    monkeypatch.setattr(wide_layers, "BLOCK_COLUMNS", 24)
+    in_blocks = error(wide_layers.round_in_blocks(weight, scales, inputs, bits))
+    alone = [
+        wide_layers.round_in_blocks(weight[:, first : first + 24], scales, inputs[:, first : first + 24], bits)
+        for first in range(0, 96, 24)
+    ]
+    monkeypatch.setattr(wide_layers, "BLOCK_COLUMNS", 96)
+    whole = error(wide_layers.round_in_blocks(weight, scales, inputs, bits))
+    assert in_blocks < 0.7 * error(np.concatenate(alone, axis=1))
+    assert in_blocks < 0.5 * error(round_to_grid(weight.astype(np.float32), scales, bits, 0))
+    assert whole < in_blocks < 3 * whole
+
+
+def test_one_block_is_plain_error_feedback_and_zeros_stay() -> None:
+    rng = np.random.default_rng(3)
+    weight, inputs = rng.normal(size=(6, 12)), correlated(rng, 50, 12)
+    weight[rng.random(weight.shape) < 0.3] = 0.0
+    scales, _, alone = both_roundings(weight.astype(np.float32), inputs, 4)
+    np.testing.assert_array_equal(wide_layers.round_in_blocks(weight.astype(np.float32), scales, inputs, 4), alone)
+    with pytest.MonkeyPatch.context() as changes:
+        changes.setattr(wide_layers, "BLOCK_COLUMNS", 5)
+        assert not wide_layers.round_in_blocks(weight, scales, inputs, 4)[weight == 0].any()
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
