@@ -6,7 +6,7 @@ What it does not fold, and what is therefore not used: ``NonZero``, ``ScatterEle
 from __future__ import annotations
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from . import lookups, shifts
 from .bits import padded_length
@@ -30,24 +30,31 @@ def add_dense(chain: Chain, tensors: dict[str, np.ndarray], bits: int) -> None:
 
 
 def add_sparse(chain: Chain, tensors: dict[str, np.ndarray], bits: int) -> None:
-    """Store int8 or float32 tensors as one bit of mask each and non-zeros of so many bits; see :func:`add_dense`."""
+    """Store int8, float16 or float32 tensors as one bit of mask each and non-zeros; see :func:`add_dense`.
+
+    Of float16, no value may be NaN: the runtime puts values in place as float32, which tells not all of those apart.
+    """
     values = _flat(tensors)
     mask = nonzero_mask(values)
     # The zero in front is what every masked element points at where weights are unpacked by shifts.
     stored = np.concatenate([np.zeros(1, dtype=values.dtype), values[mask]])
     by_lookup = _by_lookup(chain, len(values))
-    if values.dtype == np.float32 or bits == 8:
+    if values.dtype != np.int8 or bits == 8:
         found, length = chain.constant(stored), len(stored)
+        if values.dtype == np.float16:
+            found = chain.add("Cast", found, to=TensorProto.FLOAT)
     else:
         unpack = lookups.unpack_signed if by_lookup else shifts.unpack_signed
         found, length = chain.reshape(unpack(chain, stored, bits), -1), padded_length(len(stored), bits)
     unpacked = lookups.spread(chain, found, length, mask) if by_lookup else shifts.spread(chain, found, mask)
+    if values.dtype == np.float16:
+        unpacked = chain.add("Cast", unpacked, to=TensorProto.FLOAT16)
     _distribute(chain, unpacked, padded_length(len(values), 1), tensors)
 
 
 def nonzero_mask(values: np.ndarray) -> np.ndarray:
     """Return where values differ, bit for bit, from zero; -0.0 counts as different, for packing loses nothing."""
-    mask: np.ndarray = values.view(np.int32 if values.dtype == np.float32 else np.int8) != 0
+    mask: np.ndarray = values.view(f"i{values.itemsize}") != 0
     return mask
 
 

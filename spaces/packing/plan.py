@@ -12,7 +12,7 @@ from .chain import Chain
 from .graph import FEWEST_LOOKUP_ELEMENTS, add_dense, add_sparse, nonzero_mask
 
 FEWEST_ELEMENTS = 32
-FLOAT_BITS = 32
+_FLOATS = {16: np.float16, 32: np.float32}
 
 _BYTES_PER_TENSOR = 36
 """What a packed tensor needs beside its values more than a plain one: a Reshape, a Split output, a shape."""
@@ -23,7 +23,7 @@ class Form:
     """How the tensors of one group are stored.
 
     Args:
-        bits: Bits of a stored value; 32 for float32.
+        bits: Bits of a stored value; 16 for float16, 32 for float32.
         sparse: Whether a mask says which values are stored.
     """
 
@@ -40,7 +40,7 @@ class Group:
 
 
 def plan(tensors: dict[str, np.ndarray], opset: int) -> list[Group]:
-    """Return the groups in which int8 and float32 tensors take the fewest bytes; a tensor left out stays plain.
+    """Return the groups in which the tensors, int8 or floating, take the fewest bytes; one that is left out stays plain.
 
     Every form starts out allowed. Then the form whose loss saves most is given up, its tensors going to their next
     best one, until every form that is left earns the bytes of its nodes.
@@ -63,8 +63,10 @@ def _costs(tensor: np.ndarray) -> dict[Form, float]:
     extra = _BYTES_PER_TENSOR if tensor.ndim != 1 else 0
     nonzeros = int(np.count_nonzero(nonzero_mask(tensor.ravel())))
     mask_bytes = tensor.size / 8
-    if tensor.dtype == np.float32:
-        return {Form(FLOAT_BITS, True): extra + mask_bytes + 4 * nonzeros}
+    if tensor.dtype != np.int8:
+        form = Form(8 * tensor.itemsize, True)
+        packable = tensor.dtype == np.float32 or not np.isnan(tensor).any()
+        return {form: extra + mask_bytes + tensor.itemsize * nonzeros} if packable else {}
     costs = {}
     for bits in range(fewest_bits(tensor), 9):
         if bits < 8:
@@ -110,7 +112,7 @@ def add_group(chain: Chain, form: Form, tensors: dict[str, np.ndarray]) -> None:
 def _chain_bytes(form: Form, opset: int) -> int:
     """Return what the nodes of a group take, whatever it holds: built once for a tensor of next to nothing."""
     chain = Chain("a", opset)
-    dtype = np.float32 if form.bits == FLOAT_BITS else np.int8
+    dtype = _FLOATS.get(form.bits, np.int8)
     add_group(chain, form, {"b": np.zeros(8, dtype=dtype), "c": np.zeros(8, dtype=dtype)})
     # A message inside a graph is preceded by its tag and its length, of one byte each.
     node_bytes = sum(int(node.ByteSize()) + 2 for node in chain.nodes)

@@ -11,7 +11,7 @@ class PackedTensor:
 
     Args:
         name: Its name in the unpacked file.
-        bits: Bits of each stored value; 32 for float32 values.
+        bits: Bits of each stored value; 16 for float16 values, 32 for float32 ones.
         sparse: Whether it is stored as a mask and its non-zeros.
         elements: How many elements it has, zeros included.
     """

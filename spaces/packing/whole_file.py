@@ -18,6 +18,7 @@ from .report import PackedTensor, PackingReport
 from .strip import fixed_names, merge_initializers, strip
 
 _STAGE = "packing"
+_PACKABLE = (TensorProto.INT8, TensorProto.FLOAT16, TensorProto.FLOAT)
 
 
 def pack(source: Path, destination: Path) -> PackingReport:
@@ -80,7 +81,7 @@ def _pack_weights(model: onnx.ModelProto) -> tuple[PackedTensor, ...]:
     weights = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
-        if tensor.data_type in (TensorProto.INT8, TensorProto.FLOAT) and tensor.name not in fixed
+        if tensor.data_type in _PACKABLE and tensor.name not in fixed
     }
     groups = plan(weights, chain.opset)
     for group in groups:

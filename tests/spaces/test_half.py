@@ -90,3 +90,20 @@ def test_weight_beyond_float16_is_a_failure_of_the_candidate(tmp_path: Path) -> 
 def test_network_without_large_tensors_has_nothing_to_store(tmp_path: Path) -> None:
     with pytest.raises(CandidateFailure, match="no float32 tensor of 64 values or more"):
         store_in_half(product(np.ones((7, 9), np.float32), tmp_path / "plain.onnx"), tmp_path / "half.onnx")
+
+
+def test_zeros_take_fewer_bytes_beside_16_bits_than_beside_32(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    weight = np.where(chance.random((200, 300)) < 0.8, 0.0, chance.normal(size=(200, 300))).astype(np.float32)
+    plain = product(weight, tmp_path / "plain.onnx")
+    store_in_half(plain, tmp_path / "half.onnx")
+    sizes = {}
+    for name in ("plain", "half"):
+        pack(tmp_path / f"{name}.onnx", tmp_path / f"{name}-packed.onnx")
+        sizes[name] = (tmp_path / f"{name}-packed.onnx").stat().st_size
+    kept = int(np.count_nonzero(weight))  # what is added are the nodes that unpack, and their tables
+    assert 0 < sizes["half"] - (60_000 / 8 + 2 * kept) < 4_000
+    assert 0 < sizes["plain"] - (60_000 / 8 + 4 * kept) < 4_000
+    inputs = chance.normal(size=(3, 200)).astype(np.float32)
+    outputs = run_in_batches(onnx.load(tmp_path / "half-packed.onnx"), inputs, 3)
+    np.testing.assert_allclose(outputs, inputs @ weight.astype(np.float16).astype(np.float32), rtol=1e-4, atol=1e-4)

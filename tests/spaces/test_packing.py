@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -229,14 +230,19 @@ def test_any_int8_tensors_come_back(
 
 
 @WAYS
-@given(hnp.arrays(np.float32, SHAPES, elements=st.one_of(st.just(0.0), st.floats(width=32))))
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_floats_come_back_with_minus_zero_and_nan(
+@given(
+    st.one_of(
+        hnp.arrays(np.float32, SHAPES, elements=st.one_of(st.just(0.0), st.floats(width=32))),
+        hnp.arrays(np.float16, SHAPES, elements=st.one_of(st.just(0.0), st.floats(width=16, allow_nan=False))),
+    )
+)
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_floats_come_back_with_minus_zero_and_those_of_32_bits_with_nan(
     monkeypatch: pytest.MonkeyPatch, fewest_lookup_elements: int, values: np.ndarray
 ) -> None:
     monkeypatch.setattr(unpacking, "FEWEST_LOOKUP_ELEMENTS", fewest_lookup_elements)
     chain = Chain("p", 18)
-    add_group(chain, Form(32, True), {"t": values})
+    add_group(chain, Form(8 * values.itemsize, True), {"t": values})
     model = outputs_of({"t": values}, chain.nodes, chain.initializers, 18)
     assert_same({"t": values}, read_back(onnxruntime.InferenceSession(model.SerializeToString()), {"t": values}))
 
@@ -249,10 +255,12 @@ def test_the_runtime_folds_every_form_of_every_opset(
     monkeypatch.setattr(unpacking, "FEWEST_LOOKUP_ELEMENTS", fewest_lookup_elements)
     chain = Chain("p", opset)
     tensors: dict[str, np.ndarray] = {}
-    for form in [*(Form(bits, sparse) for bits in range(1, 9) for sparse in (False, True)), Form(32, True)]:
+    floats: dict[int, Any] = {16: np.float16, 32: np.float32}
+    forms = [*(Form(bits, sparse) for bits in range(1, 9) for sparse in (False, True)), Form(16, True), Form(32, True)]
+    for form in forms:
         shapes, bits = {"a": (5, 7, 3), "b": (50,), "c": (4, 4)}, min(form.bits, 8)
         group = {f"{name}_{form.bits}_{form.sparse}": integers(shape, bits, 0.3) for name, shape in shapes.items()}
-        group = {name: value.astype(np.float32 if form.bits == 32 else np.int8) for name, value in group.items()}
+        group = {name: value.astype(floats.get(form.bits, np.int8)) for name, value in group.items()}
         add_group(chain, form, group)
         tensors |= group
     onnx.save(weights_as_outputs(tensors, chain.nodes, chain.initializers, opset), tmp_path / "group.onnx")
@@ -286,15 +294,18 @@ def test_many_zeros_take_one_bit_each(tmp_path: Path) -> None:
     assert_same(tensors, read_back(open_file(tmp_path / "packed.onnx"), tensors))
 
 
-def test_float_weights_with_zeros_are_packed_and_dense_ones_are_not(tmp_path: Path) -> None:
-    dense = RNG.normal(size=(50, 60)).astype(np.float32)
-    sparse = np.where(RNG.random((50, 60)) < 0.8, 0, RNG.normal(size=(50, 60))).astype(np.float32)
-    sparse[0, :3] = [-0.0, np.nan, np.inf]
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_float_weights_with_zeros_are_packed_and_dense_ones_are_not(tmp_path: Path, dtype: Any) -> None:
+    dense = RNG.normal(size=(50, 60)).astype(dtype)
+    sparse = np.where(RNG.random((50, 60)) < 0.8, 0, RNG.normal(size=(50, 60))).astype(dtype)
+    sparse[0, :3] = [-0.0, np.nan if dtype == np.float32 else 1.0, np.inf]
     tensors = {"dense": dense, "sparse": sparse}
     onnx.save(plain_model(tensors), tmp_path / "plain.onnx")
     report = pack(tmp_path / "plain.onnx", tmp_path / "packed.onnx")
-    assert [(tensor.name, tensor.bits, tensor.sparse) for tensor in report.tensors] == [("sparse", 32, True)]
-    assert report.bytes_after < dense.nbytes + 0.4 * sparse.nbytes
+    assert [(tensor.name, tensor.bits, tensor.sparse) for tensor in report.tensors] == [
+        ("sparse", 8 * dense.itemsize, True)
+    ]
+    assert report.bytes_after < dense.nbytes + (0.4 if dtype == np.float32 else 0.5) * sparse.nbytes
     assert_same(tensors, read_back(open_file(tmp_path / "packed.onnx"), tensors))
 
 
