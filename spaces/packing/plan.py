@@ -40,7 +40,7 @@ class Group:
 
 
 def plan(tensors: dict[str, np.ndarray], opset: int) -> list[Group]:
-    """Return the groups in which the tensors, int8 or floating, take the fewest bytes; one that is left out stays plain.
+    """Return the groups in which tensors, int8 or floating, take the fewest bytes; one that is left out stays plain.
 
     Every form starts out allowed. Then the form whose loss saves most is given up, its tensors going to their next
     best one, until every form that is left earns the bytes of its nodes.
