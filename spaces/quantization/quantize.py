@@ -15,8 +15,9 @@ from .bias_correction import correct_biases
 from .bit_choice import BitChoice
 from .layers import LAYER_OPERATORS, Layer, find_layers
 from .learned import LearnedGrids
+from .normalization import copy_if_normalized, copy_of, correct_normalization
 from .preparation import RUNTIME_ERRORS, STAGE, check_calibration, prepare_layers
-from .rounding import round_weights
+from .rounding import replace_weights, round_weights
 from .scales import MOST_BITS
 from .settings import QuantizationSettings
 from .static import has_int8_kernel, quantize_weights_and_activations
@@ -135,9 +136,12 @@ def zero_weights(
     layers = prepare_layers(model, source.name)
     inputs = calibration.astype(np.float32, copy=False)
     try:
+        before = copy_if_normalized(model, settings)
         shifts = zero_weights_once(model, layers, zeroing=zeroing, settings=settings, calibration=inputs)
         if settings.bias_correction == "on":
             correct_biases(model, shifts)
+        if before is not None:
+            correct_normalization(model, model, before, inputs)
         _check_result(model, inputs[:_PROBES])
     except RUNTIME_ERRORS as error:
         raise CandidateFailure(STAGE, f"{type(error).__name__}: {error}") from error
@@ -155,11 +159,16 @@ def _quantize(
     with_activations: bool,
 ) -> onnx.ModelProto:
     """Return the quantized model; the given one is changed."""
+    before = copy_if_normalized(model, settings)
     weights, shifts = round_weights(
         model, layers, bits, settings=settings, calibration=inputs, given=learned.weights_of(model), zeroing=zeroing
     )
     if settings.bias_correction == "on":
         correct_biases(model, shifts)
+    if before is not None:
+        after = copy_of(model)
+        replace_weights(after, weights)
+        correct_normalization(model, after, before, inputs)
     if with_activations:
         return quantize_weights_and_activations(model, weights, inputs, settings, learned.activations)
     quantize_weights(model, weights, layers)
