@@ -21,7 +21,8 @@ BUILD_VERSION = 3
 """Raised when a change of the code changes the networks that the same settings give."""
 
 _LATER_SETTINGS = {
-    "device", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet", "final_factor",
+    "device", "epochs_inherited", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet",
+    "final_factor",
 }  # fmt: skip
 """Settings that do not touch a network before it is quantized, or only another one, or what is searched."""
 
@@ -66,11 +67,13 @@ class StageKeys:
         }
         if (axis := self._sharing.of(candidate.architecture)) is not None:
             described["supernet"] = self.supernet(axis)
+            if (epochs := self._settings.inherited()) != self._settings.epochs:
+                described["epochs_inherited"] = epochs  # left out, they are as many, as before it could be said
         return f"network-{_digest(described)}"
 
     def supernet(self, axis: SharingAxis) -> str:
         """Return the key of the supernet of an axis."""
-        unread = {"device", "epochs_aware", "learning_rate_baseline", "final_factor"}
+        unread = {"device", "epochs_inherited", "epochs_aware", "learning_rate_baseline", "final_factor"}
         settings = self._described_settings(unread)
         return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis.model_dump(mode='json')})}"
 
