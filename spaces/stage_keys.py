@@ -52,6 +52,7 @@ class StageKeys:
         self._quantization = quantization
         self._sharing = sharing
         self._calibration = calibration
+        self._attends = any(isinstance(layer, nn.MultiheadAttention) for layer in task.model.modules())
         self._origin = {
             "version": BUILD_VERSION,
             "baseline": network_digest(task.model),
@@ -65,6 +66,8 @@ class StageKeys:
             "settings": self._described_settings(_LATER_SETTINGS),
             "network": network_of(candidate).to_dict(),
         }
+        if self._attends and network_of(candidate).zeroed_weights:
+            described["zeroed"] = "attention too"  # its projections were left alone before
         if (axis := self._sharing.of(candidate.architecture)) is not None:
             described["supernet"] = self.supernet(axis)
             if (epochs := self._settings.inherited()) != self._settings.epochs:
