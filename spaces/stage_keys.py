@@ -26,6 +26,11 @@ _LATER_SETTINGS = {
 }  # fmt: skip
 """Settings that do not touch a network before it is quantized, or only another one, or what is searched."""
 
+_SUPERNET_SETTINGS = {
+    "epochs_supernet", "learning_rate_supernet", "batch_size", "temperature", "distillation_weight", "precision",
+}  # fmt: skip
+"""Settings that the training of a supernet reads, the device aside."""
+
 
 class StageKeys:
     """The keys of one study's stages in the cache.
@@ -63,7 +68,7 @@ class StageKeys:
     def network(self, candidate: Candidate) -> str:
         """Return the key of the candidate's trained network, before it is rounded."""
         described = self._origin | {
-            "settings": self._described_settings(_LATER_SETTINGS),
+            "settings": self._network_settings(),
             "network": network_of(candidate).to_dict(),
         }
         if self._attends and network_of(candidate).zeroed_weights:
@@ -74,17 +79,16 @@ class StageKeys:
                 described["epochs_inherited"] = epochs  # left out, they are as many, as before it could be said
         return f"network-{_digest(described)}"
 
-    def supernet(self, axis: SharingAxis) -> str:
-        """Return the key of the supernet of an axis."""
-        unread = {"device", "epochs_inherited", "epochs_aware", "learning_rate_baseline", "final_factor"}
-        settings = self._described_settings(unread)
-        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis.model_dump(mode='json')})}"
-
-    def _described_settings(self, unread: set[str]) -> dict[str, Any]:
-        settings = self._settings.model_dump(mode="json", exclude=unread)
+    def _network_settings(self) -> dict[str, Any]:
+        settings = self._settings.model_dump(mode="json", exclude=_LATER_SETTINGS)
         if settings["precision"] == "float32":
             del settings["precision"]  # as it was before there was another
         return settings
+
+    def supernet(self, axis: SharingAxis) -> str:
+        """Return the key of the supernet of an axis."""
+        settings = self._settings.model_dump(mode="json", include=_SUPERNET_SETTINGS)
+        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis.model_dump(mode='json')})}"
 
     def aware(self, candidate: Candidate, epochs: int) -> str:
         """Return the key of the candidate's network, trained with rounded weights for so many epochs."""
