@@ -18,7 +18,8 @@ class BuildSettings(AxisModel):
 
     Args:
         epochs: Epochs of recovery for networks that start from the baseline's weights.
-        epochs_from_scratch: Epochs for networks that start from random weights.
+        epochs_from_scratch: Epochs for networks that start from random weights, and for students of other families
+            even where they start from parts of a baseline that is of the same.
         epochs_inherited: Epochs for networks that take their weights from a supernet; as many as ``epochs`` where left
             out. 0 for none: weights stay as they are, and only the statistics of batch normalization are estimated
             anew, so that such a network takes seconds. At the end of a search it is trained all the same, for
