@@ -16,6 +16,7 @@ from ..spaces.space import SearchSpace, problem_of
 from .following import Followers, Following, is_followed
 from .ledger import Ledger, counts
 from .outcome import Outcome
+from .promotable import ADOPTION, RECOVERY
 from .record import PROMOTED, TrialRecord
 
 FOLLOWER = "follower"
@@ -72,7 +73,7 @@ class Asking:
         stages = {stage.stage for stage in outcome.stages}
         # What another study has trained is as good as trained here: the search goes the same way.
         found = "network" in stages and self._network(trial.params) not in self._networks and self._is_trained(trial)
-        if not self.space.has_followers or not (found or "recovery" in stages):
+        if not self.space.has_followers or not (found or stages & {RECOVERY, ADOPTION}):
             return
         for _ in range(self.followers):
             self.study.enqueue_trial(self.space.follower_parameters(trial.params), user_attrs={FOLLOWER: True})

@@ -17,6 +17,9 @@ belong to it than are on it, and each is trained for several times the epochs.""
 RECOVERY, AWARE = "recovery", "aware training"
 """The stages that train."""
 
+ADOPTION = "statistics"
+"""The stage that a network has in place of its recovery where a supernet's weights are taken as they are."""
+
 Training = tuple[str, str]
 """The stage, and what tells one training of that stage from the others."""
 

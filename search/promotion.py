@@ -24,13 +24,13 @@ from optuna.trial import Trial, TrialState, create_trial
 from ..spaces.candidate import Candidate
 from .ledger import Ledger, counts
 from .objectives import Objective
-from .promotable import AWARE, RECOVERY, Member, Training, front_members, members_within_noise, trainings_of
+from .promotable import ADOPTION, AWARE, RECOVERY, Member, Training, front_members, members_within_noise, trainings_of
 from .record import PROMOTED, TrialRecord
 
 MOST_RESERVED = 0.5
 """Most of a search's time that is left to promotion; where it needs more, it goes as far as it comes."""
 
-_NOT_AGAIN = (RECOVERY, AWARE, "architecture", "draft")
+_NOT_AGAIN = (RECOVERY, ADOPTION, AWARE, "architecture", "draft")
 """Stages that a promoted candidate does not have as its twin had them: it trains for longer, needs no draft, and what
 making its architecture may have trained, a supernet, is there."""
 
@@ -59,6 +59,8 @@ class Promotion:
         self._kills: dict[str, int] = {}
         self._seconds: dict[Training, float] = {}
         self._trials_seconds: list[float] = []
+        self._untried: set[Training] = set()
+        """Trainings that a search at these epochs leaves out: how long they take is known once one was promoted."""
         self._trained: set[Training] = set()
         self._begun: dict[int, bool] = {}
         """By the number of the trial, whether its twin was on the front itself."""
@@ -80,6 +82,8 @@ class Promotion:
         for training in trainings:
             if training[0] in done:
                 self._seconds[training] = done[training[0]] / record.candidate.epochs_factor
+        if ADOPTION in done:
+            self._untried.update(training for training in trainings if training[0] == RECOVERY)
         if record.candidate.epochs_factor == self.factor:
             self._trained.update(trainings)
         if record.candidate.epochs_factor < self.factor and record.feasible:
@@ -110,7 +114,8 @@ class Promotion:
 
         That is the work shared out evenly, or the longest of the candidates where that is more; and as much as it
         takes to train, and to promote, one that the search begins just before. What was never trained here, because
-        another study had done it, counts as the mean of the others.
+        another study had done it, counts as the mean of the others. Where there are none, and a network took its
+        weights from a supernet as they were, nothing says how long its training may take: as much is left as ever is.
 
         Args:
             size: How many candidates are made at a time.
@@ -196,6 +201,8 @@ class Promotion:
 
     def _expected_seconds(self, training: Training) -> float:
         alike = [seconds for (stage, _), seconds in self._seconds.items() if stage == training[0]]
+        if not alike and training in self._untried:
+            return math.inf
         return self.factor * self._seconds.get(training, _mean(alike))
 
 

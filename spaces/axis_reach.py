@@ -16,6 +16,7 @@ from .sparsity.channel_reach import channel_reach
 from .students.names import SHALLOWER
 from .students.shallower import shallower
 from .task import Task
+from .zero_reach import gradual_reach, one_shot_reach
 
 MOST_REASONS = 4
 """Layers that are named one by one; of more, the rest is counted."""
@@ -35,7 +36,13 @@ def describe_reach(space: SearchSpace, task: Task, baseline: Path) -> list[str]:
         task: The task, its model trained.
         baseline: The model's float32 ONNX file.
     """
-    return [*_channels(space, task), *_resolutions(space, task), *_bits(space, baseline), *_exits(space, baseline)]
+    return [
+        *_channels(space, task),
+        *_zeros(space, task, baseline),
+        *_resolutions(space, task),
+        *_bits(space, baseline),
+        *_exits(space, baseline),
+    ]
 
 
 def _channels(space: SearchSpace, task: Task) -> Iterator[str]:
@@ -47,6 +54,24 @@ def _channels(space: SearchSpace, task: Task) -> Iterator[str]:
         yield f"channels can be removed from none of the model's layers: {failure.reason}"
         return
     yield f"channels can be removed from {reach}{_listed(reach.reasons)}"
+
+
+def _zeros(space: SearchSpace, task: Task, baseline: Path) -> Iterator[str]:
+    if space.sparsity is None or not any(space.sparsity.zeroed_weights):
+        return
+    times = set(space.sparsity.zeroing)
+    if space.bits is not None and "aware" in space.bits.training and set(space.bits.weights) - set(FLOATING_BITS):
+        times.add("gradual")  # where rounded weights are trained, zeros come gradually
+    if "gradual" in times:
+        gradual = gradual_reach(task.model)
+        yield f"weights can be zeroed gradually in {gradual}{_listed(gradual.left)}"
+    if "one_shot" in times:
+        try:
+            at_once = one_shot_reach(baseline)
+        except CandidateFailure as failure:
+            yield f"weights of none of the model's layers can be zeroed at once: {failure.reason}"
+            return
+        yield f"weights can be zeroed at once in {at_once}{_listed(at_once.left)}"
 
 
 def _resolutions(space: SearchSpace, task: Task) -> Iterator[str]:

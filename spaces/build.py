@@ -40,7 +40,7 @@ from .quantization.learned import LearnedGrids
 from .quantization.quantize import quantize, zero_weights
 from .quantization.settings import QuantizationSettings
 from .quantization.zeroing import Zeroing
-from .recovery import train
+from .recovery import adopt, train
 from .stage_cache import WAITING, Entry, StageCache
 from .stage_keys import StageKeys
 from .stages.axis import StagesAxis
@@ -229,6 +229,13 @@ class Builder:
                         between_steps=self._between_steps,
                         on_epoch=_told(on_epoch, self._kind(candidate), epochs),
                     )
+            elif self._inherits(candidate):
+                with self._stage("statistics", stages):
+                    zeros = network_of(candidate).zeroed_weights
+                    adopt(
+                        network, self._task, self._training(candidate, 0),
+                        zeroed_weights=zeros, zero_pattern=candidate.zero_pattern,
+                    )  # fmt: skip
             with self._stage("export", stages):
                 save_weights(network, folder / WEIGHTS)
                 export_onnx(network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
@@ -319,8 +326,14 @@ class Builder:
     def _epochs(self, candidate: Candidate) -> int:
         if network_of(candidate) == Candidate():
             return 0
+        if self._inherits(candidate):
+            return self._settings.inherited(candidate.epochs_factor)
         epochs = self._settings.epochs if self._kind(candidate) == "warm" else self._settings.epochs_from_scratch
         return epochs * candidate.epochs_factor
+
+    def _inherits(self, candidate: Candidate) -> bool:
+        """Say whether the candidate's network takes its weights from a supernet."""
+        return self._sharing.of(candidate.architecture) is not None
 
     def _epochs_aware(self, candidate: Candidate) -> int:
         return self._settings.epochs_aware * candidate.epochs_factor

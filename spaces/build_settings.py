@@ -10,6 +10,7 @@ from .axis import AxisModel
 from .precision import Precision
 
 Count = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=0)]
 
 
 class BuildSettings(AxisModel):
@@ -17,7 +18,12 @@ class BuildSettings(AxisModel):
 
     Args:
         epochs: Epochs of recovery for networks that start from the baseline's weights.
-        epochs_from_scratch: Epochs for networks that start from random weights.
+        epochs_from_scratch: Epochs for networks that start from random weights, and for students of other families
+            even where they start from parts of a baseline that is of the same.
+        epochs_inherited: Epochs for networks that take their weights from a supernet; as many as ``epochs`` where left
+            out. 0 for none: weights stay as they are, and only the statistics of batch normalization are estimated
+            anew, so that such a network takes seconds. At the end of a search it is trained all the same, for
+            ``epochs`` times the final factor.
         epochs_aware: Epochs of training with rounded weights, where candidates ask for it.
         epochs_supernet: Epochs in which one supernet is trained for all networks of the axis [cells] or [stages], once
             for each axis; they then take their weights from there and recover like those that start from the baseline.
@@ -43,8 +49,9 @@ class BuildSettings(AxisModel):
 
     epochs: Count = 4
     epochs_from_scratch: Count = 12
+    epochs_inherited: Epochs | None = None
     epochs_aware: Count = 4
-    epochs_supernet: Annotated[int, Field(ge=0)] = 24
+    epochs_supernet: Epochs = 24
     final_factor: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 8e-3
     learning_rate_baseline: Annotated[float, Field(gt=0)] = 2e-3
@@ -57,3 +64,9 @@ class BuildSettings(AxisModel):
     channel_multiple: Count = 8
     precision: Precision = "float32"
     device: str | None = None
+
+    def inherited(self, factor: int = 1) -> int:
+        """Return the epochs of a network that takes its weights from a supernet, for so many times the epochs."""
+        if self.epochs_inherited is None or (self.epochs_inherited == 0 and factor > 1):
+            return self.epochs * factor
+        return self.epochs_inherited * factor

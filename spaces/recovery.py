@@ -27,7 +27,7 @@ from .training_steps import Steps, do_nothing, private_randomness, trainable
 HINT_SAMPLES = 2
 """Samples by which the layers are found whose features are compared."""
 
-__all__ = ["TrainingReport", "TrainingSettings", "metric_of", "pick_device", "predict", "train"]
+__all__ = ["TrainingReport", "TrainingSettings", "adopt", "metric_of", "pick_device", "predict", "train"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,41 @@ def train(
         network.cpu().eval()
     network.load_state_dict(best.state)
     return TrainingReport(settings.epochs, best.epoch, best.metric, time.monotonic() - started)
+
+
+def adopt(
+    network: nn.Module,
+    task: Task,
+    settings: TrainingSettings,
+    *,
+    zeroed_weights: float = 0.0,
+    zero_pattern: ZeroPattern = "free",
+) -> TrainingReport:
+    """Take a network's weights as they are, with the better statistics of its batch normalization.
+
+    Those it came with and those estimated anew are compared by the task's metric on the validation data. A network cut
+    out of a supernet comes with statistics that belong to all its networks at once. The network is left on the CPU in
+    evaluation mode, torch's global random generators as they were.
+
+    Args:
+        network: Changed in place: its zeros and statistics alone.
+        task: Data and metric.
+        settings: The device, and the seed of which samples the statistics are estimated from; the rest is not read.
+        zeroed_weights: Fraction of weights zeroed at once, before that, in [0, 1).
+        zero_pattern: Where these zeros lie.
+
+    Raises:
+        CandidateFailure: Where the metric is not a finite number.
+    """
+    started = time.monotonic()
+    device = pick_device(settings.device)
+    try:
+        with private_randomness(settings.seed, device):
+            zero_weights(network.to(device), zeroed_weights, zero_pattern)
+            best = _better_statistics(network, task, 0, settings.seed)
+    finally:
+        network.cpu().eval()
+    return TrainingReport(0, best.epoch, best.metric, time.monotonic() - started)
 
 
 @dataclass(frozen=True)

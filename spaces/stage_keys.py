@@ -24,9 +24,15 @@ AWARE_VERSION = 2
 """The same for training with rounded weights."""
 
 _LATER_SETTINGS = {
-    "device", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet", "final_factor",
+    "device", "epochs_inherited", "epochs_aware", "epochs_supernet", "learning_rate_baseline", "learning_rate_supernet",
+    "final_factor",
 }  # fmt: skip
 """Settings that do not touch a network before it is quantized, or only another one, or what is searched."""
+
+_SUPERNET_SETTINGS = {
+    "epochs_supernet", "learning_rate_supernet", "batch_size", "temperature", "distillation_weight", "precision",
+}  # fmt: skip
+"""Settings that the training of a supernet reads, the device aside."""
 
 
 class StageKeys:
@@ -54,6 +60,7 @@ class StageKeys:
         self._quantization = quantization
         self._sharing = sharing
         self._calibration = calibration
+        self._attends = any(isinstance(layer, nn.MultiheadAttention) for layer in task.model.modules())
         self._origin = {
             "version": BUILD_VERSION,
             "baseline": network_digest(task.model),
@@ -64,24 +71,27 @@ class StageKeys:
     def network(self, candidate: Candidate) -> str:
         """Return the key of the candidate's trained network, before it is rounded."""
         described = self._origin | {
-            "settings": self._described_settings(_LATER_SETTINGS),
+            "settings": self._network_settings(),
             "network": network_of(candidate).to_dict(),
         }
+        if self._attends and network_of(candidate).zeroed_weights:
+            described["zeroed"] = "attention too"  # its projections were left alone before
         if (axis := self._sharing.of(candidate.architecture)) is not None:
             described["supernet"] = self.supernet(axis)
+            if (epochs := self._settings.inherited()) != self._settings.epochs:
+                described["epochs_inherited"] = epochs  # left out, they are as many, as before it could be said
         return f"network-{_digest(described)}"
 
-    def supernet(self, axis: SharingAxis) -> str:
-        """Return the key of the supernet of an axis."""
-        unread = {"device", "epochs_aware", "learning_rate_baseline", "final_factor"}
-        settings = self._described_settings(unread)
-        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis.model_dump(mode='json')})}"
-
-    def _described_settings(self, unread: set[str]) -> dict[str, Any]:
-        settings = self._settings.model_dump(mode="json", exclude=unread)
+    def _network_settings(self) -> dict[str, Any]:
+        settings = self._settings.model_dump(mode="json", exclude=_LATER_SETTINGS)
         if settings["precision"] == "float32":
             del settings["precision"]  # as it was before there was another
         return settings
+
+    def supernet(self, axis: SharingAxis) -> str:
+        """Return the key of the supernet of an axis."""
+        settings = self._settings.model_dump(mode="json", include=_SUPERNET_SETTINGS)
+        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis.model_dump(mode='json')})}"
 
     def aware(self, candidate: Candidate, epochs: int) -> str:
         """Return the key of the candidate's network, trained with rounded weights for so many epochs."""

@@ -11,7 +11,7 @@ from .precision import Precision
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a network is trained; two trainings of equal settings on one machine give equal weights.
+    """How a network is trained; on the CPU of one machine, with as many threads, equal settings give equal weights.
 
     Args:
         epochs: Passes over the training data; 0 for none.

@@ -30,6 +30,7 @@ _STAGES = (
     "draft",
     "architecture",
     "recovery",
+    "statistics",
     "export",
     "quantization",
     "packing",

@@ -12,16 +12,19 @@ FINAL_PROGRESS = 0.6
 """Share of the training after which the last weights have been zeroed; the rest is for recovery."""
 
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+"""What attention reads its inputs by: one tensor, or one for each of the three."""
 
 
 class WeightZeroing:
     """Zeroes a growing fraction of a network's weights while it trains (Zhu & Gupta 2017, arXiv:1710.01878).
 
-    The fraction counts the weights of all convolutions and linear layers and is spread over them by the scores of
-    LAMP (Lee et al., ICLR 2021): a weight's square over the sum of the squares in its layer that are not smaller.
-    Tiny layers stay dense. Where zeros may lie freely, every output channel keeps its largest weight. Under a pattern
-    ``n:m`` only the m - n smallest of every m weights in a row may go: of those a growing part does, in the end all
-    (Zhou et al., "Learning N:M fine-grained structured sparse neural networks", ICLR 2021, prune so from the start).
+    The fraction counts the weights of all convolutions, linear layers and projections of attention, and is spread over
+    them by the scores of LAMP (Lee et al., ICLR 2021): a weight's square over the sum of the squares in its layer that
+    are not smaller. Tiny layers stay dense. Where zeros may lie freely, every output channel keeps its largest weight.
+    Under a pattern ``n:m`` only the m - n smallest of every m weights in a row may go: of those a growing part does, in
+    the end all (Zhou et al., "Learning N:M fine-grained structured sparse neural networks", ICLR 2021, prune so from
+    the start).
 
     Args:
         network: Changed in place.
@@ -79,7 +82,7 @@ def zero_weights(network: nn.Module, fraction: float, pattern: ZeroPattern = "fr
 
     Args:
         network: Changed in place.
-        fraction: Fraction of zeros among the weights of all convolutions and linear layers, in [0, 1).
+        fraction: Fraction of zeros among the weights that :func:`weight_tensors` returns, in [0, 1).
         pattern: Where they may lie, see :class:`WeightZeroing`.
 
     Raises:
@@ -89,7 +92,7 @@ def zero_weights(network: nn.Module, fraction: float, pattern: ZeroPattern = "fr
 
 
 def zero_fraction(network: nn.Module) -> float:
-    """Return which fraction of the weights of all convolutions and linear layers is zero; 0 where there are none."""
+    """Return which fraction of the weights that :func:`weight_tensors` returns is zero; 0 where there are none."""
     weights = weight_tensors(network)
     total = sum(weight.numel() for weight in weights)
     zeros = sum(int((weight == 0).sum()) for weight in weights)
@@ -97,9 +100,24 @@ def zero_fraction(network: nn.Module) -> float:
 
 
 def weight_tensors(network: nn.Module) -> list[Tensor]:
-    """Return the weights of all convolutions and linear layers, a tensor that layers share only once."""
-    weights = {id(layer.weight): layer.weight for layer in network.modules() if isinstance(layer, _WEIGHTED)}
+    """Return the weights of all layers in which weights are zeroed, a tensor that layers share only once."""
+    weights = {id(weight): weight for layer in network.modules() for weight in layer_weights(layer)}
     return list(weights.values())
+
+
+def is_zeroed_kind(layer: nn.Module) -> bool:
+    """Say whether weights are zeroed in layers of this kind: convolutions, linear layers and attention."""
+    return isinstance(layer, (*_WEIGHTED, nn.MultiheadAttention))
+
+
+def layer_weights(layer: nn.Module) -> list[Tensor]:
+    """Return a layer's own weights that may be zeroed; none where it is of another kind or computes them from others.
+
+    Attention's output is projected by a linear layer of its own, which is not among them.
+    """
+    names = _PROJECTIONS if isinstance(layer, nn.MultiheadAttention) else ("weight",)
+    own = dict(layer.named_parameters(recurse=False)) if is_zeroed_kind(layer) else {}
+    return [own[name] for name in names if name in own]
 
 
 def _lowest(scores: list[Tensor], count: int) -> list[Tensor]:

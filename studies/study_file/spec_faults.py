@@ -78,6 +78,17 @@ def batches_with_exits(path: Path | str, batch_size: int) -> StudyFileError:
     )
 
 
+def random_inputs_with_exits(path: Path | str) -> StudyFileError:
+    """Return the error for early exits that are to be timed on inputs of no meaning."""
+    return StudyFileError(
+        "how early a file with an exit answers depends on its inputs",
+        where=f"{path}: latency.inputs",
+        expected="'real', where the study has the section [exits]",
+        got="'random'",
+        remedy="take that line out, or the section [exits]",
+    )
+
+
 def wrong_objective(path: Path | str, objective: str | None, what: str, expected: str) -> StudyFileError:
     """Return the error for an objective that a study with these targets cannot have."""
     return StudyFileError(

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from ...errors import StudyFileError
 from .spec import StudySpec
-from .spec_faults import batches_with_exits, explain, key_text, unknown_key, wrong_objective
+from .spec_faults import (
+    batches_with_exits,
+    explain,
+    key_text,
+    random_inputs_with_exits,
+    unknown_key,
+    wrong_objective,
+)
 from .target_spec import fault_of_objective
 
 _BUNDLED = Path(__file__).parents[1]
@@ -74,12 +81,15 @@ def check_space(spec: StudySpec, where: Path | str) -> None:
     """Refuse a study that has nothing to search, or whose latency cannot be measured as its axes need it.
 
     Raises:
-        StudyFileError: Where no axis is given, the objective is no target, or exits are to run several inputs at once.
+        StudyFileError: Where no axis is given, the objective is no target, or exits are to run several inputs at once,
+            or random ones.
     """
     if (fault := fault_of_objective(spec.latency.objective, spec.target)) is not None:
         raise wrong_objective(where, spec.latency.objective, *fault)
     if spec.exits is not None and spec.latency.batch_size != 1:
         raise batches_with_exits(where, spec.latency.batch_size)
+    if spec.exits is not None and spec.latency.inputs == "random":
+        raise random_inputs_with_exits(where)
     if not any((spec.bits, spec.sparsity, spec.students, spec.cells, spec.stages, spec.exits)):
         raise StudyFileError(
             "the study searches nothing: it has no axis",

@@ -380,6 +380,29 @@ def test_the_reserve_is_the_work_that_is_left() -> None:
     assert promotion.reserve(1, None) == 0.0
 
 
+def test_where_weights_were_taken_as_they_are_the_time_of_a_training_is_unknown_until_one_was_promoted() -> None:
+    study = optuna.create_study(directions=[objective.direction for objective in OBJECTIVES])
+    promotion = Promotion(study, OBJECTIVES, Ledger(study, Owners(study)), 3)
+
+    def learn(number: int, candidate: Candidate, stage: str, seconds: float) -> None:
+        point = (float(number), float(number), 0.9 + 0.01 * number)
+        named = zip((objective.name for objective in OBJECTIVES), point, strict=True)
+        measured = {name: Measurement(name, value, "1") for name, value in named}
+        stages = (StageRecord(stage, seconds, cached=False), StageRecord("latency", 1.0, cached=False))
+        promotion.learn(
+            TrialRecord(number, "evaluated", "", "", {}, candidate, Outcome(measured, "00", stages), True, 1.0)
+        )
+
+    half, quarter = Candidate(removed_channels=0.5), Candidate(removed_channels=0.25)
+    learn(0, half, "statistics", 0.5)
+    learn(1, quarter, "statistics", 0.5)
+    assert promotion.reserve(1, 10_000.0) == MOST_RESERVED * 10_000
+    assert len(promotion.missing(100.0)) == 2, "the front is promoted whatever it takes"
+    learn(2, replace(half, epochs_factor=3), "recovery", 60.0)
+    # The other one takes as long; both were measured in a second. What is promoted stays missing in this empty ledger.
+    assert promotion.reserve(1, 10_000.0) == pytest.approx(60.0 + 2 * 1.0)
+
+
 def expected_at(candidates: Sequence[Candidate], factor: int) -> set[str]:
     return {replace(one, epochs_factor=factor).key for one in front_of(candidates) if is_trained(one)}
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from karui.spaces.axis_reach import describe_reach
 from karui.spaces.export import export_onnx
 from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.quantization.quantize import zero_weights as zero_file
+from karui.spaces.quantization.zeroing import Zeroing
 from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity.axis import SparsityAxis
+from karui.spaces.sparsity.names import ZeroingTime
+from karui.spaces.sparsity.weights import zero_weights
 from karui.spaces.students.axis import StudentsAxis
 from karui.spaces.task import Task
 
@@ -40,11 +48,19 @@ def described(task: Task, model: nn.Module, folder: Path, space: SearchSpace = S
     return describe_reach(space, replace(task, model=model), folder / "model.onnx")
 
 
+def weights_in(path: Path) -> list[onnx.TensorProto]:
+    """The constants of two axes or more, in the order of the names."""
+    graph = onnx.load(path).graph
+    return sorted((tensor for tensor in graph.initializer if len(tensor.dims) > 1), key=lambda tensor: tensor.name)
+
+
 def test_layers_of_a_residual_network_are_counted(tiny_task: Task, tmp_path: Path) -> None:
     layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in tiny_task.model.modules())
     found = described(tiny_task, tiny_task.model, tmp_path)
     assert found == [
         f"channels can be removed from {layers - 1} of {layers} layers (not head: makes the output)",
+        f"weights can be zeroed gradually in {layers - 2} of {layers} layers "
+        "(not Conv2d stem.0: fewer than 100 weights; not Linear head: fewer than 100 weights)",
         f"weights can be rounded beside 8-bit activations in {layers} of {layers} layers",
         f"weights can be rounded beside float32 activations in {layers} of {layers} layers",
     ]
@@ -52,7 +68,7 @@ def test_layers_of_a_residual_network_are_counted(tiny_task: Task, tmp_path: Pat
 
 def test_what_is_left_alone_is_named(tiny_task: Task, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    _, beside_integers, beside_floats = described(tiny_task, Attentive(), tmp_path)
+    _, _, beside_integers, beside_floats = described(tiny_task, Attentive(), tmp_path)
     for sentence in (beside_integers, beside_floats):
         assert "in 2 of 3 layers (not MatMul" in sentence
         assert "the weight is no constant float32 tensor" in sentence
@@ -61,7 +77,9 @@ def test_what_is_left_alone_is_named(tiny_task: Task, tmp_path: Path) -> None:
 
 
 def test_axes_that_are_not_searched_are_not_told(tiny_task: Task, tmp_path: Path) -> None:
-    plain = SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0,)), bits=BitsAxis(weights=(32,)))
+    plain = SearchSpace(
+        sparsity=SparsityAxis(removed_channels=(0.0,), zeroed_weights=(0.0,)), bits=BitsAxis(weights=(32,))
+    )
     assert described(tiny_task, tiny_task.model, tmp_path, plain) == []
 
 
@@ -78,3 +96,93 @@ def test_a_model_that_cannot_compute_on_fewer_pixels_says_so(tiny_task: Task, tm
     flat = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * pixels, 3))
     (sentence,) = described(tiny_task, flat, tmp_path, space)
     assert sentence.startswith("the model cannot compute at resolution 0.5: the network does not run at resolution 0.5")
+
+
+class Mixed(nn.Module):
+    """Layers of every kind, some of whose weights stay; (n, 1, 8, 8) to (n, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 16, 3, padding=1)
+        self.transposed = nn.ConvTranspose2d(16, 8, 2, 2)
+        self.normal = nn.LayerNorm([8, 16])
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.tiny = nn.Linear(16, 4)
+        self.rnn = nn.LSTM(4, 16, batch_first=True)
+        self.places = nn.Parameter(torch.randn(16, 16))
+        self.head = nn.Linear(16, 8)
+        self.last = nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.normal(self.transposed(self.convolution(inputs)).mean(2)) @ self.places
+        attended, _ = self.attention(features, features, features, need_weights=False)
+        states, _ = self.rnn(self.tiny(attended))
+        outputs: Tensor = self.last(self.head(states[:, -1]))
+        return outputs
+
+
+def zeroing(*times: ZeroingTime) -> SearchSpace:
+    return SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0,), zeroing=times))
+
+
+def test_where_weights_are_zeroed_is_told_for_the_times_in_use(tiny_task: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Mixed()
+    (gradual,) = described(tiny_task, model, tmp_path, zeroing("gradual"))
+    # both convolutions, attention, its output and the head; normalization holds no weights
+    assert gradual.startswith(
+        "weights can be zeroed gradually in 5 of 9 layers (not Mixed: not zeroed in layers of this"
+    )
+    assert "; not Linear tiny: fewer than 100 weights; not LSTM rnn: not zeroed in layers of this kind; " in gradual
+    assert gradual.endswith("; not ParametrizedLinear last: its weight is computed from others)")
+    zero_weights(model, 0.5)
+    for name, is_zeroed in (
+        ("convolution.weight", True),
+        ("transposed.weight", True),
+        ("attention.in_proj_weight", True),
+        ("attention.out_proj.weight", True),
+        ("tiny.weight", False),
+        ("rnn.weight_ih_l0", False),
+        ("places", False),
+        ("head.weight", True),
+    ):
+        assert bool((model.get_parameter(name) == 0).any()) == is_zeroed, name
+
+
+def test_zeros_at_once_are_told_by_the_file(tiny_task: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    (at_once,) = described(tiny_task, Mixed(), tmp_path, zeroing("one_shot"))
+    match = re.fullmatch(r"weights can be zeroed at once in (\d+) of (\d+) layers \(not (.*)\)", at_once)
+    assert match is not None, at_once
+    destination, calibration = tmp_path / "zeros.onnx", tiny_task.calibration_batch(8).numpy()
+    zero_file(tmp_path / "model.onnx", destination, Zeroing(0.5), calibration=calibration)
+    changed = sum(
+        not np.array_equal(numpy_helper.to_array(after), numpy_helper.to_array(before))
+        for before, after in zip(weights_in(tmp_path / "model.onnx"), weights_in(destination), strict=True)
+    )
+    assert int(match[1]) == changed
+    left = match[3].split("; not ")
+    assert int(match[2]) == changed + len(left)
+    for kind in ("ConvTranspose", "LSTM"):
+        assert sum(text.startswith(kind) and text.endswith("not zeroed in layers of this kind") for text in left) == 1
+
+
+def test_both_times_are_told_and_training_with_rounded_weights_zeroes_gradually(
+    tiny_task: Task, tmp_path: Path
+) -> None:
+    both = described(tiny_task, tiny_task.model, tmp_path, zeroing("gradual", "one_shot"))
+    assert [sentence.partition(" in ")[0].rpartition("zeroed ")[2] for sentence in both] == ["gradually", "at once"]
+    aware = SearchSpace(sparsity=zeroing("one_shot").sparsity, bits=BitsAxis(weights=(4,), training=("aware",)))
+    assert [
+        sentence for sentence in described(tiny_task, tiny_task.model, tmp_path, aware) if "zeroed" in sentence
+    ] == both
+
+
+def test_a_model_without_layers_that_can_be_zeroed_says_so(tiny_task: Task, tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.flatten(1)[:, :3]
+
+    gradual, at_once = described(tiny_task, Scaled(), tmp_path, zeroing("gradual", "one_shot"))
+    assert gradual == "weights can be zeroed gradually in 0 of 0 layers"
+    assert at_once.startswith("weights of none of the model's layers can be zeroed at once: model.onnx holds no Conv")

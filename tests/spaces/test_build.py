@@ -18,7 +18,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from karui.errors import CandidateFailure, OutputError, SpaceError, TaskError
 from karui.spaces.artifact import Artifact, file_digest
@@ -33,12 +35,13 @@ from karui.spaces.quantization.settings import QuantizationSettings, Rounding
 from karui.spaces.reach import check_reach
 from karui.spaces.recovery import TrainingReport, train
 from karui.spaces.space import SearchSpace
+from karui.spaces.sparsity.weights import zero_weights
 from karui.spaces.stage_cache import StageCache
-from karui.spaces.stage_keys import network_digest
+from karui.spaces.stage_keys import StageKeys, network_digest
 from karui.spaces.stages.axis import StagesAxis
 from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.students.axis import StudentsAxis
-from karui.spaces.supernet.axes import networks_of
+from karui.spaces.supernet.axes import SharingAxes, networks_of
 from karui.spaces.supernet.weights import load_supernet
 from karui.spaces.task import Task
 from karui.spaces.task_digest import task_digest
@@ -408,6 +411,99 @@ class TestSupernet:
             Builder(tiny_task, settings, tmp_path, cells=axis).build(OTHER_CELL)
         kinds = Counter(path.name.partition("-")[0] for path in (tmp_path / "cache" / "entries").iterdir())
         assert kinds == {"supernet": 3, "network": 3}
+
+
+class _Scripted:
+    """A metric that returns these values, one a call."""
+
+    def __init__(self, *values: float) -> None:
+        self.left = list(values)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> float:
+        return self.left.pop(0)
+
+
+class TestInherited:
+    """Where networks of a supernet are trained for no epochs, their weights are the supernet's."""
+
+    SETTINGS = SETTINGS.model_copy(update={"epochs": 2, "epochs_from_scratch": 3, "epochs_inherited": 0})
+
+    def kept(self, folder: Path) -> dict[str, Tensor]:
+        (entry,) = (folder / "cache" / "entries").glob("network-*")
+        return load_file(entry / "network.safetensors")
+
+    def cut_out(self, task: Task, folder: Path, candidate: Candidate) -> nn.Module:
+        (entry,) = (folder / "cache" / "entries").glob("supernet-*")
+        axis = CELLS if isinstance(candidate.architecture, CellNetwork) else AXIS
+        supernet = load_supernet(entry / "supernet.safetensors", networks_of(axis, task.input_shape, 3))
+        return supernet.extract(candidate.canonical().architecture)
+
+    @pytest.mark.parametrize("metrics", [(0.2, 0.7), (0.7, 0.2)])
+    @pytest.mark.parametrize("candidate", [OTHER_CELL, Candidate(STAGES)])
+    def test_no_epoch_is_trained_and_the_better_statistics_are_kept(
+        self, tiny_task: Task, tmp_path: Path, candidate: Candidate, metrics: tuple[float, float]
+    ) -> None:
+        task = replace(tiny_task, train=Subset(tiny_task.train, range(96)), metric=_Scripted(*metrics))
+        told: list[str] = []
+        builder = Builder(task, self.SETTINGS, tmp_path, cells=CELLS, stages=AXIS)
+        with builder.draft(candidate) as draft:
+            assert draft is None, "nothing is left to train"
+        artifact = builder.build(candidate, lambda kind, *_: told.append(kind))
+        assert [stage.stage for stage in artifact.stages] == ["architecture", "statistics", "export", "packing"]
+        assert told == []
+        expected = self.cut_out(task, tmp_path, candidate)
+        if metrics[1] > metrics[0]:  # all inputs in one batch, whose statistics replace those that were there
+            for layer in expected.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.momentum = 1.0
+            with torch.no_grad():
+                expected.train()(torch.stack([task.train[index][0] for index in range(96)]))
+        kept, states = self.kept(tmp_path), expected.state_dict()
+        assert kept.keys() == states.keys()
+        for name, tensor in states.items():
+            if not name.endswith("num_batches_tracked"):
+                torch.testing.assert_close(kept[name], tensor)
+
+    def test_zeros_that_come_while_recovering_come_at_once(self, tiny_task: Task, tmp_path: Path) -> None:
+        candidate = replace(OTHER_CELL, zeroed_weights=0.5)
+        Builder(tiny_task, self.SETTINGS, tmp_path, cells=CELLS).build(candidate)
+        expected = self.cut_out(tiny_task, tmp_path, candidate)
+        zero_weights(expected, 0.5)
+        kept = self.kept(tmp_path)
+        for name, tensor in expected.state_dict().items():
+            if "running" not in name and not name.endswith("num_batches_tracked"):
+                assert torch.equal(kept[name], tensor), name
+
+    @pytest.mark.parametrize(("inherited", "epochs"), [(None, 4), (0, 4), (1, 2), (3, 6)])
+    def test_one_that_is_promoted_trains(
+        self, tiny_task: Task, tmp_path: Path, inherited: int | None, epochs: int
+    ) -> None:
+        settings = self.SETTINGS.model_copy(update={"epochs_inherited": inherited})
+        told: list[tuple[str, int, int]] = []
+        builder = Builder(tiny_task, settings, tmp_path, cells=CELLS)
+        promoted = replace(OTHER_CELL, epochs_factor=2)
+        builder.build(promoted, lambda kind, epochs, epoch, _: told.append((kind, epochs, epoch)))
+        assert told == [("warm", epochs, epoch) for epoch in range(1, epochs + 1)]
+
+    def test_networks_of_another_origin_train_as_ever(self, tiny_task: Task, tmp_path: Path) -> None:
+        told: list[tuple[str, int]] = []
+        builder = Builder(tiny_task, self.SETTINGS, tmp_path, stages=AXIS)
+        for candidate in (CANDIDATES["fewer channels"], OTHER_CELL):
+            builder.build(candidate, lambda kind, epochs, *_: told.append((kind, epochs)))
+        assert told == [("warm", 2)] * 2 + [("from scratch", 3)] * 3
+
+    def test_keys_differ_where_it_matters_alone(self, tiny_task: Task, tmp_path: Path) -> None:
+        def keys(inherited: int | None) -> tuple[str, ...]:
+            settings = self.SETTINGS.model_copy(update={"epochs_inherited": inherited})
+            made = StageKeys(tiny_task, settings, QUANTIZATION, SharingAxes(CELLS, AXIS), 0, "")
+            cut, cell = made.network(CANDIDATES["fewer channels"]), made.network(OTHER_CELL)
+            return cut, cell, made.supernet(CELLS), made.aware(replace(OTHER_CELL, weight_bits=2), 1)
+
+        left_out, none, one, as_many = map(keys, (None, 0, 1, 2))
+        assert as_many == left_out
+        for index, is_one in enumerate((True, False, True, False)):
+            assert (left_out[index] == none[index] == one[index]) == is_one
+        assert none[1] != one[1]
 
 
 def test_networks_that_do_not_fit_are_trained_again(tiny_task: Task, tmp_path: Path) -> None:

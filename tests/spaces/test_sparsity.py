@@ -13,6 +13,7 @@ from torchvision import models
 
 from karui.errors import CandidateFailure
 from karui.spaces.sparsity.channels import kept_channels, remove_channels
+from karui.spaces.sparsity.names import ZeroPattern
 from karui.spaces.sparsity.weights import FINAL_PROGRESS, WeightZeroing, zero_fraction, zero_weights
 
 
@@ -254,6 +255,49 @@ def test_network_without_weights_has_no_zeros() -> None:
     network = nn.ReLU()
     zero_weights(network, 0.5)
     assert zero_fraction(network) == 0.0
+
+
+@pytest.mark.parametrize("other_width", [None, 12], ids=["one tensor", "one for each"])
+@pytest.mark.parametrize("pattern", ["free", "2:4"])
+def test_half_of_an_attention_network_is_zero(other_width: int | None, pattern: ZeroPattern) -> None:
+    """Counted over every parameter but biases and embeddings, by their names alone."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(16, 2, kdim=other_width, vdim=other_width)
+    network = nn.ModuleList([attention, nn.Linear(16, 32), nn.Embedding(20, 16)])
+    zero_weights(network, 0.5, pattern)
+    counted = {name: each for name, each in network.named_parameters() if "bias" not in name and name != "2.weight"}
+    assert len(counted) == (3 if other_width is None else 5)
+    total, zeros = (
+        sum(int(count(each)) for each in counted.values()) for count in (torch.numel, lambda x: (x == 0).sum())
+    )
+    assert zeros == total // 2
+    assert zero_fraction(network) == zeros / total
+    for each in counted.values():
+        assert bool((each == 0).any())
+        assert all(row.count_nonzero() > 0 for row in each)
+
+
+def test_zeroed_attention_computes_with_its_zeros() -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(16, 2).eval()
+    inputs = torch.randn(5, 3, 16)
+    zero_weights(attention, 0.5)
+    queries, keys, values = (inputs @ part.T for part in attention.get_parameter("in_proj_weight").chunk(3))
+    heads = [part.reshape(5, 3, 2, 8).permute(1, 2, 0, 3) for part in (queries, keys, values)]
+    mixed = (heads[0] @ heads[1].mT / 8**0.5).softmax(-1) @ heads[2]
+    expected = mixed.permute(2, 0, 1, 3).flatten(2) @ attention.get_parameter("out_proj.weight").T
+    torch.testing.assert_close(attention(inputs, inputs, inputs)[0], expected)
+
+
+def test_weights_that_are_computed_from_others_are_left_and_do_not_count() -> None:
+    torch.manual_seed(0)
+    computed = nn.utils.parametrizations.weight_norm(nn.Linear(20, 20))
+    network = nn.Sequential(computed, nn.Linear(20, 20))
+    before = computed.weight.detach().clone()
+    zero_weights(network, 0.5)
+    assert torch.equal(computed.weight, before)
+    assert int((network.get_parameter("1.weight") == 0).sum()) == 200
+    assert zero_fraction(network) == 0.5
 
 
 def test_shared_weights_count_once() -> None:

@@ -128,6 +128,10 @@ def test_further_objectives_come_after_the_three_with_their_bounds(tmp_path: Pat
             HEAD + "[exits]\n[latency]\nbatch_size = 8\n",
             ("one input at a time", "latency.batch_size", "expected: 1, where", "got: 8", "or the section [exits]"),
         ),
+        (
+            HEAD + "[exits]\n[latency]\ninputs = 'random'\n",
+            ("depends on its inputs", "latency.inputs", "'real', where", "got: 'random'", "or the section [exits]"),
+        ),
         (HEAD + BITS + "[gates]\nstop_at = ['drafts']\n", ("gates.stop_at[0]", "'draft' or 'rungs'", "'drafts'")),
         (HEAD + BITS + "[gates]\nstop_at = 'draft'\n", ("gates.stop_at", "a list", "'draft'")),
         (HEAD + BITS + "[gates]\nstop_at = true\n", ("gates.stop_at", "true or false")),
