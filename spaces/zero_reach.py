@@ -12,16 +12,13 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from .onnx_file import read_model
-from .quantization.layers import LAYER_OPERATORS
+from .quantization.layers import LAYER_OPERATORS, OTHER_OPERATORS
 from .quantization.preparation import prepare_layers
 from .sparsity.patterns import TINY_LAYER
 from .sparsity.weights import is_zeroed_kind, layer_weights
 
 _NO_LAYERS = (nn.LayerNorm, nn.RMSNorm, ParametrizationList)
 """Modules whose parameters may have several axes all the same: normalization, and what a layer's weight is made of."""
-
-_OTHER_OPERATORS = ("ConvTranspose", "Einsum", "GRU", "Gather", "LSTM", "RNN")
-"""Operators that hold weights, and that zeroing at once does not know."""
 
 _TINY = f"fewer than {TINY_LAYER} weights"
 _OTHER_KIND = "not zeroed in layers of this kind"
@@ -77,7 +74,7 @@ def one_shot_reach(baseline: Path) -> ZeroReach:
             why[f"{node.op_type} {node.name}"] = _TINY if small else None
         elif node.op_type in LAYER_OPERATORS and holds:
             why[f"{node.op_type} {node.name}"] = "its weight is the first factor"
-        elif node.op_type in _OTHER_OPERATORS and holds:
+        elif node.op_type in OTHER_OPERATORS and holds:
             why[f"{node.op_type} {node.name}"] = _OTHER_KIND
     return _reach(why)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ...errors import CandidateFailure
 from ..candidate import FLOAT_BITS, MOST_BITS_BESIDE_INT8
@@ -18,6 +19,7 @@ from ..quantization.rounding import RoundedWeight
 from ..quantization.scales import FEWEST_BITS, MOST_BITS
 from ..quantization.settings import QuantizationSettings
 from ..recovery import TrainingReport, train
+from ..sparsity.weights import weight_tensors
 from ..task import Task
 from ..teacher import Teacher
 from ..training_settings import TrainingSettings
@@ -108,7 +110,10 @@ def train_aware(
     aware.round_weights(start)
     if activation_bits != FLOAT_BITS:
         aware.round_inputs(input_groups(exported, start, inputs, quantization.activation_ranges), calibration)
+    held = [_hold_zeros(weight) for weight in weight_tensors(folded) if weight.requires_grad]
     report = _train(aware, task, settings, teacher, on_epoch, between_steps)
+    for handle in held:
+        handle.remove()
     weights, activations = aware.bake()
     return AwareResult(folded.eval(), weights, activations, report)
 
@@ -155,6 +160,15 @@ def learned_grids(result: AwareResult, path: Path) -> LearnedGrids:
         tensor: grid for name, grid in result.activations.items() for tensor in sorted(exported.tensors_read(name))
     }
     return LearnedGrids(weights=weights, activations=activations)
+
+
+def _hold_zeros(weight: Tensor) -> RemovableHandle:
+    """Let what is zero of a weight that is not rounded stay so: rounded ones see to it themselves."""
+    alive = weight.detach() != 0
+    handle: RemovableHandle = weight.register_hook(  # type: ignore[no-untyped-call]
+        lambda gradient: gradient * alive.to(gradient.device)
+    )
+    return handle
 
 
 def _check_bits(bits: Mapping[str, int], activation_bits: int) -> None:

@@ -9,6 +9,9 @@ import onnx
 from onnx import numpy_helper
 
 LAYER_OPERATORS = ("Conv", "Gemm", "MatMul")
+OTHER_OPERATORS = ("ConvTranspose", "Einsum", "GRU", "Gather", "LSTM", "RNN")
+"""Operators whose weights are many, but are neither rounded nor zeroed at once."""
+
 FIRST_AND_LAST_BITS = 8
 
 

@@ -13,7 +13,7 @@ from ..onnx_file import open_session, read_model, write_model
 from .allocation import spread_bits
 from .bias_correction import correct_biases
 from .bit_choice import BitChoice
-from .layers import LAYER_OPERATORS, Layer, find_layers
+from .layers import LAYER_OPERATORS, OTHER_OPERATORS, Layer, find_layers
 from .learned import LearnedGrids
 from .normalization import copy_if_normalized, copy_of, correct_normalization
 from .preparation import RUNTIME_ERRORS, STAGE, check_calibration, prepare_layers
@@ -25,9 +25,6 @@ from .weight_only import quantize_weights
 from .zeroing import Zeroing, zero_weights_once
 
 _PROBES = 2
-
-_OTHER_OPERATORS = ("ConvTranspose", "Einsum", "GRU", "Gather", "LSTM", "RNN")
-"""Operators whose weights are many, but stay float32."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +209,7 @@ def _reach(model: onnx.ModelProto, layers: list[Layer], reached: list[Layer]) ->
             is_first = node.input[0] in constants
             others += is_first
             left.append(f"{what}: the weight {'is its first factor' if is_first else 'is no constant float32 tensor'}")
-        elif node.op_type in _OTHER_OPERATORS and constants.intersection(node.input):
+        elif node.op_type in OTHER_OPERATORS and constants.intersection(node.input):
             others += 1
             left.append(f"{what}: weights of this operator stay float32")
     return QuantizationReach(len(reached), len(layers) + others, tuple(left))

@@ -31,6 +31,7 @@ from karui.spaces.quantization.quantize import quantize
 from karui.spaces.quantization.rounding import RoundedWeight
 from karui.spaces.quantization.settings import ActivationRanges, QuantizationSettings
 from karui.spaces.recovery import TrainingSettings, metric_of, train
+from karui.spaces.sparsity.weights import zero_weights
 from karui.spaces.task import Task
 
 QUICK = TrainingSettings(epochs=2, batch_size=32, learning_rate=1e-2, device="cpu")
@@ -324,6 +325,33 @@ def test_ends_of_a_relu6_are_no_ends_that_training_moves_outwards(tmp_path: Path
     held = grids_of_activations(path)
     assert {(grid.scale, grid.zero_point) for grid in result.activations.values()} <= held
     assert max(grid.ends[1] for name, grid in result.activations.items() if name != "first") <= 6.0 + 1e-5
+
+
+def test_zeros_of_weights_that_are_not_rounded_stay() -> None:
+    torch.manual_seed(0)
+    network, inputs = AttentionNetwork().eval(), torch.randn(64, 5, 8)
+    zero_weights(network, 0.5)
+    before = network.attention.in_proj_weight.detach().clone()
+    result = aware(network, task_for(network, inputs), replace(QUICK, learning_rate=0.1))
+    after = result.network.get_parameter("attention.in_proj_weight")
+    assert result.report.best_epoch > 0
+    assert not torch.equal(after, before)
+    assert torch.equal(after == 0, before == 0)
+    assert (after == 0).any()
+
+
+class AttentionNetwork(nn.Module):
+    """(n, 5, 8): attention, whose input projection is no linear layer, between two that are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = torch.relu(self.stem(inputs))
+        outputs: Tensor = self.head(self.attention(features, features, features, need_weights=False)[0].mean(dim=1))
+        return outputs
 
 
 def test_it_never_ends_worse_than_it_starts(trained: nn.Module, tiny_task: Task) -> None:
