@@ -20,8 +20,8 @@ class QuantizationSettings(AxisModel):
     Args:
         rounding: ``nearest``, or ``feedback`` to round each layer so that its outputs on the calibration inputs change
             least: the weights that are still to be rounded make good the errors of those before them (OBQ and GPTQ).
-        bias_correction: With ``feedback``, add to the biases what rounding takes from the layers' mean outputs, and move
-            the statistics of normalization that could not be folded as their inputs move.
+        bias_correction: With ``feedback``, add to the biases what rounding takes from the layers' mean outputs, and
+            move the statistics of normalization that could not be folded as their inputs move.
         granularity: One scale per output ``channel`` of a weight, or one per ``tensor``.
         activation_ranges: How the ranges of 8-bit activations follow from the calibration inputs: their extremes, the
             99.99th percentile, least entropy lost, or least squared error.
