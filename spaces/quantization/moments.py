@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import onnx
@@ -102,7 +103,7 @@ def input_moments(
 ) -> Iterator[dict[str, Moments]]:
     """Yield the moments of the layers' inputs by node name, in portions that fit into memory.
 
-    Layers without moments are left out: products with a stack of matrices or with a constant.
+    Layers that share a weight, and follow each other, come in one portion, however large that makes it. Layers without moments are left out: products with a stack of matrices or with a constant.
 
     Args:
         model: Float32 model with one input.
@@ -111,11 +112,13 @@ def input_moments(
         seed: Seed of the choice of positions.
     """
     portion: list[_Watched] = []
-    for watched in _watchable(model, layers):
-        if portion and sum(other.moment_bytes for other in (*portion, watched)) > _MOST_BYTES:
+    # what is made of a weight follows from all who read it, so that those stay together
+    for _, readers in groupby(_watchable(model, layers), key=lambda watched: watched.layer.weight_name):
+        more = list(readers)
+        if portion and sum(watched.moment_bytes for watched in (*portion, *more)) > _MOST_BYTES:
             yield _run(model, portion, calibration, seed)
             portion = []
-        portion.append(watched)
+        portion += more
     if portion:
         yield _run(model, portion, calibration, seed)
 

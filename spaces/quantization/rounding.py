@@ -81,7 +81,7 @@ def round_weights(
     given = given or {}
     weights = read_weights(model, set(bits))
     readers = readers_of([layer for layer in layers if layer.weight_name not in given])
-    # Layers that share a weight stand side by side, so that their moments mostly come in one portion.
+    # Layers that share a weight stand side by side, so that their moments come in one portion.
     watched = [layer for name in readers for layer in readers[name]]
     source: Iterable[dict[str, Moments]] = []
     if settings.rounding == "feedback":

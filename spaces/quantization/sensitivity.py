@@ -203,7 +203,7 @@ def _seen(
     names = dict.fromkeys(layer.weight_name for layer in layers)
     left = set(names)
     if settings.rounding == "feedback":
-        # Layers that share a weight stand side by side, so that their moments come in one portion, or mostly so.
+        # Layers that share a weight stand side by side, so that their moments come in one portion.
         watched = [layer for name in names for layer in layers if layer.weight_name == name]
         for portion in input_moments(model, watched, calibration):
             for name in names:

@@ -349,6 +349,26 @@ def test_blocks_make_good_what_those_before_them_left(bits: int, monkeypatch: py
     assert whole < in_blocks < 3 * whole
 
 
+def test_layers_that_share_a_weight_come_in_one_portion(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = np.eye(6, dtype=np.float32)
+    names = ["shared", "alone", "shared"]
+    nodes = [
+        helper.make_node("Gemm", [f"t{index}", name], [f"t{index + 1}"], name=f"n{index}")
+        for index, name in enumerate(names)
+    ]
+    graph = helper.make_graph(
+        nodes, "chain",
+        [helper.make_tensor_value_info("t0", TensorProto.FLOAT, [None, 6])],
+        [helper.make_tensor_value_info("t3", TensorProto.FLOAT, [None, 6])],
+        [numpy_helper.from_array(weight, name) for name in ("shared", "alone")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    layers = sorted(find_layers(model), key=lambda layer: layer.weight_name, reverse=True)
+    monkeypatch.setattr(moments_module, "_MOST_BYTES", 1)
+    portions = list(input_moments(model, layers, np.ones((4, 6), np.float32)))
+    assert [set(portion) for portion in portions] == [{"n0", "n2"}, {"n1"}]
+
+
 def test_one_block_is_plain_error_feedback_and_zeros_stay() -> None:
     rng = np.random.default_rng(3)
     weight, inputs = rng.normal(size=(6, 12)), correlated(rng, 50, 12)

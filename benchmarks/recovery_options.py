@@ -1,11 +1,13 @@
-"""What attention transfer (``hint_weight`` of ``[recovery]``) brings on digits, at equal epochs.
+"""What two options of ``[recovery]`` bring on digits at equal epochs: attention transfer, and a moving average.
 
-Networks cut out of the digits' baseline recover for the study's epochs, distilled, with and without hints. Writes
-``results/hints.md``. Run as ``python benchmarks/hints.py``: about six minutes of one core.
+Networks cut out of the digits' baseline recover for the study's epochs, distilled, with and without the option. Run as
+``python benchmarks/recovery_options.py hint_weight``, which writes ``results/hints.md``, or with ``ema_decay``, which
+writes ``results/moving_average.md``: about six minutes of one core each.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -31,33 +33,40 @@ NETWORKS = {
     "shallower x0.5, depth 0.5": Candidate(Student("shallower", 0.5, 0.5)),
     "shallower x0.75, resolution 0.5": Candidate(Student("shallower", 0.75, 1.0, 0.5)),
 }
-WEIGHTS = (0.0, 1.0, 4.0)
+OPTIONS = {
+    "hint_weight": ("hints.md", "Hints on digits", (0.0, 1.0, 4.0)),
+    "ema_decay": ("moving_average.md", "A moving average of the weights on digits", (0.0, 0.9, 0.98)),
+}
 SEEDS = (0, 1, 2)
 
 
 def main() -> None:
     """Train them all, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("option", choices=OPTIONS)
+    option = parser.parse_args().option
+    file, title, tried = OPTIONS[option]
     torch.set_num_threads(1)
     spec = load_spec("digits")
     task = make_task(**spec.task_options)
     with tempfile.TemporaryDirectory() as folder:
         prepare_baseline(task, spec.recovery, Path(folder), seed=spec.seed)
     lines = [
-        "# Hints on digits",
+        f"# {title}",
         "",
         f"Test accuracy in % of float32 networks after {spec.recovery.epochs} epochs, distilled from the baseline "
         f"({100 * metric_of(task.model, task, task.test):.2f} %): the mean of seeds {', '.join(map(str, SEEDS))}, and "
         f"the lowest and the highest. There are {_length(task)} test images. Then seconds of a training; "
-        "those of the first network have the teacher's in them, whose outputs and maps are kept for the others.",
+        "those of the first network have the teacher's in them, whose answers are kept for the others.",
         "",
-        "| network | " + " | ".join(f"`hint_weight = {weight}`" for weight in WEIGHTS) + " |",
-        "|---|" + "---|" * len(WEIGHTS),
+        "| network | " + " | ".join(f"`{option} = {value}`" for value in tried) + " |",
+        "|---|" + "---|" * len(tried),
     ]
     teachers = {seed: Teacher(task.model) for seed in SEEDS}
     for name, candidate in NETWORKS.items():
         cells = []
-        for weight in WEIGHTS:
-            settings = spec.recovery.model_copy(update={"hint_weight": weight})
+        for value in tried:
+            settings = spec.recovery.model_copy(update={option: value})
             begin = time.process_time()
             found = [100 * _recovered(task, candidate, settings, seed, teachers[seed]) for seed in SEEDS]
             seconds = (time.process_time() - begin) / len(SEEDS)
@@ -65,7 +74,7 @@ def main() -> None:
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     told = f"Conditions: torch {torch.__version__.partition('+')[0]}, {processor()}, one thread; {today()}."
-    (RESULTS / "hints.md").write_text("\n".join([*lines, "", told, ""]), encoding="utf-8")
+    (RESULTS / file).write_text("\n".join([*lines, "", told, ""]), encoding="utf-8")
 
 
 def _length(task: Task) -> int:
