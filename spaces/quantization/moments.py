@@ -103,7 +103,8 @@ def input_moments(
 ) -> Iterator[dict[str, Moments]]:
     """Yield the moments of the layers' inputs by node name, in portions that fit into memory.
 
-    Layers that share a weight, and follow each other, come in one portion, however large that makes it. Layers without moments are left out: products with a stack of matrices or with a constant.
+    Layers that share a weight, and follow each other, come in one portion, however large that makes it. Layers without
+    moments are left out: products with a stack of matrices or with a constant.
 
     Args:
         model: Float32 model with one input.
