@@ -143,16 +143,20 @@ def breaking_layers(network: nn.Module, example: Tensor) -> dict[str, str]:
 
 
 def _failure_without(network: nn.Module, example: Tensor, numbers: Collection[int]) -> CandidateFailure | None:
-    """Return why the network does not run where the groups of these numbers lose one channel of each part."""
+    """Return why the network does not run where the groups of these numbers lose one channel of each part.
 
-    def choose(traced: ChannelGraph) -> list[list[int]]:
-        firsts = [list(range(0, tied.channels, tied.channels // tied.parts)) for tied in traced.tied]
-        return [first if number in numbers else [] for number, first in enumerate(firsts)]
+    Once it is the first, once the last: what reads some of the channels only misses one of them but not the other.
+    """
+    for place in (0, -1):
 
-    try:
-        narrowed(network, example, choose)
-    except CandidateFailure as failure:
-        return failure
+        def choose(traced: ChannelGraph, place: int = place) -> list[list[int]]:
+            parts = [torch.arange(tied.channels).reshape(tied.parts, -1)[:, place].tolist() for tied in traced.tied]
+            return [part if number in numbers else [] for number, part in enumerate(parts)]
+
+        try:
+            narrowed(network, example, choose)
+        except CandidateFailure as failure:
+            return failure
     return None
 
 

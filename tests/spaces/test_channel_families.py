@@ -298,6 +298,33 @@ def test_layers_that_the_network_counts_on_are_spared() -> None:
     assert narrower(images).shape == (2, 3)
 
 
+class ReadTwice(nn.Module):
+    """A layer whose weights are read a second time, transposed, which the graph does not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.inner = nn.Linear(5, 6), nn.Linear(6, 8)
+        self.twice, self.head = nn.Linear(8, 12), nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.twice(self.inner(self.before(inputs)).relu()).relu()
+        outputs: Tensor = self.head(nn.functional.linear(hidden, self.twice.weight.t()))
+        return outputs
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
+def test_layers_that_can_lose_their_first_channel_but_not_their_last_are_spared(fraction: float) -> None:
+    """The head has a channel for the first of ``twice``, but none for its last; narrowed alone, ``inner`` fits none."""
+    inputs = torch.randn(2, 5)
+    reach = channel_reach(ReadTwice(), inputs)
+    assert str(reach) == "1 of 4 layers"
+    assert [reason.split(":")[0] for reason in reach.reasons] == ["inner", "twice", "head"]
+    narrower = remove_channels(ReadTwice(), inputs, fraction)
+    kept = {0.25: 4, 0.5: 3, 0.75: 2}[fraction]
+    assert [len(layer.get_parameter("weight")) for layer in weight_layers(narrower)] == [kept, 8, 12, 3]
+    assert narrower(inputs).shape == (2, 3)
+
+
 def test_a_network_that_can_lose_nothing_fails_as_a_candidate() -> None:
     with pytest.raises(CandidateFailure, match=r"no layer has channels that can be removed \(0: makes the output\)"):
         remove_channels(nn.Sequential(nn.Linear(4, 3)), torch.zeros(2, 4), 0.5)
