@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import get_args
@@ -82,6 +82,8 @@ def narrowed(
 ) -> nn.Module:
     """Return a copy of the network without the channels chosen in each group of tied layers.
 
+    Layers that share a parameter still do where they keep the same of it.
+
     Args:
         network: Left as it is.
         example: As in :func:`remove_channels`.
@@ -93,7 +95,9 @@ def narrowed(
         CandidateFailure: As in :func:`remove_channels`.
     """
     narrower = copy.deepcopy(network).eval()
-    trainable = {name: parameter.requires_grad for name, parameter in narrower.named_parameters()}
+    named = list(narrower.named_parameters(remove_duplicate=False))
+    trainable = {name: parameter.requires_grad for name, parameter in named}
+    shared = _names_of_shared(named)
     if gradients is not None:
         for parameter, found in zip(narrower.parameters(), gradients, strict=True):
             parameter.grad = None if found is None else found.to(parameter.device)
@@ -107,6 +111,7 @@ def narrowed(
             return copy.deepcopy(network)
         _prune(traced, chosen)
         settle(narrower)
+        _share_again(narrower, shared)
         after = _shapes(narrower, example)
     if after != before:
         reason = f"removing channels changed the output's shape from {before[0]} to {after[0]}"
@@ -235,3 +240,25 @@ def _prune(traced: ChannelGraph, chosen: list[list[int]]) -> None:
             narrowed_any = True
     if not narrowed_any:
         raise CandidateFailure("sparsity", "a layer would be left without channels")
+
+
+def _names_of_shared(named: Iterable[tuple[str, nn.Parameter]]) -> list[list[str]]:
+    """Return, for each parameter that several layers share, its names."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in named:
+        names.setdefault(id(parameter), []).append(name)
+    return [several for several in names.values() if len(several) > 1]
+
+
+def _share_again(network: nn.Module, shared: list[list[str]]) -> None:
+    """Make one parameter again of those that were one and are equal still: each layer was given its own part."""
+    for names in shared:
+        parts: list[nn.Parameter] = []
+        for name in names:
+            own = network.get_parameter(name)
+            twin = next((part for part in parts if torch.equal(part, own)), None)
+            if twin is None:
+                parts.append(own)
+            else:
+                holder, _, attribute = name.rpartition(".")
+                setattr(network.get_submodule(holder), attribute, twin)
