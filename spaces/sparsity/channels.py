@@ -103,7 +103,7 @@ def narrowed(
             parameter.grad = None if found is None else found.to(parameter.device)
     traced = traced_or_failed(narrower, example)
     traced = replace(traced, tied=tuple(tied for tied in traced.tied if not set(tied.layers) & set(spared)))
-    with _failing_as_candidate():
+    with _failing_as_candidate("channels cannot be removed from this network"):
         before = _shapes(narrower, example)
         chosen = choose(traced)
         if not any(chosen):
@@ -112,6 +112,7 @@ def narrowed(
         _prune(traced, chosen)
         settle(narrower)
         _share_again(narrower, shared)
+    with _failing_as_candidate("the network does not run without some of its channels"):
         after = _shapes(narrower, example)
     if after != before:
         reason = f"removing channels changed the output's shape from {before[0]} to {after[0]}"
@@ -171,7 +172,7 @@ def _shapes(network: nn.Module, example: Tensor) -> list[list[tuple[int, ...]]]:
 
 def traced_or_failed(network: nn.Module, example: Tensor) -> ChannelGraph:
     """Return :func:`~.channel_graph.trace_channels` of the network; what it raises is the candidate's failure."""
-    with _failing_as_candidate():
+    with _failing_as_candidate("which channels belong together cannot be told"):
         return trace_channels(network, example)
 
 
@@ -206,14 +207,15 @@ def _gradients(network: nn.Module, gradient: Callable[[nn.Module], None]) -> lis
 
 
 @contextmanager
-def _failing_as_candidate() -> Iterator[None]:
+def _failing_as_candidate(what: str) -> Iterator[None]:
+    """Let whatever goes wrong be the candidate's failure, for the reason that is told in these words."""
     try:
         yield
     except CandidateFailure:
         raise
     except Exception as error:
         # torch-pruning promises no type of error for a network beyond it: ZeroDivisionError, AssertionError, ...
-        reason = f"channels cannot be removed from this network: {type(error).__name__}: {error}"
+        reason = f"{what}: {type(error).__name__}: {error}"
         raise CandidateFailure("sparsity", reason) from error
 
 

@@ -292,6 +292,7 @@ def test_layers_that_the_network_counts_on_are_spared() -> None:
     reach = channel_reach(PartlyFixed(), images)
     assert str(reach) == "2 of 5 layers"
     assert [reason.split(":")[0] for reason in reach.reasons] == ["depthwise", "counted", "head"]
+    assert reach.reasons[1].startswith("counted: the network does not run without some of its channels: RuntimeError: ")
     narrower = remove_channels(PartlyFixed(), images, 0.5)
     shapes = [tuple(layer.weight.shape) for layer in weight_layers(narrower) if isinstance(layer.weight, Tensor)]
     assert shapes == [(4, 1, 3, 3), (5, 4, 3, 3), (6, 5, 1, 1), (4, 6), (3, 4)]
