@@ -13,8 +13,9 @@ from .onnx_file import read_model
 from .quantization.quantize import quantization_reach
 from .space import SearchSpace
 from .sparsity.channel_reach import channel_reach
+from .students.axis import StudentsAxis
 from .students.names import SHALLOWER
-from .students.shallower import shallower
+from .students.shallower import droppable_blocks, shallower
 from .task import Task
 from .zero_reach import gradual_reach, one_shot_reach
 
@@ -39,6 +40,7 @@ def describe_reach(space: SearchSpace, task: Task, baseline: Path) -> list[str]:
     return [
         *_channels(space, task),
         *_zeros(space, task, baseline),
+        *_depths(space, task),
         *_resolutions(space, task),
         *_bits(space, baseline),
         *_exits(space, baseline),
@@ -46,7 +48,9 @@ def describe_reach(space: SearchSpace, task: Task, baseline: Path) -> list[str]:
 
 
 def _channels(space: SearchSpace, task: Task) -> Iterator[str]:
-    if space.sparsity is None or not any(space.sparsity.removed_channels):
+    removed = space.sparsity is not None and any(space.sparsity.removed_channels)
+    students = _shallower(space)
+    if not removed and (students is None or min(students.widths) == 1.0):
         return
     try:
         reach = channel_reach(task.model, task.calibration_batch(2))
@@ -74,14 +78,40 @@ def _zeros(space: SearchSpace, task: Task, baseline: Path) -> Iterator[str]:
         yield f"weights can be zeroed at once in {at_once}{_listed(at_once.left)}"
 
 
-def _resolutions(space: SearchSpace, task: Task) -> Iterator[str]:
-    if space.students is None or SHALLOWER not in space.students.families:
+def _depths(space: SearchSpace, task: Task) -> Iterator[str]:
+    students = _shallower(space)
+    depths = sorted(set(students.depths) - {1.0}, reverse=True) if students is not None else []
+    if not depths:
         return
-    for resolution in sorted(set(space.students.resolutions) - {1.0}, reverse=True):
+    example = task.calibration_batch(2)
+    blocks = droppable_blocks(task.model, example)
+    if not blocks:
+        yield "none of the model's blocks can be dropped, as none repeats: depths of [students] change nothing"
+        return
+    dropped = {depth: droppable_blocks(task.model, example, depth) for depth in depths}
+    listed = ", ".join(f"{count or 'none'} at depth {depth:g}" for depth, count in dropped.items())
+    yield f"{blocks} of the model's blocks can be dropped: {listed}"
+    for depth in depths:
+        try:
+            shallower(task.model, example, width=1.0, depth=depth)
+        except CandidateFailure as failure:
+            yield f"the model cannot be cut to depth {depth:g}: {failure.reason}"
+
+
+def _resolutions(space: SearchSpace, task: Task) -> Iterator[str]:
+    students = _shallower(space)
+    if students is None:
+        return
+    for resolution in sorted(set(students.resolutions) - {1.0}, reverse=True):
         try:
             shallower(task.model, task.calibration_batch(2), width=1.0, depth=1.0, resolution=resolution)
         except CandidateFailure as failure:
             yield f"the model cannot compute at resolution {resolution:g}: {failure.reason}"
+
+
+def _shallower(space: SearchSpace) -> StudentsAxis | None:
+    """Return the axis of students where it makes them of the model itself."""
+    return space.students if space.students is not None and SHALLOWER in space.students.families else None
 
 
 def _bits(space: SearchSpace, baseline: Path) -> Iterator[str]:

@@ -61,6 +61,7 @@ class StageKeys:
         self._sharing = sharing
         self._calibration = calibration
         self._attends = any(isinstance(layer, nn.MultiheadAttention) for layer in task.model.modules())
+        self._ties = shares_parameters(task.model)
         self._origin = {
             "version": BUILD_VERSION,
             "baseline": network_digest(task.model),
@@ -76,6 +77,8 @@ class StageKeys:
         }
         if self._attends and network_of(candidate).zeroed_weights:
             described["zeroed"] = "attention too"  # its projections were left alone before
+        if self._ties and network_of(candidate) != Candidate():
+            described["shared"] = "kept"  # parameters came apart where channels were removed before
         if (axis := self._sharing.of(candidate.architecture)) is not None:
             described["supernet"] = self.supernet(axis)
             if (epochs := self._settings.inherited()) != self._settings.epochs:
@@ -112,6 +115,12 @@ class StageKeys:
         first. And it is the same for however many epochs: how lucky a start was is part of why it was chosen.
         """
         return seed_of(self.network(replace(candidate, epochs_factor=1)))
+
+
+def shares_parameters(network: nn.Module) -> bool:
+    """Say whether two layers of a network own the same parameter."""
+    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    return len(names) > len(list(network.parameters()))
 
 
 def network_digest(network: nn.Module) -> str:

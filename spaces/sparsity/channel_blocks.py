@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch_pruning.pruner import function
+from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 from torchvision.models.shufflenetv2 import InvertedResidual
 from torchvision.models.swin_transformer import (
     PatchMerging,
@@ -66,11 +67,7 @@ class _WindowAttention(function.BasePruningFunc):  # type: ignore[misc]
 
     def prune_out_channels(self, layer: ShiftedWindowAttention, idxs: Sequence[int]) -> None:
         width = self.get_out_channels(layer)
-        linear = function.LinearPruner()
-        linear.prune_out_channels(layer.qkv, [place + part * width for part in range(3) for place in idxs])
-        linear.prune_in_channels(layer.qkv, idxs)
-        linear.prune_out_channels(layer.proj, idxs)
-        linear.prune_in_channels(layer.proj, idxs)
+        _narrow_attention(layer.qkv, layer.proj, idxs)
         if not isinstance(layer, ShiftedWindowAttentionV2):  # whose attention is a cosine
             kept = width - len(idxs)
             # queries are divided by the square root of the head's width, which is another one now
@@ -90,6 +87,35 @@ class _WindowAttention(function.BasePruningFunc):  # type: ignore[misc]
         return int(layer.num_heads)
 
     get_in_channel_groups = get_out_channel_groups
+
+
+class _RelativeAttention(function.BasePruningFunc):  # type: ignore[misc]
+    """As :class:`_WindowAttention`, for MaxViT (Tu et al., ECCV 2022), whose scale is kept as a number."""
+
+    def prune_out_channels(self, layer: RelativePositionalMultiHeadAttention, idxs: Sequence[int]) -> None:
+        _narrow_attention(layer.to_qkv, layer.merge, idxs)
+        layer.head_dim = layer.merge.out_features // layer.n_heads
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: RelativePositionalMultiHeadAttention) -> int:
+        return int(layer.merge.out_features)
+
+    get_in_channels = get_out_channels
+
+    def get_out_channel_groups(self, layer: RelativePositionalMultiHeadAttention) -> int:
+        return int(layer.n_heads)
+
+    get_in_channel_groups = get_out_channel_groups
+
+
+def _narrow_attention(joint: nn.Linear, projection: nn.Linear, idxs: Sequence[int]) -> None:
+    """Remove channels of the input, which are those of the output and of query, key and value, made by one layer."""
+    linear, width = function.LinearPruner(), projection.out_features
+    linear.prune_out_channels(joint, [place + part * width for part in range(3) for place in idxs])
+    linear.prune_in_channels(joint, idxs)
+    linear.prune_out_channels(projection, idxs)
+    linear.prune_in_channels(projection, idxs)
 
 
 class _PatchMerging(function.BasePruningFunc):  # type: ignore[misc]
@@ -118,6 +144,7 @@ class _PatchMerging(function.BasePruningFunc):  # type: ignore[misc]
 _BLOCKS: dict[type[nn.Module] | tuple[type[nn.Module], ...], type[function.BasePruningFunc]] = {
     nn.MultiheadAttention: _Attention,
     ShiftedWindowAttention: _WindowAttention,
+    RelativePositionalMultiHeadAttention: _RelativeAttention,
     (PatchMerging, PatchMergingV2): _PatchMerging,
 }
 
@@ -131,7 +158,7 @@ def block_pruners(network: nn.Module) -> dict[type[nn.Module], function.BasePrun
 @contextmanager
 def traced_as_one(network: nn.Module) -> Iterator[None]:
     """Let the blocks of this network show as the operations that their pruners know, for as long as this lasts."""
-    opaque = (ShiftedWindowAttention, PatchMerging, PatchMergingV2)
+    opaque = (ShiftedWindowAttention, RelativePositionalMultiHeadAttention, PatchMerging, PatchMergingV2)
     changed = [module for module in network.modules() if isinstance(module, (*opaque, InvertedResidual))]
     for module in changed:
         shown = partial(_shuffled, module) if isinstance(module, InvertedResidual) else None

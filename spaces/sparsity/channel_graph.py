@@ -12,6 +12,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from .bounded_graph import BoundedGraph
 from .channel_blocks import FixedChannels, block_pruners, traced_as_one
 
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -19,6 +20,7 @@ ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 OUTPUT = "makes the output"
 TIED_TO_OUTPUT = "tied to a layer that makes the output"
 SHUFFLED = "tied to a channel shuffle"
+ENDLESS = "tied to other layers without end, over axes that the network folds into each other"
 ONE_CHANNEL = "one channel, or one in each group"
 NOT_RUN = "not run on the example"
 IN_BLOCK = "in an attention, not of its channels"
@@ -56,7 +58,7 @@ class ChannelGraph:
         fixed: Why the others of them keep all of theirs, by name.
     """
 
-    graph: torch_pruning.DependencyGraph
+    graph: BoundedGraph
     tied: tuple[TiedChannels, ...]
     layers: tuple[str, ...]
     fixed: dict[str, str]
@@ -76,7 +78,7 @@ def trace_channels(network: nn.Module, example: Tensor) -> ChannelGraph:
         warnings.simplefilter("ignore")
         for parameter in network.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        graph = torch_pruning.DependencyGraph()
+        graph = BoundedGraph()
         graph.build_dependency(
             network,
             # a bare tensor would be tried as network(*example) first: one sample without its batch axis
@@ -114,18 +116,19 @@ def _containers_in_training(network: nn.Module) -> Iterator[None]:
                 module.training = False
 
 
-def _sorted_out(network: nn.Module, graph: torch_pruning.DependencyGraph) -> ChannelGraph:
+def _sorted_out(network: nn.Module, graph: BoundedGraph) -> ChannelGraph:
     output_layers = _output_layers(graph)
     makers_of = _makers_of_channels(network, graph)
     fixed = {name: NOT_RUN if maker is not None else IN_BLOCK for name, maker in makers_of.items()}
     tied = []
-    for group in graph.get_all_groups(root_module_types=ROOTS):
-        makers = {id(dep.target.module) for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
-        layers = tuple(name for name, maker in makers_of.items() if id(maker) in makers)
-        members = TiedChannels(group, _parts(graph, group), layers)
-        reason = _why_fixed(members, any(id(layer) in makers for layer in output_layers))
-        if reason is None:
-            tied.append(members)
+    for group, makers in graph.tied_groups(ROOTS):
+        layers = tuple(name for name, maker in makers_of.items() if maker in makers)
+        reason: str | None = ENDLESS
+        if group is not None:
+            members = TiedChannels(group, _parts(graph, group), layers)
+            reason = _why_fixed(members, not makers.isdisjoint(output_layers))
+            if reason is None:
+                tied.append(members)
         for name in layers:
             fixed[name] = OUTPUT if makers_of[name] in output_layers else reason or ""
     unmoved = {name: reason for name, reason in fixed.items() if reason}

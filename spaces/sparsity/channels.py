@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import get_args
@@ -82,6 +82,8 @@ def narrowed(
 ) -> nn.Module:
     """Return a copy of the network without the channels chosen in each group of tied layers.
 
+    Layers that share a parameter still do where they keep the same of it.
+
     Args:
         network: Left as it is.
         example: As in :func:`remove_channels`.
@@ -93,13 +95,15 @@ def narrowed(
         CandidateFailure: As in :func:`remove_channels`.
     """
     narrower = copy.deepcopy(network).eval()
-    trainable = {name: parameter.requires_grad for name, parameter in narrower.named_parameters()}
+    named = list(narrower.named_parameters(remove_duplicate=False))
+    trainable = {name: parameter.requires_grad for name, parameter in named}
+    shared = _names_of_shared(named)
     if gradients is not None:
         for parameter, found in zip(narrower.parameters(), gradients, strict=True):
             parameter.grad = None if found is None else found.to(parameter.device)
     traced = traced_or_failed(narrower, example)
     traced = replace(traced, tied=tuple(tied for tied in traced.tied if not set(tied.layers) & set(spared)))
-    with _failing_as_candidate():
+    with _failing_as_candidate("channels cannot be removed from this network"):
         before = _shapes(narrower, example)
         chosen = choose(traced)
         if not any(chosen):
@@ -107,6 +111,8 @@ def narrowed(
             return copy.deepcopy(network)
         _prune(traced, chosen)
         settle(narrower)
+        _share_again(narrower, shared)
+    with _failing_as_candidate("the network does not run without some of its channels"):
         after = _shapes(narrower, example)
     if after != before:
         reason = f"removing channels changed the output's shape from {before[0]} to {after[0]}"
@@ -143,16 +149,20 @@ def breaking_layers(network: nn.Module, example: Tensor) -> dict[str, str]:
 
 
 def _failure_without(network: nn.Module, example: Tensor, numbers: Collection[int]) -> CandidateFailure | None:
-    """Return why the network does not run where the groups of these numbers lose one channel of each part."""
+    """Return why the network does not run where the groups of these numbers lose one channel of each part.
 
-    def choose(traced: ChannelGraph) -> list[list[int]]:
-        firsts = [list(range(0, tied.channels, tied.channels // tied.parts)) for tied in traced.tied]
-        return [first if number in numbers else [] for number, first in enumerate(firsts)]
+    Once it is the first, once the last: what reads some of the channels only misses one of them but not the other.
+    """
+    for place in (0, -1):
 
-    try:
-        narrowed(network, example, choose)
-    except CandidateFailure as failure:
-        return failure
+        def choose(traced: ChannelGraph, place: int = place) -> list[list[int]]:
+            parts = [torch.arange(tied.channels).reshape(tied.parts, -1)[:, place].tolist() for tied in traced.tied]
+            return [part if number in numbers else [] for number, part in enumerate(parts)]
+
+        try:
+            narrowed(network, example, choose)
+        except CandidateFailure as failure:
+            return failure
     return None
 
 
@@ -162,7 +172,7 @@ def _shapes(network: nn.Module, example: Tensor) -> list[list[tuple[int, ...]]]:
 
 def traced_or_failed(network: nn.Module, example: Tensor) -> ChannelGraph:
     """Return :func:`~.channel_graph.trace_channels` of the network; what it raises is the candidate's failure."""
-    with _failing_as_candidate():
+    with _failing_as_candidate("which channels belong together cannot be told"):
         return trace_channels(network, example)
 
 
@@ -197,14 +207,15 @@ def _gradients(network: nn.Module, gradient: Callable[[nn.Module], None]) -> lis
 
 
 @contextmanager
-def _failing_as_candidate() -> Iterator[None]:
+def _failing_as_candidate(what: str) -> Iterator[None]:
+    """Let whatever goes wrong be the candidate's failure, for the reason that is told in these words."""
     try:
         yield
     except CandidateFailure:
         raise
     except Exception as error:
         # torch-pruning promises no type of error for a network beyond it: ZeroDivisionError, AssertionError, ...
-        reason = f"channels cannot be removed from this network: {type(error).__name__}: {error}"
+        reason = f"{what}: {type(error).__name__}: {error}"
         raise CandidateFailure("sparsity", reason) from error
 
 
@@ -231,3 +242,25 @@ def _prune(traced: ChannelGraph, chosen: list[list[int]]) -> None:
             narrowed_any = True
     if not narrowed_any:
         raise CandidateFailure("sparsity", "a layer would be left without channels")
+
+
+def _names_of_shared(named: Iterable[tuple[str, nn.Parameter]]) -> list[list[str]]:
+    """Return, for each parameter that several layers share, its names."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in named:
+        names.setdefault(id(parameter), []).append(name)
+    return [several for several in names.values() if len(several) > 1]
+
+
+def _share_again(network: nn.Module, shared: list[list[str]]) -> None:
+    """Make one parameter again of those that were one and are equal still: each layer was given its own part."""
+    for names in shared:
+        parts: list[nn.Parameter] = []
+        for name in names:
+            own = network.get_parameter(name)
+            twin = next((part for part in parts if torch.equal(part, own)), None)
+            if twin is None:
+                parts.append(own)
+            else:
+                holder, _, attribute = name.rpartition(".")
+                setattr(network.get_submodule(holder), attribute, twin)

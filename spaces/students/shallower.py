@@ -29,6 +29,11 @@ class _Stage:
     droppable: tuple[str, ...]
     whole_blocks: bool
 
+    def dropped(self, depth: float) -> tuple[str, ...]:
+        """Return the names of those that are not kept at a depth: the last ones."""
+        kept = max(1, round(depth * self.blocks))
+        return self.droppable[max(0, len(self.droppable) - (self.blocks - kept)) :]
+
 
 def shallower(
     baseline: nn.Module,
@@ -62,8 +67,7 @@ def shallower(
     student = copy.deepcopy(baseline)
     dropped = 0
     for stage in _stages(student, example):
-        surplus = stage.blocks - max(1, round(depth * stage.blocks))
-        for name in stage.droppable[max(0, len(stage.droppable) - surplus) :] if surplus else ():
+        for name in stage.dropped(depth):
             delattr(stage.parent, name)
             dropped += 1
     if dropped:
@@ -74,14 +78,15 @@ def shallower(
     return remove_channels(student, example, round(1.0 - width, 6), multiple=channel_multiple)
 
 
-def droppable_blocks(baseline: nn.Module, example: Tensor) -> int:
-    """Return how many blocks the smallest depth drops, over all stages; 0 where depth has no effect.
+def droppable_blocks(baseline: nn.Module, example: Tensor, depth: float = 0.0) -> int:
+    """Return how many blocks a depth drops, over all stages; 0 where it has no effect.
 
     Args:
         baseline: Left as it is.
         example: A batch of inputs, shape (n, *input_shape).
+        depth: As in :func:`shallower`; at 0, as at the smallest one, every stage keeps one block.
     """
-    return sum(min(len(stage.droppable), stage.blocks - 1) for stage in _stages(copy.deepcopy(baseline), example))
+    return sum(len(stage.dropped(depth)) for stage in _stages(copy.deepcopy(baseline), example))
 
 
 def _stages(network: nn.Module, example: Tensor) -> list[_Stage]:

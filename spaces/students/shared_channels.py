@@ -9,6 +9,8 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from ..sparsity.bounded_graph import BoundedGraph
+
 _ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 
 Axis = tuple[str, bool]
@@ -51,13 +53,15 @@ def _trace(network: nn.Module, example: Tensor) -> list[SharedChannels]:
         warnings.simplefilter("ignore")
         for parameter in network.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        graph = torch_pruning.DependencyGraph()
+        graph = BoundedGraph()
         # a bare tensor would be tried as network(*example) first: one sample without its batch axis
         graph.build_dependency(network, example_inputs=(example,))
         importance = torch_pruning.importance.MagnitudeImportance(p=2)
         names = {module: name for name, module in network.named_modules()}
         groups = []
-        for group in graph.get_all_groups(root_module_types=_ROOTS):
+        for group, _ in graph.tied_groups(_ROOTS):
+            if group is None:
+                return []
             places = _places(graph, group, names)
             scores = importance(group)
             if scores is not None and any(comes_in for _, comes_in in places):

@@ -43,6 +43,12 @@ class Attentive(nn.Module):
         return outputs
 
 
+def shallower_students(
+    widths: tuple[float, ...] = (1.0,), depths: tuple[float, ...] = (1.0,), resolutions: tuple[float, ...] = (1.0,)
+) -> StudentsAxis:
+    return StudentsAxis(families=("shallower",), widths=widths, depths=depths, resolutions=resolutions)
+
+
 def described(task: Task, model: nn.Module, folder: Path, space: SearchSpace = SPACE) -> list[str]:
     export_onnx(model.eval(), task.calibration_batch(2), folder / "model.onnx")
     return describe_reach(space, replace(task, model=model), folder / "model.onnx")
@@ -90,7 +96,7 @@ def test_a_model_that_can_lose_no_channels_is_told(tiny_task: Task, tmp_path: Pa
 
 
 def test_a_model_that_cannot_compute_on_fewer_pixels_says_so(tiny_task: Task, tmp_path: Path) -> None:
-    space = SearchSpace(students=StudentsAxis(families=("shallower",), resolutions=(1.0, 0.5)))
+    space = SearchSpace(students=shallower_students(resolutions=(1.0, 0.5)))
     assert described(tiny_task, tiny_task.model, tmp_path, space) == []
     pixels = tiny_task.calibration_batch(1).shape[-1] * tiny_task.calibration_batch(1).shape[-2]
     flat = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * pixels, 3))
@@ -186,3 +192,48 @@ def test_a_model_without_layers_that_can_be_zeroed_says_so(tiny_task: Task, tmp_
     gradual, at_once = described(tiny_task, Scaled(), tmp_path, zeroing("gradual", "one_shot"))
     assert gradual == "weights can be zeroed gradually in 0 of 0 layers"
     assert at_once.startswith("weights of none of the model's layers can be zeroed at once: model.onnx holds no Conv")
+
+
+def test_channels_that_only_students_lose_are_told(tiny_task: Task, tmp_path: Path) -> None:
+    layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in tiny_task.model.modules())
+    space = SearchSpace(students=shallower_students(widths=(0.5, 1.0)))
+    found = described(tiny_task, tiny_task.model, tmp_path, space)
+    assert found == [f"channels can be removed from {layers - 1} of {layers} layers (not head: makes the output)"]
+    others = SearchSpace(students=StudentsAxis(families=("mobilenet_v2",), widths=(0.5,), depths=(0.5,)))
+    assert described(tiny_task, tiny_task.model, tmp_path, others) == []
+
+
+def test_blocks_that_students_drop_are_counted(tiny_task: Task, tmp_path: Path) -> None:
+    """Two stages of two blocks, of which the second of each goes; 0.75 of two blocks is rounded to both."""
+    space = SearchSpace(students=shallower_students(depths=(0.75, 0.5, 1.0)))
+    found = described(tiny_task, tiny_task.model, tmp_path, space)
+    assert found == ["2 of the model's blocks can be dropped: none at depth 0.75, 2 at depth 0.5"]
+
+
+def test_a_model_without_repeated_blocks_says_that_depth_changes_nothing(tiny_task: Task, tmp_path: Path) -> None:
+    plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    space = SearchSpace(students=shallower_students(depths=(0.5, 1.0)))
+    (sentence,) = described(tiny_task, plain, tmp_path, space)
+    assert sentence == "none of the model's blocks can be dropped, as none repeats: depths of [students] change nothing"
+
+
+class TakesByNumber(nn.Module):
+    """Two blocks of one shape, of which it takes the second by its number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=1) for _ in range(2)))
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.blocks(inputs).flatten(1) + self.blocks[1](inputs).flatten(1))
+        return outputs
+
+
+def test_a_model_that_does_not_run_without_its_last_blocks_says_so(tiny_task: Task, tmp_path: Path) -> None:
+    space = SearchSpace(students=shallower_students(depths=(0.5,)))
+    counted, failed = described(tiny_task, TakesByNumber(), tmp_path, space)
+    assert counted == "1 of the model's blocks can be dropped: 1 at depth 0.5"
+    assert failed.startswith(
+        "the model cannot be cut to depth 0.5: the network does not run without the dropped blocks"
+    )

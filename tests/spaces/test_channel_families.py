@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.maxvit import MaxVit, RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
 from karui.errors import CandidateFailure
+from karui.spaces.sparsity.channel_graph import ENDLESS
 from karui.spaces.sparsity.channel_reach import Reach, channel_reach
 from karui.spaces.sparsity.channels import remove_channels
+from karui.spaces.students.shared_channels import shared_channels
 
 CLASSES = 4
 QUICK = [
@@ -21,6 +24,7 @@ QUICK = [
     "squeezenet1_1",
     "shufflenet_v2_x0_5",
     "regnet_y_400mf",
+    "maxvit",
 ]
 SLOW = ["resnext50_32x4d", "vgg11_bn", "alexnet", "densenet121", "googlenet", "convnext_tiny", "swin_t", "swin_v2_t"]
 SLOW += ["vit_b_16", "inception_v3", "efficientnet_b0"]
@@ -31,13 +35,29 @@ OUTPUTS = {"googlenet": 3, "inception_v3": 2}
 
 
 def published(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name == "maxvit":  # one block of it
+        return small_maxvit()
     settings: dict[str, object] = {"weights": None, "num_classes": CLASSES}
     if name in OUTPUTS:
         settings["init_weights"] = False
     if name == "vit_b_16":
         settings["image_size"] = SIDES[name]
-    torch.manual_seed(0)
     network: nn.Module = models.get_model(name, **settings)
+    return network
+
+
+def small_maxvit() -> nn.Module:
+    network: nn.Module = MaxVit(
+        input_size=(64, 64),
+        stem_channels=10,
+        partition_size=4,
+        block_channels=[20],
+        block_layers=[1],
+        head_dim=10,
+        stochastic_depth_prob=0.0,
+        num_classes=CLASSES,
+    )
     return network
 
 
@@ -121,6 +141,82 @@ def test_attention_without_the_dead_dimensions_of_its_heads_computes_the_same() 
     assert channel_reach(network, inputs) == Reach(2, 3, ("head: makes the output",))
 
 
+class AttendingInWindows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.attention = RelativePositionalMultiHeadAttention(16, head_dim=8, max_seq_len=4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.attention(self.embed(inputs)).mean(dim=(1, 2)))
+        return outputs
+
+
+def test_attention_in_windows_without_the_dead_dimensions_of_its_heads_computes_the_same() -> None:
+    """As for the attention over all, with a bias by relative position and a scale that is kept as a number."""
+    torch.manual_seed(0)
+    network = AttendingInWindows().eval()
+    dead = [*range(4, 8), *range(12, 16)]
+    attention = network.attention
+    with torch.no_grad():
+        for parameter in (network.embed.weight, network.embed.bias, attention.merge.weight, attention.merge.bias):
+            parameter[dead] = 0.0
+        for part in range(3):
+            attention.to_qkv.weight[[place + 16 * part for place in dead]] = 0.0
+            attention.to_qkv.bias[[place + 16 * part for place in dead]] = 0.0
+        attention.to_qkv.weight.mul_(5.0)
+        attention.relative_position_bias_table.normal_()
+        network.head.weight[:, dead] = 0.0
+    inputs = torch.randn(2, 3, 4, 5)
+    narrower = remove_channels(network, inputs, 0.5)
+    assert narrower.get_parameter("attention.to_qkv.weight").shape == (24, 8)
+    torch.testing.assert_close(narrower(inputs), network(inputs))
+
+
+class Folding(nn.Module):
+    """An attention in windows, written out, whose axes the graph takes for channels in a circle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joint, self.head = nn.Linear(8, 24), nn.Linear(8, 3)
+        self.bias = nn.Parameter(torch.zeros(4, 4, 2))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parts = self.joint(inputs).chunk(3, dim=-1)
+        queries, keys, values = (part.reshape(len(inputs), -1, 4, 2, 4).permute(0, 1, 3, 2, 4) for part in parts)
+        weights = torch.einsum("nwhid,nwhjd->nwhij", queries, keys) + self.bias.permute(2, 0, 1).contiguous()
+        attended = torch.einsum("nwhij,nwhjd->nwhid", weights.softmax(dim=-1), values)
+        outputs: Tensor = self.head(attended.permute(0, 1, 3, 2, 4).reshape(inputs.shape).mean(dim=(1, 2)))
+        return outputs
+
+
+class BesideFolding(nn.Module):
+    """Two layers before it, of which it counts on the channels of the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.folding = nn.Linear(5, 12), nn.Linear(12, 8), Folding()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.folding(self.second(self.first(inputs).relu()))
+        return outputs
+
+
+@pytest.mark.timeout(60)
+def test_layers_whose_ties_find_no_end_are_left_and_named() -> None:
+    with pytest.raises(CandidateFailure, match=f"no layer has channels that can be removed .joint: {ENDLESS}"):
+        remove_channels(Folding(), torch.randn(2, 3, 4, 8), 0.5)
+    inputs = torch.randn(2, 3, 4, 5)
+    reach = channel_reach(BesideFolding(), inputs)
+    assert str(reach) == "1 of 4 layers"
+    assert [reason.split(":")[0] for reason in reach.reasons] == ["second", "folding.joint", "folding.head"]
+    assert reach.reasons[1:] == (f"folding.joint: {ENDLESS}", "folding.head: makes the output")
+    narrower = remove_channels(BesideFolding(), inputs, 0.5)
+    assert [len(layer.get_parameter("weight")) for layer in weight_layers(narrower)] == [6, 8, 24, 3]
+    assert narrower(inputs).shape == (2, 3)
+    assert shared_channels(narrower, inputs) == []
+
+
 @pytest.mark.parametrize("merging", [PatchMerging, PatchMergingV2])
 def test_window_attention_and_merging_lose_the_places_of_the_same_channels(merging: type[nn.Module]) -> None:
     torch.manual_seed(0)
@@ -196,10 +292,38 @@ def test_layers_that_the_network_counts_on_are_spared() -> None:
     reach = channel_reach(PartlyFixed(), images)
     assert str(reach) == "2 of 5 layers"
     assert [reason.split(":")[0] for reason in reach.reasons] == ["depthwise", "counted", "head"]
+    assert reach.reasons[1].startswith("counted: the network does not run without some of its channels: RuntimeError: ")
     narrower = remove_channels(PartlyFixed(), images, 0.5)
     shapes = [tuple(layer.weight.shape) for layer in weight_layers(narrower) if isinstance(layer.weight, Tensor)]
     assert shapes == [(4, 1, 3, 3), (5, 4, 3, 3), (6, 5, 1, 1), (4, 6), (3, 4)]
     assert narrower(images).shape == (2, 3)
+
+
+class ReadTwice(nn.Module):
+    """A layer whose weights are read a second time, transposed, which the graph does not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.inner = nn.Linear(5, 6), nn.Linear(6, 8)
+        self.twice, self.head = nn.Linear(8, 12), nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.twice(self.inner(self.before(inputs)).relu()).relu()
+        outputs: Tensor = self.head(nn.functional.linear(hidden, self.twice.weight.t()))
+        return outputs
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
+def test_layers_that_can_lose_their_first_channel_but_not_their_last_are_spared(fraction: float) -> None:
+    """The head has a channel for the first of ``twice``, but none for its last; narrowed alone, ``inner`` fits none."""
+    inputs = torch.randn(2, 5)
+    reach = channel_reach(ReadTwice(), inputs)
+    assert str(reach) == "1 of 4 layers"
+    assert [reason.split(":")[0] for reason in reach.reasons] == ["inner", "twice", "head"]
+    narrower = remove_channels(ReadTwice(), inputs, fraction)
+    kept = {0.25: 4, 0.5: 3, 0.75: 2}[fraction]
+    assert [len(layer.get_parameter("weight")) for layer in weight_layers(narrower)] == [kept, 8, 12, 3]
+    assert narrower(inputs).shape == (2, 3)
 
 
 def test_a_network_that_can_lose_nothing_fails_as_a_candidate() -> None:

@@ -56,6 +56,57 @@ def test_weakest_channels_go_by_squared_weights() -> None:
     assert narrower.get_parameter("0.weight").tolist() == [[3.0, 0.0], [pytest.approx(0.1), pytest.approx(0.1)]]
 
 
+class Sharing(nn.Module):
+    """Two convolutions with one weight; in a row, or beside a sum that ties their inputs to their outputs."""
+
+    def __init__(self, *, summed: bool) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 3)
+        self.first, self.second = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.summed = summed
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.stem(inputs)
+        for layer in (self.first, self.second):
+            features = layer(features).relu() + (features if self.summed else 0.0)
+        outputs: Tensor = self.head(features.mean((2, 3)))
+        return outputs
+
+
+def test_layers_that_share_a_weight_still_do(example: Tensor) -> None:
+    """A sum ties all eight channels together, so that both layers keep the same four of them."""
+    torch.manual_seed(0)
+    network = Sharing(summed=True)
+    network.first.weight.requires_grad_(False)
+    narrower = remove_channels(network, example, 0.5)
+    first, second = (narrower.get_parameter(f"{name}.weight") for name in ("first", "second"))
+    assert first is second
+    assert first.shape == (4, 4, 3, 3)
+    assert not first.requires_grad
+    assert network.second.weight is network.first.weight
+    stem, narrow_stem = (module.get_parameter("stem.weight") for module in (network, narrower))
+    kept = [int((stem - row).abs().flatten(1).sum(dim=1).argmin()) for row in narrow_stem]
+    assert torch.equal(first, network.first.weight[kept][:, kept])
+
+
+def test_layers_that_keep_different_parts_of_a_shared_weight_have_them_apart(example: Tensor) -> None:
+    """The first half of the stem's channels is strong and the second of the others', which read each other's."""
+    network = Sharing(summed=False)
+    with torch.no_grad():
+        network.stem.weight[4:] *= 1e-3
+        network.first.weight[:4] *= 1e-3
+        network.head.weight[:, :4] *= 1e-3
+    network.first.weight.requires_grad_(False)
+    narrower = remove_channels(network, example, 0.5)
+    first, second = (narrower.get_parameter(f"{name}.weight") for name in ("first", "second"))
+    assert torch.equal(first, network.first.weight[4:, :4])
+    assert torch.equal(second, network.first.weight[4:, 4:])
+    assert not first.requires_grad
+    assert not second.requires_grad
+    assert narrower(example).shape == (len(example), 3)
+
+
 def test_fraction_zero_is_a_deep_copy(tiny_network: nn.Module, example: Tensor) -> None:
     twin = remove_channels(tiny_network, example, 0.0)
     assert twin.training
@@ -150,7 +201,7 @@ class FixedShape(nn.Module):
 
 
 def test_network_beyond_torch_pruning_fails_as_a_candidate() -> None:
-    with pytest.raises(CandidateFailure, match="sparsity: channels cannot be removed from this network"):
+    with pytest.raises(CandidateFailure, match="sparsity: the network does not run without some of its channels"):
         remove_channels(FixedShape(), torch.zeros(2, 1, 8, 8), 0.5)
 
 

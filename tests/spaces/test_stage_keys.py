@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from karui.spaces.architect import Architect
@@ -17,7 +17,7 @@ from karui.spaces.cells.axis import CellsAxis
 from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.quantization.settings import QuantizationSettings
 from karui.spaces.stage_cache import StageCache
-from karui.spaces.stage_keys import StageKeys, network_digest
+from karui.spaces.stage_keys import StageKeys, network_digest, shares_parameters
 from karui.spaces.supernet.axes import SharingAxes
 from karui.spaces.task import Task
 
@@ -42,6 +42,30 @@ def test_only_zeros_of_a_model_with_attention_are_kept_elsewhere_than_before(
         assert [
             key == before.network(one) for key, one in zip(now, (zeroed, at_once, narrower), strict=True)
         ] == expected
+
+
+class Tied(nn.Module):
+    """(n, 4): two layers of one weight."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight if tied else nn.Parameter(self.first.weight.detach().clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.second(self.first(inputs))
+        return outputs
+
+
+def test_networks_of_shared_parameters_are_kept_apart_from_those_of_equal_ones() -> None:
+    samples = TensorDataset(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))
+    tied, equal = (keys_of(Task(Tied(each), samples, samples, samples)) for each in (True, False))
+    assert shares_parameters(Tied(True))
+    assert not shares_parameters(Tied(False))
+    narrower = Candidate(removed_channels=0.5)
+    assert tied.network(narrower) != equal.network(narrower)
+    assert tied.network(Candidate()) == equal.network(Candidate())
 
 
 CHANGED: dict[str, tuple[object, bool]] = {

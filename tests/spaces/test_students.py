@@ -84,6 +84,8 @@ def test_what_is_dropped_are_the_last_blocks_and_the_rest_is_the_baseline(
 
 def test_droppable_blocks_are_those_that_the_smallest_depth_drops(staged: nn.Sequential, example: Tensor) -> None:
     assert droppable_blocks(staged, example) == 3 + 2
+    # of stages of four and of three blocks, 0.5 keeps two of each
+    assert droppable_blocks(staged, example, 0.5) == 2 + 1
     assert parameters(staged) - parameters(shallower(staged, example, width=1.0, depth=0.01)) == (
         3 * (9 * 4 * 4 + 4) + 2 * (9 * 8 * 8 + 8)
     )
