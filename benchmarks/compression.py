@@ -5,8 +5,8 @@ measure the same; where they are not those of the study any more it is trained f
 Every method makes a file, which is measured as the search measures it: bytes on disk, speed in alternation with the
 baseline, accuracy of the file on the test split. Rows are added to ``results/compression.csv`` as they come, and what
 stands there already is not made again, so that the benchmark can be stopped and goes on; ``results/compression.md`` is
-written from it. Run as ``python benchmarks/compression.py``: about eight hours of one core, most of it training. Several
-such runs, each with a folder of its own, may share the work.
+written from it. Run as ``python benchmarks/compression.py``: about eight hours of one core, most of it training.
+Several such runs, each with a folder of its own, may share the work.
 
     --folder DIR   working folder for trained networks (runs/compression)
     --only REGEX   only the methods whose name holds a match
@@ -389,8 +389,8 @@ def _report(lab: Lab, rows: pd.DataFrame) -> str:
         "baseline in one run, accuracy of the file on the 10,000 test images. Points lost are the baseline's accuracy "
         "less the file's; where a method trains, the mean over its seeds, and the largest distance from it. Seconds "
         "are those of one core.",
-        f"Networks recover for {lab.settings.epochs} epochs (combinations for {LONG} or {LONGEST}), distilled from the baseline; "
-        "`nearest` and `error feedback` train nothing. Files of 8-bit activations have at most 7 bits.",
+        f"Networks recover for {lab.settings.epochs} epochs (combinations for {LONG} or {LONGEST}), distilled from the "
+        "baseline; `nearest` and `error feedback` train nothing. Files of 8-bit activations have at most 7 bits.",
         _precisions(rows),
         "`compression_without_vnni.csv` has the rows that train nothing, of an earlier run on an AMD EPYC without VNNI "
         "(baseline of 93.91 %).",
