@@ -110,6 +110,7 @@ class InputGrid(_LearnedSteps):
             -limits[0] / below if below else math.inf,
         )
         super().__init__(torch.tensor(step), most=max(most, step))
+        self._most_change = math.log(self._most / step)
         self.zero_point = zero_point
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ class InputGrid(_LearnedSteps):
     def _stay_within(self) -> None:
         """Bring the change back to what the limits allow; beyond, it would have no gradient that led it back."""
         with torch.no_grad():
-            self.log_change.clamp_(max=math.log(self._most / float(self.start)))
+            self.log_change.clamp_(max=self._most_change)
 
     @property
     def grid(self) -> ActivationGrid:

@@ -45,9 +45,8 @@ def round_in_blocks(weight: np.ndarray, scales: np.ndarray, inputs: np.ndarray, 
 
 def _made_good(part: np.ndarray, seen: np.ndarray, second: np.ndarray, left: np.ndarray) -> np.ndarray:
     """Return weights of a block whose outputs, added to what is left of those before, come next to the wanted ones."""
-    curvature = damped(second[None])
     mean = np.trace(second) / len(second)
-    if curvature is None or not left.any() or mean <= 0:
+    if not left.any() or mean <= 0 or (curvature := damped(second[None])) is None:
         return part
     moved = part + np.linalg.solve(curvature[0], seen.T @ left / mean).T
     return np.where(part == 0, 0.0, moved)
