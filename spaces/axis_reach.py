@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import CandidateFailure
-from .candidate import FLOAT_BITS, FLOATING_BITS
+from .candidate import FLOAT_BITS
 from .exits.cut import STAGE as EXIT
 from .exits.cut import find_cuts
 from .onnx_file import read_model
@@ -64,7 +64,7 @@ def _zeros(space: SearchSpace, task: Task, baseline: Path) -> Iterator[str]:
     if space.sparsity is None or not any(space.sparsity.zeroed_weights):
         return
     times = set(space.sparsity.zeroing)
-    if space.bits is not None and "aware" in space.bits.training and set(space.bits.weights) - set(FLOATING_BITS):
+    if space.bits is not None and "aware" in space.bits.training and space.bits.has_integers:
         times.add("gradual")  # where rounded weights are trained, zeros come gradually
     if "gradual" in times:
         gradual = gradual_reach(task.model)
@@ -115,7 +115,7 @@ def _shallower(space: SearchSpace) -> StudentsAxis | None:
 
 
 def _bits(space: SearchSpace, baseline: Path) -> Iterator[str]:
-    if space.bits is None or not set(space.bits.weights) - set(FLOATING_BITS):
+    if space.bits is None or not space.bits.has_integers:
         return
     for activations in space.bits.activations:
         beside = "float32" if activations == FLOAT_BITS else f"{activations}-bit"

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 
 import onnx
 
+from .onnx_file import copy_of
+
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of tensors by name."""
 
 
 def shapes_of_one_input(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all tensors whose shape is known when one input is run, batch axis included."""
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
+    single = copy_of(model)
     for value in single.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1
     for value in single.graph.output:

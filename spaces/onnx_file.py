@@ -47,6 +47,18 @@ def write_model(model: onnx.ModelProto, path: Path, stage: str) -> None:
     write_bytes(model.SerializeToString(), path)
 
 
+def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of the standard set of operators that a model is written for; 0 where it names none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
 def constants_to_initializers(model: onnx.ModelProto) -> None:
     """Turn top-level ``Constant`` nodes that hold a tensor into initializers, in place."""
     graph = model.graph
@@ -90,6 +102,14 @@ def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def open_watching(model: onnx.ModelProto, names: Set[str]) -> onnxruntime.InferenceSession:
+    """Open a model as :func:`open_session` does, with the named tensors among its outputs; its inputs never are."""
+    watching = copy_of(model)
+    missing = names - {value.name for value in (*model.graph.output, *model.graph.input)}
+    watching.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(missing))
+    return open_session(watching)
 
 
 def run_in_batches(model: onnx.ModelProto, inputs: np.ndarray, batch_size: int) -> np.ndarray:

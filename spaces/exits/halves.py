@@ -6,7 +6,7 @@ import onnx
 from onnx import helper
 
 from ..multiply_adds import shapes_of_one_input
-from ..onnx_file import drop_unread_initializers
+from ..onnx_file import copy_of, drop_unread_initializers
 from .cut import Cut
 
 
@@ -36,8 +36,7 @@ def split(model: onnx.ModelProto, cut: Cut) -> tuple[onnx.ModelProto, onnx.Model
 
 def _part(model: onnx.ModelProto, start: onnx.ValueInfoProto, end: onnx.ValueInfoProto) -> onnx.ModelProto:
     """Return the model of the nodes that ``end`` needs where ``start`` is given."""
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
+    part = copy_of(model)
     graph = part.graph
     for values, value in ((graph.input, start), (graph.output, end)):
         del values[:]

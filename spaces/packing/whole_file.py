@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from ...errors import CandidateFailure
 from ..artifact import write_bytes
-from ..onnx_file import LARGEST_FILE_BYTES, read_model
+from ..onnx_file import LARGEST_FILE_BYTES, opset_of, read_model
 from .chain import OLDEST_OPSET, Chain
 from .derive import derive_bias_constants
 from .plan import Group, add_group, plan
@@ -55,7 +55,7 @@ def _obstacle(model: onnx.ModelProto) -> str:
     """Return why the weights of a file cannot be packed, whatever they are; empty where they can."""
     if model.functions:
         return "the model has functions of its own"
-    if (opset := _opset(model)) < OLDEST_OPSET:
+    if (opset := opset_of(model)) < OLDEST_OPSET:
         return f"the file's set of operators is version {opset}, unpacking needs {OLDEST_OPSET} or newer"
     return ""
 
@@ -75,7 +75,7 @@ def _smallest(original: bytes, *, packable: bool) -> tuple[bytes, tuple[PackedTe
 def _pack_weights(model: onnx.ModelProto) -> tuple[PackedTensor, ...]:
     """Replace initializers by packed ones and the nodes that unpack them, in place."""
     fixed = fixed_names(model)
-    chain = Chain(_unused_prefix(model), _opset(model))
+    chain = Chain(_unused_prefix(model), opset_of(model))
     derive_bias_constants(model, fixed, chain.prefix)
     merge_initializers(model, fixed)
     weights = {
@@ -103,10 +103,6 @@ def _replace(model: onnx.ModelProto, names: set[str], chain: Chain) -> None:
 
 def _describe(group: Group, name: str, tensor: np.ndarray) -> PackedTensor:
     return PackedTensor(name=name, bits=group.form.bits, sparse=group.form.sparse, elements=int(tensor.size))
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
 def _unused_prefix(model: onnx.ModelProto) -> str:

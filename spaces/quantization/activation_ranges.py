@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..onnx_file import open_session
+from ..onnx_file import open_watching
 from .histogram import LEVELS, Histogram
 from .learned import ActivationGrid
 from .settings import ActivationRanges
@@ -226,11 +226,7 @@ def _times_log(count: float) -> float:
 def _values(model: onnx.ModelProto, names: set[str], calibration: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the tensors of the model, batch after batch, flat."""
     fed = model.graph.input[0].name
-    watching = onnx.ModelProto()
-    watching.CopyFrom(model)
-    missing = names - {value.name for value in (*model.graph.output, *model.graph.input)}
-    watching.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(missing))
-    session = open_session(watching)
+    session = open_watching(model, names)
     outputs = [value.name for value in session.get_outputs()]
     for start in range(0, len(calibration), BATCH):
         batch = calibration[start : start + BATCH]

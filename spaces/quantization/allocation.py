@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +116,7 @@ def spread_bits(
     inputs: np.ndarray,
     settings: QuantizationSettings,
     sensitivity: Path | None,
+    given: Set[str] = frozenset(),
 ) -> dict[str, int]:
     """Return the bits of each weight that is reached, by name.
 
@@ -127,13 +128,17 @@ def spread_bits(
         inputs: Calibration inputs, float32, shape (n, *input_shape), for a budget.
         settings: How weights are rounded, for a budget.
         sensitivity: Where the table that a budget is spread by is kept; None to keep it nowhere.
+        given: Weights that training has rounded already; they have no part in a budget.
     """
     if not reached:
         return {}
     if choice.allocation == "groups":
         return grouped_bits(reached, choice.group_bits, most_bits=choice.most_bits)
     if choice.allocation == "budget":
-        # Of all layers, so that the table serves float activations as well.
-        table = kept_table(sensitivity, model, layers, inputs, settings)
-        return budget_bits(table, reached, choice.weight_bits, most_bits=choice.most_bits)
+        bits = {layer.weight_name: choice.most_bits for layer in reached}
+        if sharing := [layer for layer in reached if layer.weight_name not in given]:
+            # Of all layers, so that the table serves float activations as well.
+            table = kept_table(sensitivity, model, layers, inputs, settings)
+            bits |= budget_bits(table, sharing, choice.weight_bits, most_bits=choice.most_bits)
+        return bits
     return uniform_bits(reached, int(choice.weight_bits), most_bits=choice.most_bits)

@@ -65,6 +65,11 @@ class BitsAxis(AxisModel):
         """The whole numbers of bits among the weights', those of floating point aside."""
         return tuple(int(bits) for bits in self.weights if bits == int(bits) and bits not in FLOATING_BITS)
 
+    @property
+    def has_integers(self) -> bool:
+        """Whether weights may be rounded to integers at all."""
+        return any(bits not in FLOATING_BITS for bits in self.weights)
+
     def refine(self, trial: Suggester, candidate: Candidate) -> Candidate:
         """Add bit-widths to a candidate."""
         allocation = choose(trial, "bits.allocation", self.allocations)

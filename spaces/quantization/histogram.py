@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from .learned import ActivationGrid
+from .learned import LARGEST_UINT8, ActivationGrid
 
-LEVELS = 256
+LEVELS = LARGEST_UINT8 + 1
 """Integers of an unsigned 8-bit activation."""
 
 

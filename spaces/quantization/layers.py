@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,13 @@ def separate_shared_weights(model: onnx.ModelProto) -> None:
 def read_weights(model: onnx.ModelProto, names: set[str]) -> dict[str, np.ndarray]:
     """Return the named initializers as arrays."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name in names}
+
+
+def write_weights(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:
+    """Replace the named initializers by arrays, in place."""
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
 
 
 def _channel_axis(node: onnx.NodeProto, axes: int) -> int:

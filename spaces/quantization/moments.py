@@ -8,9 +8,8 @@ from itertools import groupby
 
 import numpy as np
 import onnx
-import onnxruntime
 
-from ..onnx_file import open_session
+from ..onnx_file import open_watching
 from .layers import Layer
 from .unfolding import Unfolding, unfolding_of
 
@@ -141,7 +140,7 @@ def _run(
     model: onnx.ModelProto, portion: list[_Watched], calibration: np.ndarray, seed: int
 ) -> dict[str, Moments]:  # fmt: skip
     fed = model.graph.input[0].name
-    session = _session(model, {watched.tensor for watched in portion} - {fed})
+    session = open_watching(model, {watched.tensor for watched in portion})
     names = [value.name for value in session.get_outputs()]
     seen = [_Sums(watched, np.random.default_rng([seed, index])) for index, watched in enumerate(portion)]
     batch_size = min(_MOST_BATCH, max(1, _BATCH_ELEMENTS // max(1, calibration[0].size)))
@@ -185,11 +184,3 @@ class _Sums:
     def moments(self) -> Moments:
         """Return what has been found."""
         return Moments(self._second, self._mean, np.concatenate(self._rows, axis=1) if self._rows else None)
-
-
-def _session(model: onnx.ModelProto, wanted: set[str]) -> onnxruntime.InferenceSession:
-    watching = onnx.ModelProto()
-    watching.CopyFrom(model)
-    missing = wanted - {value.name for value in model.graph.output}
-    watching.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(missing))
-    return open_session(watching)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..onnx_file import drop_unread_initializers, open_session
+from ..onnx_file import copy_of, drop_unread_initializers, open_session, opset_of
 from .settings import QuantizationSettings
 
 _BATCH = 64
@@ -73,13 +73,6 @@ def copy_if_normalized(model: onnx.ModelProto, settings: QuantizationSettings) -
     """Return a copy of the model where there is something to correct and the settings ask for it, else None."""
     wanted = settings.rounding == "feedback" and settings.bias_correction == "on"
     return copy_of(model) if wanted and _normalizations(model) else None
-
-
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model."""
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    return copied
 
 
 def normalization_statistics(model: onnx.ModelProto, inputs: np.ndarray) -> dict[str, Statistics]:
@@ -150,7 +143,7 @@ def _spell_out(
         return output
 
     def average(of: str, output: str) -> str:
-        if _opset(model) >= _AXES_ARE_AN_INPUT:
+        if opset_of(model) >= _AXES_ARE_AN_INPUT:
             return add("ReduceMean", of, constant(f"axes of {output}", axes), output=output, keepdims=1)
         return add("ReduceMean", of, output=output, keepdims=1, axes=axes.tolist())
 
@@ -174,10 +167,6 @@ def _outputs(name: str) -> tuple[str, str]:
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     graph = onnx.shape_inference.infer_shapes(model).graph
     return {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info)}
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
 def _array(tensors: Mapping[str, onnx.TensorProto], node: onnx.NodeProto, place: int) -> np.ndarray:

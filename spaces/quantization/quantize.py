@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 
 from ...errors import CandidateFailure
-from ..onnx_file import open_session, read_model, write_model
+from ..onnx_file import copy_of, open_session, read_model, write_model
 from .allocation import spread_bits
 from .bias_correction import correct_biases
 from .bit_choice import BitChoice
 from .layers import LAYER_OPERATORS, OTHER_OPERATORS, Layer, find_layers
 from .learned import LearnedGrids
-from .normalization import copy_if_normalized, copy_of, correct_normalization
+from .normalization import copy_if_normalized, correct_normalization
 from .preparation import RUNTIME_ERRORS, STAGE, check_calibration, prepare_layers
 from .rounding import replace_weights, round_weights
 from .scales import MOST_BITS
@@ -81,7 +81,8 @@ def quantize(
     reached = _reached(model, layers, choice.activation_bits)
     reach = _reach(model, layers, reached)
     try:
-        bits = _spread(model, layers, reached, choice, inputs, settings, learned, sensitivity)
+        given = set(learned.weights_of(model))
+        bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity, given)
         model = _quantize(model, reached, bits, inputs, settings, learned, zeroing, with_activations)
         _check_result(model, inputs[:_PROBES])
     except RUNTIME_ERRORS as error:
@@ -176,24 +177,6 @@ def _reached(model: onnx.ModelProto, layers: list[Layer], activation_bits: int) 
     if activation_bits != MOST_BITS:
         return layers
     return [layer for layer in layers if has_int8_kernel(model, layer)]
-
-
-def _spread(
-    model: onnx.ModelProto,
-    layers: list[Layer],
-    reached: list[Layer],
-    choice: BitChoice,
-    inputs: np.ndarray,
-    settings: QuantizationSettings,
-    learned: LearnedGrids,
-    sensitivity: Path | None,
-) -> dict[str, int]:
-    """Return the bits of each weight; those that training has rounded have theirs, and no part in a budget."""
-    given = learned.weights_of(model)
-    sharing = [layer for layer in reached if layer.weight_name not in given]
-    asked = sharing if choice.allocation == "budget" else reached
-    bits = spread_bits(model, layers, asked, choice, inputs, settings, sensitivity)
-    return {layer.weight_name: bits.get(layer.weight_name, choice.most_bits) for layer in reached}
 
 
 def _reach(model: onnx.ModelProto, layers: list[Layer], reached: list[Layer]) -> QuantizationReach:

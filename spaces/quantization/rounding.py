@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from .error_feedback import damped, round_with_feedback
-from .layers import Layer, read_weights
+from .layers import Layer, read_weights, write_weights
 from .moments import Moments, MomentSource, summed_second
 from .scales import along_axis, mse_scales, range_scales, round_to_grid
 from .settings import QuantizationSettings
@@ -104,9 +103,7 @@ def round_weights(
 
 def replace_weights(model: onnx.ModelProto, weights: Mapping[str, RoundedWeight]) -> None:
     """Replace weights, by name, by what they are rounded to, in place."""
-    for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].values, tensor.name))
+    write_weights(model, {name: rounded.values for name, rounded in weights.items()})
 
 
 def round_to_nearest(weight: np.ndarray, axis: int, bits: int, settings: QuantizationSettings) -> RoundedWeight:

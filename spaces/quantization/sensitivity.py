@@ -12,13 +12,12 @@ from typing import Self
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from pydantic import TypeAdapter, ValidationError
 
 from ..artifact import write_bytes
-from ..onnx_file import run_in_batches
+from ..onnx_file import copy_of, run_in_batches
 from .bias_correction import correct_biases
-from .layers import Layer, read_weights
+from .layers import Layer, read_weights, write_weights
 from .moments import Moments, input_moments
 from .rounding import RoundedWeight, round_for_inputs, round_to_nearest
 from .scales import FEWEST_BITS, MOST_BITS
@@ -188,10 +187,8 @@ class _Probe:
 
     def loss_increase(self, name: str, weight: np.ndarray, shifts: dict[str, np.ndarray]) -> float:
         """Return what the loss gains with another weight, the biases taking back the shifts."""
-        changed = onnx.ModelProto()
-        changed.CopyFrom(self._model)
-        tensor = next(each for each in changed.graph.initializer if each.name == name)
-        tensor.CopyFrom(numpy_helper.from_array(weight, name))
+        changed = copy_of(self._model)
+        write_weights(changed, {name: weight})
         correct_biases(changed, shifts)
         return loss_increase(self._before, run_in_batches(changed, self._inputs, _BATCH))
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from ..sparsity.names import ZeroPattern
 from ..sparsity.patterns import TINY_LAYER, check_fraction
 from .error_feedback import damped
-from .layers import Layer, read_weights
+from .layers import Layer, read_weights, write_weights
 from .moments import Moments, MomentSource, summed_second
 from .settings import QuantizationSettings
 from .shifts import Shifts, mean_shifts
@@ -102,9 +101,7 @@ def zero_weights_once(
         source = MomentSource(model, watched, calibration)
     zeroed = zeroed_weights(weights, readers, source, zeroing)
     means = {node_name: found.mean for moments in source for node_name, found in moments.items()}
-    for tensor in model.graph.initializer:
-        if tensor.name in zeroed:
-            tensor.CopyFrom(numpy_helper.from_array(zeroed[tensor.name], tensor.name))
+    write_weights(model, zeroed)
     return mean_shifts(layers, weights, zeroed, means)
 
 
