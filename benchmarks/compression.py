@@ -181,7 +181,7 @@ def rounding_methods(lab: Lab) -> Iterator[Method]:
             yield Method(f"{name}: error feedback", partial(_ours, lab, choice, feedback), trains=False)
             budget = BitChoice(bits, activations, "budget")
             yield Method(f"{name}: budget of bits", partial(_ours, lab, budget, feedback), trains=False)
-    for bits in (2, 3, 4):
+    for bits in (2, 3, 4, 8):
         trained = Candidate(weight_bits=bits, activation_bits=8, bit_training="aware")
         name = f"w{bits} a8: trained with rounded weights"
         make = partial(_built, lab, trained, epochs_aware=lab.settings.epochs)
