@@ -296,7 +296,7 @@ def _by_range(lab: Lab, choice: BitChoice, _seed: int) -> Path:
 
 
 def _unrecovered(lab: Lab, fraction: float, _seed: int) -> Path:
-    network = remove_channels(lab.task.model, lab.calibration[:2], fraction, multiple=lab.settings.channel_multiple)
+    network = remove_channels(lab.task.model, lab.calibration[:2], fraction, multiple=lab.settings.multiple)
     reestimate_normalization(network, statistics_inputs(lab.task, seed=0))
     return lab.packed(network.eval())
 
@@ -315,7 +315,7 @@ def _filters(lab: Lab, fraction: float, recover: bool, seed: int) -> Path:
 
 
 def _cold(lab: Lab, seed: int, *, taught: bool) -> Path:
-    network = remove_channels(lab.task.model, lab.calibration[:2], 0.5, multiple=lab.settings.channel_multiple)
+    network = remove_channels(lab.task.model, lab.calibration[:2], 0.5, multiple=lab.settings.multiple)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for layer in network.modules():

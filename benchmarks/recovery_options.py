@@ -82,7 +82,7 @@ def _length(task: Task) -> int:
 
 
 def _recovered(task: Task, candidate: Candidate, settings: BuildSettings, seed: int, teacher: Teacher) -> float:
-    network = make_from_baseline(task.model, task.calibration_batch(2), candidate, settings.channel_multiple)
+    network = make_from_baseline(task.model, task.calibration_batch(2), candidate, settings.multiple)
     train(network, task, training_settings(settings, epochs=settings.epochs, seed=seed), teacher=teacher)
     return metric_of(network, task, task.test)
 

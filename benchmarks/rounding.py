@@ -89,7 +89,7 @@ def _networks(seed: int, folder: Path) -> Iterator[tuple[str, Task, Path]]:
     yield "baseline", task, baseline
     example = task.calibration_batch(8)
     torch.manual_seed(seed)
-    half = remove_channels(task.model, example, 0.5, multiple=settings.channel_multiple)
+    half = remove_channels(task.model, example, 0.5, multiple=settings.multiple)
     yield "-50 % channels", task, _trained(half, task, settings, settings.epochs, seed, folder / "half.onnx")
     cell = build_cell_network(CELL, task.input_shape, 10)
     yield "cell", task, _trained(cell, task, settings, settings.epochs_from_scratch, seed, folder / "cell.onnx")

@@ -97,7 +97,7 @@ class Architect:
             return network
         gradient = loss_gradient(self._task, self._settings.batch_size, self._seed)
         return make_from_baseline(
-            self._task.model, self._example, candidate, self._settings.channel_multiple, gradient=gradient
+            self._task.model, self._example, candidate, self._settings.multiple, gradient=gradient
         )
 
     def _supernet(self, axis: SharingAxis) -> Supernet[Any]:

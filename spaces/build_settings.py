@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .axis import AxisModel
 from .precision import Precision
 
 Count = Annotated[int, Field(ge=1)]
 Epochs = Annotated[int, Field(ge=0)]
+
+USUAL_MULTIPLE = 8
+"""Channels in a vector of 256 bits in float32, and the block of channels of onnxruntime's kernels there."""
 
 
 class BuildSettings(AxisModel):
@@ -40,7 +43,7 @@ class BuildSettings(AxisModel):
         ema_decay: Decay per step of a moving average of the weights; the better of the two is kept; 0 for none.
         hint_weight: Weight of attention transfer from the baseline's features; 0 for none.
         channel_multiple: Channel counts that are left are rounded to a multiple of this, since kernels are fast at
-            counts that fill their vectors.
+            counts that fill their vectors; ``auto`` for what a study's preflight finds that its targets like.
         precision: What candidates compute in while they train: ``bfloat16`` where the processor or the accelerator has
             instructions for it (AVX512-BF16, AMX, a GPU) and training is faster so; elsewhere it is slower. They are
             validated, exported and trained with rounded weights in float32.
@@ -61,9 +64,22 @@ class BuildSettings(AxisModel):
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     hint_weight: Annotated[float, Field(ge=0)] = 0.0
-    channel_multiple: Count = 8
+    channel_multiple: Count | Literal["auto"] = USUAL_MULTIPLE
     precision: Precision = "float32"
     device: str | None = None
+
+    @field_validator("channel_multiple", mode="before")
+    @classmethod
+    def _is_count_or_auto(cls, multiple: Any) -> Any:
+        # Of two kinds of value, pydantic would tell what is wrong with each.
+        if multiple != "auto" and (type(multiple) is not int or multiple < 1):
+            raise ValueError("expected a count of 1 or more, or 'auto'")
+        return multiple
+
+    @property
+    def multiple(self) -> int:
+        """Of what number channels are a multiple: the usual one where that is ``auto`` and no preflight has told."""
+        return USUAL_MULTIPLE if self.channel_multiple == "auto" else self.channel_multiple
 
     def inherited(self, factor: int = 1) -> int:
         """Return the epochs of a network that takes its weights from a supernet, for so many times the epochs."""

@@ -29,7 +29,7 @@ from .storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from .storage.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
 from .storage.shared_files import SharedFiles
 from .storage.storage_errors import explain_storage_errors
-from .storage.study_notes import check_meaning, training_seed
+from .storage.study_notes import agreed_multiple, check_meaning, training_seed
 from .storage.turns import alone_on_server, turns_of
 from .study_file.spec import StudySpec
 from .tables import trials_table, write_csv
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..search.turns import Turns
     from ..spaces.task import Task
     from .measuring.bench import Bench
+    from .preflight.verdicts import Findings
 
 
 @dataclass
@@ -52,6 +53,10 @@ class Session:
     storage: str
     watcher: Watcher
     files: SharedFiles | None = None
+
+    def __post_init__(self) -> None:
+        """Begin with what the study says, before a preflight settles what that leaves open."""
+        self.recovery = self.spec.recovery
 
     def run(self, task: Task | None) -> StudyResult:
         """Search and re-measure; see :func:`run_study`."""
@@ -132,7 +137,7 @@ class Session:
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec, lock)
-        self._preflight(bench)
+        found = self._preflight(bench)
         bench.tell = self.watcher.phase
         self.watcher.phase("measuring the baseline")
         digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
@@ -140,23 +145,33 @@ class Session:
         for told in bench.targets.differences(known):
             self.watcher.note(told)
         bench.targets.close()  # while workers measure, nothing of this process has to stay in a device's memory
-        begin_bench(bench, self.spec, self.folder, seed, known, self.files)
+        self._settle(found)
+        begin_bench(bench, self.spec, self.recovery, self.folder, seed, known, self.files)
         return bench, seed
 
-    def _preflight(self, bench: Bench) -> None:
+    def _settle(self, found: Findings | None) -> None:
+        """Put what the preflight found where the study leaves it to that."""
+        if self.spec.recovery.channel_multiple == "auto":
+            liked = self.spec.recovery.multiple if found is None else found.multiple
+            multiple = agreed_multiple(self.study, liked, self._turns)
+            self.recovery = self.spec.recovery.model_copy(update={"channel_multiple": multiple})
+            self.watcher.note(f"channels are left in multiples of {multiple}")
+
+    def _preflight(self, bench: Bench) -> Findings | None:
         """Say what the axes that are searched cannot win here, and how candidates would train faster."""
         from .preflight.preflight import preflight_of
         from .preflight.preflight_sentences import sentences
 
         if not self.spec.preflight.layers:
-            return
+            return None
         try:
             found = preflight_of(bench, self.spec, self.folder, lambda text: self.watcher.phase(f"preflight: {text}"))
         except CandidateFailure as failure:
             self.watcher.note(f"no preflight: {failure.reason}")
-            return
+            return None
         for sentence in sentences(found, self.spec):
             self.watcher.note(sentence)
+        return found
 
     @cached_property
     def _turns(self) -> Turns:
@@ -193,7 +208,7 @@ class Session:
         import torch
 
         folder = RunFolder(self.folder.path.absolute())
-        return Workbench(self.spec, folder, seed, bench.baseline, torch.get_num_threads(), task)
+        return Workbench(self.spec, self.recovery, folder, seed, bench.baseline, torch.get_num_threads(), task)
 
     def _crew(self, bench: Bench, workbench: Workbench) -> Crew:
         """Return who evaluates candidates: worker processes, or this very process where there are none."""
@@ -220,7 +235,7 @@ class Session:
         objectives, limits, gates = self.spec.objectives(), self.spec.limits(), self.spec.gates
         baseline = {objective.name: bench.baseline[objective.name].value for objective in objectives}
         with bench.lock.working():
-            canonical = Equivalence(bench.task, self.spec.space, self.spec.recovery.channel_multiple)
+            canonical = Equivalence(bench.task, self.spec.space, self.recovery.multiple)
         loop = SearchLoop(
             study=self.study,
             space=self.spec.space,

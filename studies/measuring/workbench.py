@@ -19,6 +19,7 @@ from ..study_file.task_loading import load_task
 if TYPE_CHECKING:
     from ...evaluators.machine_lock import MachineLock
     from ...spaces.build import Builder
+    from ...spaces.build_settings import BuildSettings
     from ...spaces.candidate import Candidate
     from ...spaces.task import Task
     from .bench import Bench
@@ -31,6 +32,7 @@ class Workbench:
 
     Args:
         spec: The study.
+        recovery: How its candidates are made, with what a preflight settled.
         folder: Its results folder.
         seed: Seed of all training.
         baseline: The baseline's measurements, by name.
@@ -39,6 +41,7 @@ class Workbench:
     """
 
     spec: StudySpec
+    recovery: BuildSettings
     folder: RunFolder
     seed: int
     baseline: dict[str, Measurement]
@@ -88,10 +91,10 @@ class Workbench:
         from ...spaces.baseline import prepare_baseline
         from .bench import Bench
 
-        artifact = prepare_baseline(task, self.spec.recovery, self.folder.path, seed=self.seed)
+        artifact = prepare_baseline(task, self.recovery, self.folder.path, seed=self.seed)
         files = open_shared_files(self.spec.artifacts, self.spec.folder)
         bench = Bench(task, artifact, self.spec, lock, announce)
-        begin_bench(bench, self.spec, self.folder, self.seed, self.baseline, files)
+        begin_bench(bench, self.spec, self.recovery, self.folder, self.seed, self.baseline, files)
         return bench
 
 
@@ -120,21 +123,22 @@ def cache_of(spec: StudySpec, folder: RunFolder) -> StageCache:
 def begin_bench(
     bench: Bench,
     spec: StudySpec,
+    recovery: BuildSettings,
     folder: RunFolder,
     seed: int,
     baseline: dict[str, Measurement],
     files: SharedFiles | None,
 ) -> None:
     """Give the bench what it needs to make and measure candidates."""
-    bench.begin(baseline, _builder(bench, spec, folder, seed), folder.outcomes, files)
+    bench.begin(baseline, _builder(bench, spec, recovery, folder, seed), folder.outcomes, files)
 
 
-def _builder(bench: Bench, spec: StudySpec, folder: RunFolder, seed: int) -> Builder:
+def _builder(bench: Bench, spec: StudySpec, recovery: BuildSettings, folder: RunFolder, seed: int) -> Builder:
     from ...spaces.build import Builder
 
     return Builder(
         bench.task,
-        spec.recovery,
+        recovery,
         folder.build,
         seed,
         spec.quantization,

@@ -34,12 +34,8 @@ def _sentences(found: Preflight, spec: StudySpec) -> Iterator[str]:
     searches_channels = spec.sparsity is not None and any(spec.sparsity.removed_channels)
     if searches_channels and verdicts[CHANNELS].time_ratio is not None and not verdicts[CHANNELS].is_faster:
         yield f"{where}, fewer channels are no faster ({_times(verdicts[CHANNELS])}): the layers are too small"
-    kept = spec.recovery.channel_multiple
-    if searches_channels and kept % found.multiple:
-        yield (
-            f"{where}, layers take as long for fewer channels than a whole multiple of {found.multiple}: "
-            f"channel_multiple = {found.multiple} in [recovery] would waste less than {kept}"
-        )
+    if searches_channels and spec.recovery.channel_multiple != "auto":
+        yield from _multiple(found.multiple, spec.recovery.multiple, where)
 
 
 def _bits(verdict: Verdict, where: str) -> Iterator[str]:
@@ -48,6 +44,14 @@ def _bits(verdict: Verdict, where: str) -> Iterator[str]:
     elif not verdict.is_faster:
         found = "make files slower" if verdict.is_slower else "bring no speed"
         yield f"{where}, 8-bit activations {found} ({_times(verdict)}): they win size only, as 8-bit weights do"
+
+
+def _multiple(liked: int, kept: int, where: str) -> Iterator[str]:
+    if kept % liked:
+        yield (
+            f"{where}, layers take as long for fewer channels than a whole multiple of {liked}: "
+            f"channel_multiple = {liked} in [recovery] would waste less than {kept}"
+        )
 
 
 def _times(verdict: Verdict) -> str:

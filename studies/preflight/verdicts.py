@@ -108,6 +108,11 @@ class Findings:
     targets: tuple[Preflight, ...]
     training: TrainingSpeed | None = None
 
+    @property
+    def multiple(self) -> int:
+        """Of what number channels should be a multiple: one that suits every target."""
+        return math.lcm(*(found.multiple for found in self.targets))
+
 
 def _verdict(rows: Sequence[ProbeRow]) -> Verdict:
     """Weigh the layers by their share of the multiply-adds; what one of them cannot run, the variant cannot."""

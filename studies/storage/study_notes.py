@@ -9,6 +9,7 @@ import optuna
 
 from ...errors import StudyFileError
 from ...evaluators.measurement import Measurement
+from ...search.turns import Turns
 
 
 def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], usual: Mapping[str, Any], where: str) -> None:
@@ -58,6 +59,20 @@ def _differences(before: Any, after: Any, usual: Any, key: str = "") -> Iterator
             yield from _differences(was, after.get(name), known.get(name), f"{key}.{name}" if key else name)
     elif before != after:
         yield key, before, after
+
+
+def agreed_multiple(study: optuna.Study, found: int, turns: Turns) -> int:
+    """Return of what number channels are a multiple in all of a study: what its first search found.
+
+    Args:
+        study: Optuna's.
+        found: What this search finds.
+        turns: How searches that share the study take turns.
+    """
+    with turns():
+        if "channel_multiple" not in study.user_attrs:
+            study.set_user_attr("channel_multiple", found)
+        return int(study.user_attrs["channel_multiple"])
 
 
 def note_baseline(study: optuna.Study, digest: str, measurements: Mapping[str, Measurement]) -> None:

@@ -89,6 +89,17 @@ def random_inputs_with_exits(path: Path | str) -> StudyFileError:
     )
 
 
+def multiple_without_preflight(path: Path | str) -> StudyFileError:
+    """Return the error for channel counts that are to be what a preflight finds, where there is none."""
+    return StudyFileError(
+        "channel_multiple = 'auto' asks a preflight, and the study has none",
+        where=f"{path}: preflight.layers",
+        expected="1 or more, where channel_multiple in [recovery] is 'auto'",
+        got="0",
+        remedy="take that line out, or write a number for channel_multiple",
+    )
+
+
 def wrong_objective(path: Path | str, objective: str | None, what: str, expected: str) -> StudyFileError:
     """Return the error for an objective that a study with these targets cannot have."""
     return StudyFileError(

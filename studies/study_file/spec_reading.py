@@ -15,6 +15,7 @@ from .spec_faults import (
     batches_with_exits,
     explain,
     key_text,
+    multiple_without_preflight,
     random_inputs_with_exits,
     unknown_key,
     wrong_objective,
@@ -78,11 +79,12 @@ def change_spec(spec: StudySpec, changes: dict[str, Any], where: str) -> StudySp
 
 
 def check_space(spec: StudySpec, where: Path | str) -> None:
-    """Refuse a study that has nothing to search, or whose latency cannot be measured as its axes need it.
+    """Refuse a study that has nothing to search, whose latency cannot be measured as its axes need it, or that asks
+    a preflight which it has not.
 
     Raises:
         StudyFileError: Where no axis is given, the objective is no target, or exits are to run several inputs at once,
-            or random ones.
+            or random ones, or where channels are to go by a preflight of no layers.
     """
     if (fault := fault_of_objective(spec.latency.objective, spec.target)) is not None:
         raise wrong_objective(where, spec.latency.objective, *fault)
@@ -90,6 +92,8 @@ def check_space(spec: StudySpec, where: Path | str) -> None:
         raise batches_with_exits(where, spec.latency.batch_size)
     if spec.exits is not None and spec.latency.inputs == "random":
         raise random_inputs_with_exits(where)
+    if spec.recovery.channel_multiple == "auto" and not spec.preflight.layers:
+        raise multiple_without_preflight(where)
     if not any((spec.bits, spec.sparsity, spec.students, spec.cells, spec.stages, spec.exits)):
         raise StudyFileError(
             "the study searches nothing: it has no axis",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import pytest
 
 from karui.evaluators.probing import LikedMultiple, ProbeRow
@@ -123,6 +124,11 @@ def test_the_multiple_is_that_of_the_layers_that_count_most() -> None:
     assert Preflight("here", (), (), {}).multiple == 1
 
 
+@pytest.mark.parametrize(("liked", "multiple"), [((8,), 8), ((4, 16), 16), ((8, 12), 24), ((), 1)])
+def test_a_multiple_suits_every_target(liked: tuple[int, ...], multiple: int) -> None:
+    assert found_on(*(flown(multiple=each) for each in liked)).multiple == multiple
+
+
 def test_a_preflight_reads_back_as_it_was_written() -> None:
     found = flown()
     assert Preflight.from_dict(json.loads(json.dumps(found.to_dict()))) == found
@@ -141,6 +147,8 @@ def test_only_what_cannot_pay_is_said() -> None:
     (multiple,) = sentences(found_on(flown(zeros=0.5, multiple=16)), STUDY)
     assert "channel_multiple = 16 in [recovery] would waste less than 8" in multiple
     assert sentences(found_on(flown(zeros=0.5, multiple=4)), STUDY) == []
+    auto = STUDY.model_copy(update={"recovery": BuildSettings(channel_multiple="auto")})
+    assert sentences(found_on(flown(zeros=0.5, multiple=16)), auto) == []
 
 
 def test_nothing_is_said_of_an_axis_that_is_not_searched() -> None:
@@ -240,3 +248,45 @@ def test_a_search_says_first_what_cannot_pay(karui_command: Command, tmp_path: P
     assert (tmp_path / "runs" / "tiny" / "preflight.json").exists()
     log = (tmp_path / "runs" / "tiny" / "log.jsonl").read_text()
     assert "preflight: 3x3 convolution, 16 channels" in log or "zeroed weights make files smaller, not faster" in log
+
+
+ONLY_CHANNELS = """
+[sparsity]
+removed_channels = [0.5]
+zeroed_weights = [0.0]
+
+[recovery]
+epochs = 1
+batch_size = 32
+channel_multiple = "auto"
+
+[latency]
+max_seconds = 0.05
+"""
+
+
+@pytest.mark.parametrize(("liked", "left", "workers"), [(2, {4, 8}, 0), (16, {4, 16}, 1)])
+def test_channels_are_left_in_the_multiples_that_the_preflight_found(
+    karui_command: Command, tmp_path: Path, liked: int, left: set[int], workers: int
+) -> None:
+    write_study(tmp_path, probed_layers=1, axes=ONLY_CHANNELS, workers=workers)
+    assert karui_command("preflight", "tiny.toml").code == 0
+    folder = tmp_path / "runs" / "tiny"
+    _pretend(folder / "preflight.json", liked)
+    assert karui_command("search", "tiny.toml", "--trials", "2").code == 0
+    assert f"channels are left in multiples of {liked}" in (folder / "log.jsonl").read_text()
+    (student,) = (folder / "build" / "files").glob("*.onnx")
+    weights = [item for item in onnx.load(student).graph.initializer if len(item.dims) == 4]
+    assert {weight.dims[0] for weight in weights} == left, "layers of fewer channels than a multiple are not rounded"
+    # what another machine finds later changes nothing
+    _pretend(folder / "preflight.json", 4)
+    assert karui_command("search", "tiny.toml", "--trials", "3").code == 0
+    assert "channels are left in multiples of 4" not in (folder / "log.jsonl").read_text()
+
+
+def _pretend(kept: Path, liked: int) -> None:
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    for each in found.values():
+        for row in each.get("multiples", ()):
+            row["multiple"] = liked
+    kept.write_text(json.dumps(found), encoding="utf-8")

@@ -98,6 +98,12 @@ def test_further_objectives_come_after_the_three_with_their_bounds(tmp_path: Pat
         (HEAD + "followers = 'many'\n" + BITS, ("followers", "a count of 0 or more, or 'auto'", "'many'")),
         (HEAD + "followers = -1\n" + BITS, ("followers", "a count of 0 or more, or 'auto'", "-1")),
         (HEAD + "followers = 2.0\n" + BITS, ("followers", "a count of 0 or more, or 'auto'", "2.0")),
+        (HEAD + BITS + "[recovery]\nchannel_multiple = 'any'\n", ("a count of 1 or more, or 'auto'", "'any'")),
+        (HEAD + BITS + "[recovery]\nchannel_multiple = 0\n", ("recovery.channel_multiple", "'auto'", "got: 0")),
+        (
+            HEAD + BITS + "[recovery]\nchannel_multiple = 'auto'\n[preflight]\nlayers = 0\n",
+            ("asks a preflight", "preflight.layers", "expected: 1 or more", "got: 0", "or write a number"),
+        ),
         (HEAD + "name = 'a b'\n" + BITS, ("name", "letters, digits, dots", "'a b'")),
         (HEAD + "task_options = 3\n" + BITS, ("task_options", "a section, written [task_options]", "3")),
         (HEAD + "bits = 4\n", ("bits", "a section, written [bits]", "4")),
