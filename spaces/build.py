@@ -94,7 +94,7 @@ class Builder:
         self._between_steps = between_steps
         self._on_stage = on_stage
         self._task = task
-        self._teacher = Teacher(task.model)
+        self._teacher = Teacher(task.model, precision=settings.precision)
         self._seed = seed
         self._settings = settings
         self._quantization = quantization or QuantizationSettings()

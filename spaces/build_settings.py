@@ -44,9 +44,9 @@ class BuildSettings(AxisModel):
         hint_weight: Weight of attention transfer from the baseline's features; 0 for none.
         channel_multiple: Channel counts that are left are rounded to a multiple of this, since kernels are fast at
             counts that fill their vectors; ``auto`` for what a study's preflight finds that its targets like.
-        precision: What candidates compute in while they train: ``bfloat16`` where the processor or the accelerator has
-            instructions for it (AVX512-BF16, AMX, a GPU) and training is faster so; elsewhere it is slower. They are
-            validated, exported and trained with rounded weights in float32.
+        precision: What candidates and their teacher compute in while they train: ``bfloat16`` where the processor or
+            the accelerator has instructions for it (AVX512-BF16, AMX, a GPU) and training is faster so; elsewhere it is
+            slower. Candidates are validated, exported and trained with rounded weights in float32.
         device: Where training runs, such as ``cuda:1``; the accelerator that torch finds where left out.
     """
 

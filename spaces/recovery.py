@@ -89,7 +89,7 @@ def train(
     try:
         with private_randomness(settings.seed, device), torch.enable_grad():
             zeroing = WeightZeroing(network.to(device), zeroed_weights, zero_pattern)
-            learned_from = None if teacher is None else Teacher.of(teacher)
+            learned_from = None if teacher is None else Teacher.of(teacher, settings.precision)
             best = _fit(network, task, settings, learned_from, zeroing, on_epoch, between_steps, device)
     finally:
         network.cpu().eval()

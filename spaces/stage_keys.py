@@ -89,11 +89,15 @@ class StageKeys:
         settings = self._settings.model_dump(mode="json", exclude=_LATER_SETTINGS)
         if settings["precision"] == "float32":
             del settings["precision"]  # as it was before there was another
-        return settings
+        return settings | self._teaching()
+
+    def _teaching(self) -> dict[str, str]:
+        """Return what tells networks of a teacher that computes in bfloat16 from those of earlier versions."""
+        return {} if self._settings.precision == "float32" else {"teacher": self._settings.precision}
 
     def supernet(self, axis: SharingAxis) -> str:
         """Return the key of the supernet of an axis."""
-        settings = self._settings.model_dump(mode="json", include=_SUPERNET_SETTINGS)
+        settings = self._settings.model_dump(mode="json", include=_SUPERNET_SETTINGS) | self._teaching()
         return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis.model_dump(mode='json')})}"
 
     def aware(self, candidate: Candidate, epochs: int) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from .hints import Maps, Resolution, attention_map, features_of, last_modules
+from .precision import Precision, outputs_in
 from .prediction import predict
 from .task import Pairs
 
@@ -46,13 +47,15 @@ class Teacher:
 
     Args:
         network: Left as it is.
+        precision: What it computes in, batch by batch.
         most_bytes: How much is remembered; what comes later is computed every time.
     """
 
-    def __init__(self, network: nn.Module, *, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, network: nn.Module, *, precision: Precision = "float32", most_bytes: int = MOST_BYTES) -> None:
         # a copy, because the network is the user's and stays where it is
         self._network = copy.deepcopy(network).cpu().eval()
         self._device = torch.device("cpu")
+        self._precision = precision
         self._free = most_bytes
         self._batches: dict[bytes, Taught] = {}
         self._looks_at: dict[Resolution, nn.Module] | None = None
@@ -60,9 +63,9 @@ class Teacher:
         self._of_split: Tensor | None = None
 
     @classmethod
-    def of(cls, network: nn.Module | Teacher) -> Teacher:
-        """Return the teacher itself, or a new one around a network."""
-        return network if isinstance(network, Teacher) else cls(network)
+    def of(cls, network: nn.Module | Teacher, precision: Precision) -> Teacher:
+        """Return the teacher itself, or a new one around a network, which computes in that precision."""
+        return network if isinstance(network, Teacher) else cls(network, precision=precision)
 
     def on(self, device: torch.device) -> nn.Module:
         """Return the network in evaluation mode, on a device."""
@@ -143,8 +146,7 @@ class Teacher:
 
     def _compute(self, inputs: Tensor, device: torch.device) -> Tensor:
         with torch.no_grad():
-            outputs: Tensor = self.on(device)(inputs.to(device))
-        return outputs
+            return outputs_in(self._precision, self.on(device), inputs.to(device))
 
 
 def _bytes_of(inputs: Tensor) -> memoryview:

@@ -57,7 +57,7 @@ def train_supernet(
     device = pick_device(settings.device)
     with private_randomness(settings.seed, device), torch.enable_grad():
         supernet = Supernet(networks).to(device).train()
-        learned_from = None if teacher is None else Teacher.of(teacher)
+        learned_from = None if teacher is None else Teacher.of(teacher, settings.precision)
         batches = Batches(task, settings.batch_size, learned_from, seed=settings.order_seed, device=device)
         sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches), between_steps)
         for epoch in range(1, settings.epochs + 1):

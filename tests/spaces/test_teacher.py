@@ -171,7 +171,17 @@ def test_network_is_neither_moved_nor_put_in_another_mode() -> None:
     torch.testing.assert_close(teacher.outputs(inputs, CPU), layer(inputs).detach())
     assert all(module.training for module in network.modules())
     layer.weight.data.zero_()
-    assert not torch.equal(Teacher.of(teacher).outputs(inputs + 1, CPU), layer(inputs + 1))
+    assert not torch.equal(Teacher.of(teacher, "float32").outputs(inputs + 1, CPU), layer(inputs + 1))
+
+
+def test_it_computes_in_the_precision_that_it_is_made_for() -> None:
+    network, inputs = nn.Linear(3, 2, bias=False), torch.rand(5, 3)
+    exact = inputs.bfloat16().double() @ network.weight.bfloat16().double().T
+    outputs = Teacher(network, precision="bfloat16").outputs(inputs, CPU)
+    assert outputs.dtype == torch.float32
+    torch.testing.assert_close(outputs.double(), exact, rtol=2**-8, atol=0.0)  # one rounding: 8 bits of significand
+    assert torch.equal(Teacher.of(network, "bfloat16").outputs(inputs, CPU), outputs)
+    assert torch.equal(Teacher.of(network, "float32").outputs(inputs, CPU), network(inputs))
 
 
 def test_two_networks_see_the_same_batches_whatever_they_draw() -> None:
