@@ -141,7 +141,7 @@ SPACES = {
     "stages": Space(
         "supernet", "inverted-residual stages", StageNetworks(STAGES, INPUT_SHAPE, OUTPUTS), _draw_stages, 24
     ),
-    "cells": Space("supernet_cells", "cells", CellNetworks(CELLS, INPUT_SHAPE, OUTPUTS), _draw_cells, 16),
+    "cells": Space("supernet_cells", "cells", CellNetworks(CELLS, INPUT_SHAPE, OUTPUTS), _draw_cells, 24),
 }
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from .architect import seed_of
 from .build_settings import BuildSettings
 from .candidate import Candidate, network_of
+from .cells.axis import CellsAxis
 from .quantization.settings import QuantizationSettings
 from .supernet.axes import SharingAxes, SharingAxis
 from .task import Task
@@ -98,7 +99,10 @@ class StageKeys:
     def supernet(self, axis: SharingAxis) -> str:
         """Return the key of the supernet of an axis."""
         settings = self._settings.model_dump(mode="json", include=_SUPERNET_SETTINGS) | self._teaching()
-        return f"supernet-{_digest(self._origin | {'settings': settings, 'axis': axis.model_dump(mode='json')})}"
+        described = self._origin | {"settings": settings, "axis": axis.model_dump(mode="json")}
+        if isinstance(axis, CellsAxis):
+            described["drawn"] = "fairly"  # one by one before
+        return f"supernet-{_digest(described)}"
 
     def aware(self, candidate: Candidate, epochs: int) -> str:
         """Return the key of the candidate's network, trained with rounded weights for so many epochs."""

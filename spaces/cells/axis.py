@@ -39,7 +39,7 @@ class CellsAxis(AxisModel):
         """Choose an operation for every edge, then how the cell is stacked."""
         edges = tuple(
             (source, destination, trial.suggest_categorical(f"cell.edge_{source}_{destination}", self.operations))
-            for source, destination in self._pairs()
+            for source, destination in self.pairs()
         )
         return CellNetwork(
             genotype=CellGenotype(nodes=self.nodes, edges=edges),
@@ -53,7 +53,7 @@ class CellsAxis(AxisModel):
         Most other cells have operations that it has not: it is the dearest network, no more.
         """
         dearest = max(self.operations, key=BY_COST.index)
-        edges = tuple((*pair, dearest) for pair in self._pairs())
+        edges = tuple((*pair, dearest) for pair in self.pairs())
         return CellNetwork(CellGenotype(self.nodes, edges), max(self.channels), max(self.cells_per_stage))
 
     def smallest(self) -> CellNetwork:
@@ -65,8 +65,9 @@ class CellsAxis(AxisModel):
         cheapest, *dearer = sorted(self.operations, key=BY_COST.index)
         joined = dearer[0] if cheapest == "none" and dearer else cheapest
         ends = (0, self.nodes - 1)
-        edges = tuple((*pair, joined if pair == ends else cheapest) for pair in self._pairs())
+        edges = tuple((*pair, joined if pair == ends else cheapest) for pair in self.pairs())
         return CellNetwork(CellGenotype(self.nodes, edges), min(self.channels), min(self.cells_per_stage))
 
-    def _pairs(self) -> list[tuple[int, int]]:
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return the pairs of nodes that an edge joins: source and destination."""
         return [(source, destination) for destination in range(1, self.nodes) for source in range(destination)]

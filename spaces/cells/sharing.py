@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from random import Random
 
 from torch import nn
 
@@ -34,6 +35,8 @@ class CellNetworks:
         outputs: Length of the output vector.
     """
 
+    are_nested = False
+
     def __init__(self, axis: CellsAxis, input_shape: tuple[int, ...], outputs: int) -> None:
         self.axis = axis
         self._input_shape, self._outputs = input_shape, outputs
@@ -52,6 +55,25 @@ class CellNetworks:
         while not choice.genotype.is_connected():
             choice = self.axis.suggest(trial)
         return choice
+
+    def of_step(self, chance: Random) -> list[CellNetwork]:
+        """Return networks that give every edge each of its operations once, those of them that can be made.
+
+        Strict fairness: Chu et al., FairNAS (ICCV 2021, arXiv:1907.01845). Every operation is trained as often as the
+        others of its edge, where drawn one by one those that came more often look better. Left out are cells without a
+        path from input to output; the edge that joins the two makes one of any operation but ``none``. Channels and
+        cells are drawn.
+        """
+        edges = [(pair, chance.sample(self.axis.operations, len(self.axis.operations))) for pair in self.axis.pairs()]
+        cells = (
+            CellGenotype(self.axis.nodes, tuple((*pair, operations[number]) for pair, operations in edges))
+            for number in range(len(self.axis.operations))
+        )
+        return [
+            CellNetwork(cell, chance.choice(self.axis.channels), chance.choice(self.axis.cells_per_stage))
+            for cell in cells
+            if cell.is_connected()
+        ]
 
     def build(self, choice: CellNetwork) -> nn.Module:
         """Return the untrained network of a choice.

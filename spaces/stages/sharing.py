@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 
 from torch import nn
 
-from ..axis import Suggester
+from ..axis import Draw
 from .axis import StagesAxis
 from .choice import StageNetwork
 from .network import InvertedResidual, build_stage_network
+
+RANDOM_NETWORKS = 2
+"""Networks of a step of training besides the largest and the smallest."""
 
 
 class StageNetworks:
@@ -25,6 +29,8 @@ class StageNetworks:
         outputs: Length of the output vector.
     """
 
+    are_nested = True
+
     def __init__(self, axis: StagesAxis, input_shape: tuple[int, ...], outputs: int) -> None:
         self.axis = axis
         self._input_shape, self._outputs = input_shape, outputs
@@ -37,9 +43,10 @@ class StageNetworks:
         """Return the network that has the least of everything."""
         return self.axis.smallest()
 
-    def draw(self, trial: Suggester) -> StageNetwork:
-        """Return a network of the axis."""
-        return self.axis.suggest(trial)
+    def of_step(self, chance: Random) -> list[StageNetwork]:
+        """Return both ends and some networks between (sandwich rule: Yu & Huang, ICCV 2019, arXiv:1903.05134)."""
+        draw = Draw(chance)
+        return [self.largest(), self.smallest(), *(self.axis.suggest(draw) for _ in range(RANDOM_NETWORKS))]
 
     def build(self, choice: StageNetwork) -> nn.Module:
         """Return the untrained network of a choice."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 from typing import Protocol, TypeVar
 
 from torch import nn
 
 from ..architectures import Architecture
-from ..axis import Suggester
 
 Choice = TypeVar("Choice", bound=Architecture)
 
@@ -16,14 +16,18 @@ Choice = TypeVar("Choice", bound=Architecture)
 class SharedNetworks(Protocol[Choice]):
     """The networks of an axis for one task's inputs and outputs, and where each finds its weights."""
 
+    @property
+    def are_nested(self) -> bool:
+        """Whether the largest network holds the weights of all others, so that it can teach them."""
+
     def largest(self) -> Choice:
-        """Return the network that is trained on the targets, and that teaches the others."""
+        """Return the network that costs most."""
 
     def smallest(self) -> Choice:
         """Return the network that costs least."""
 
-    def draw(self, trial: Suggester) -> Choice:
-        """Return a network that can be made, its parameters chosen by the trial."""
+    def of_step(self, chance: Random) -> list[Choice]:
+        """Return the networks that one step trains, at least one, drawn anew; the largest first where it teaches."""
 
     def build(self, choice: Choice) -> nn.Module:
         """Return the untrained network of a choice.

@@ -1,4 +1,4 @@
-"""Training a supernet: every step trains the largest network, the smallest and two between them."""
+"""Training a supernet: every step trains several of its networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure
-from ..axis import Draw
 from ..distillation import Batches, distillation_loss
 from ..precision import outputs_in
 from ..prediction import pick_device
@@ -21,9 +20,6 @@ from ..teacher import Taught, Teacher
 from ..training_steps import LARGEST_GRADIENT_NORM, do_nothing, one_cycle, private_randomness, training_loss
 from .networks import Choice, SharedNetworks
 from .weights import Supernet
-
-RANDOM_NETWORKS = 2
-"""Networks of a step besides the largest and the smallest (Yu & Huang, ICCV 2019, arXiv:1903.05134)."""
 
 
 def train_supernet(
@@ -36,11 +32,11 @@ def train_supernet(
 ) -> Supernet[Choice]:
     """Return a trained supernet, on the CPU and in evaluation mode; its normalization is still to be re-estimated.
 
-    Each step takes the mean gradient of the largest, the smallest and ``RANDOM_NETWORKS`` random networks (sandwich
-    rule: Yu & Huang, Universally slimmable networks, arXiv:1903.05134). The largest learns from the targets and the
-    teacher as in :func:`~karui.spaces.recovery.train`, the others from the largest's outputs alone (Yu et al., BigNAS,
-    ECCV 2020, arXiv:2003.11142). The last weights are kept: no metric speaks for all networks at once. Torch's global
-    random generators are left as they were.
+    Each step takes the mean gradient of the networks that are drawn for it
+    (:meth:`~.networks.SharedNetworks.of_step`). They learn from the targets and the teacher as in
+    :func:`~karui.spaces.recovery.train`. Where networks are nested only the largest does, and the others learn from its
+    outputs alone (in-place distillation: Yu et al., BigNAS, ECCV 2020, arXiv:2003.11142). The last weights are kept: no
+    metric speaks for all networks at once. Torch's global random generators are left as they were.
 
     Args:
         networks: The networks to train.
@@ -48,7 +44,7 @@ def train_supernet(
         settings: How to train; its seed also decides the first weights and which networks are drawn. A supernet wants
             more epochs than one network, and on digits it wanted five times the learning rate. What concerns averages
             and hints is not read.
-        teacher: What the largest learns from; left as it is.
+        teacher: What they learn from, where they are nested the largest alone; left as it is.
         between_steps: Called after each step; it may wait.
 
     Raises:
@@ -59,17 +55,17 @@ def train_supernet(
         supernet = Supernet(networks).to(device).train()
         learned_from = None if teacher is None else Teacher.of(teacher, settings.precision)
         batches = Batches(task, settings.batch_size, learned_from, seed=settings.order_seed, device=device)
-        sandwich = _Sandwich(supernet, task, settings, settings.epochs * len(batches), between_steps)
+        steps = _SupernetSteps(supernet, task, settings, settings.epochs * len(batches), between_steps)
         for epoch in range(1, settings.epochs + 1):
             # one look per epoch: a look per step would make an accelerator wait, and what is not finite stays so
-            loss = float(torch.stack([sandwich.step(*batch) for batch in batches]).sum())
+            loss = float(torch.stack([steps.step(*batch) for batch in batches]).sum())
             if not math.isfinite(loss):
                 raise CandidateFailure("supernet", f"the loss became {loss} in epoch {epoch} of {settings.epochs}")
     supernet.set(networks.largest())
     return supernet.cpu().eval()
 
 
-class _Sandwich(Generic[Choice]):
+class _SupernetSteps(Generic[Choice]):
     """The optimizer's steps, counted over the whole training."""
 
     def __init__(
@@ -83,7 +79,7 @@ class _Sandwich(Generic[Choice]):
         self._supernet, self._task, self._settings = supernet, task, settings
         self._total, self._done = total, 0
         self._between_steps = between_steps
-        self._draw = Draw(Random(settings.seed))
+        self._chance = Random(settings.seed)
         self._optimizer = torch.optim.AdamW(
             supernet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
@@ -94,13 +90,19 @@ class _Sandwich(Generic[Choice]):
             group["lr"] = self._settings.learning_rate * one_cycle((self._done + 0.5) / self._total)
         self._optimizer.zero_grad()
         networks = self._supernet.networks
-        drawn = [networks.draw(self._draw) for _ in range(RANDOM_NETWORKS)]
-        outputs = self._run(networks.largest(), inputs)
-        losses = [self._backward(training_loss(self._task, self._settings, outputs, targets, taught))]
-        softened = outputs.detach()
-        for choice in (networks.smallest(), *drawn):
+        choices = networks.of_step(self._chance)
+        losses, softened = [], None
+        for choice in choices:
             outputs = self._run(choice, inputs)
-            losses.append(self._backward(distillation_loss(outputs, targets, softened, self._settings.temperature)))
+            if softened is None:
+                loss = training_loss(self._task, self._settings, outputs, targets, taught)
+                softened = outputs.detach() if networks.are_nested else None
+            else:
+                loss = distillation_loss(outputs, targets, softened, self._settings.temperature)
+            # the mean, so that gradients are clipped at the norm that holds for one network
+            loss = loss / len(choices)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
         nn.utils.clip_grad_norm_(self._supernet.parameters(), LARGEST_GRADIENT_NORM)
         self._optimizer.step()
         self._done += 1
@@ -110,9 +112,3 @@ class _Sandwich(Generic[Choice]):
     def _run(self, choice: Choice, inputs: Tensor) -> Tensor:
         self._supernet.set(choice)
         return outputs_in(self._settings.precision, self._supernet, inputs)
-
-    def _backward(self, loss: Tensor) -> Tensor:
-        # the mean, so that gradients are clipped at the norm that holds for one network
-        share = loss / (2 + RANDOM_NETWORKS)
-        share.backward()  # type: ignore[no-untyped-call]
-        return share.detach()

@@ -28,7 +28,7 @@ from karui.spaces.cells.network import OPERATION_MODULES
 from karui.spaces.cells.sharing import CellNetworks, most_parallel_edges, places_of
 from karui.spaces.normalization import reestimate_normalization
 from karui.spaces.recovery import TrainingSettings, metric_of
-from karui.spaces.supernet.training import RANDOM_NETWORKS, train_supernet
+from karui.spaces.supernet.training import train_supernet
 from karui.spaces.supernet.weights import Supernet, load_supernet, save_supernet
 from karui.spaces.task import Task
 
@@ -302,7 +302,32 @@ def test_training_repeats_under_its_seed_and_leaves_the_callers_random_numbers(t
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
-def test_a_step_runs_both_ends_and_random_networks(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+@given(st.integers(0, 2**32), st.permutations(OPERATIONS), st.integers(2, 6), st.integers(2, 5))
+@settings(deadline=None, max_examples=60)
+def test_every_edge_gets_each_operation_once(seed: int, operations: list[Any], count: int, nodes: int) -> None:
+    axis = CellsAxis(nodes=nodes, operations=tuple(operations[:count]), channels=(2, 4))
+    drawn = CellNetworks(axis, SHAPE, 3).of_step(Random(seed))
+    assert drawn
+    assert all(choice.genotype.is_connected() for choice in drawn)
+    for position, pair in enumerate(axis.pairs()):
+        carried = [choice.genotype.edges[position] for choice in drawn]
+        assert {edge[:2] for edge in carried} == {pair}
+        assert len({operation for *_, operation in carried}) == len(carried)
+    if "none" not in axis.operations:
+        assert len(drawn) == count, "a cell whose edges all carry something has a path"
+
+
+def test_channels_and_cells_of_a_step_are_drawn() -> None:
+    chance = Random(0)
+    drawn = [choice for _ in range(20) for choice in NETWORKS.of_step(chance)]
+    assert {(choice.channels, choice.cells_per_stage) for choice in drawn} == set(
+        product(AXIS.channels, AXIS.cells_per_stage)
+    )
+
+
+def test_a_step_shows_targets_to_all_networks_that_share_the_operations_fairly(
+    tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran: list[CellNetwork] = []
     set_choice = Supernet.set
 
@@ -310,14 +335,19 @@ def test_a_step_runs_both_ends_and_random_networks(tiny_task: Task, monkeypatch:
         ran.append(choice)
         set_choice(self, choice)
 
+    losses = 0
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal losses
+        losses += 1
+        return functional.cross_entropy(outputs, targets)
+
     monkeypatch.setattr(Supernet, "set", recorded)
-    train_supernet(TINY_NETWORKS, tiny_task, QUICK)
-    networks = 2 + RANDOM_NETWORKS
-    of_steps = [ran[start : start + networks] for start in range(1, len(ran) - 1, networks)]
-    assert len(of_steps) == 192 // 32
-    assert all(step[:2] == [TINY.largest(), TINY.smallest()] for step in of_steps)
-    draw = Draw(Random(QUICK.seed))
-    assert [choice for step in of_steps for choice in step[2:]] == [TINY_NETWORKS.draw(draw) for _ in of_steps * 2]
+    train_supernet(TINY_NETWORKS, replace(tiny_task, loss=loss), QUICK)
+    chance = Random(QUICK.seed)
+    steps = [TINY_NETWORKS.of_step(chance) for _ in range(192 // 32)]
+    assert ran[1:-1] == [choice for step in steps for choice in step]
+    assert losses == len(ran) - 2
 
 
 def test_both_ends_and_a_network_between_learn(tiny_task: Task) -> None:

@@ -22,8 +22,8 @@ from karui.spaces.normalization import reestimate_normalization
 from karui.spaces.recovery import TrainingSettings, metric_of
 from karui.spaces.stages.axis import StagesAxis
 from karui.spaces.stages.choice import Stage, StageNetwork
-from karui.spaces.stages.sharing import StageNetworks
-from karui.spaces.supernet.training import RANDOM_NETWORKS, train_supernet
+from karui.spaces.stages.sharing import RANDOM_NETWORKS, StageNetworks
+from karui.spaces.supernet.training import train_supernet
 from karui.spaces.supernet.weights import MOST_SKELETONS, Supernet, load_supernet, save_supernet, shared_part
 from karui.spaces.task import Task
 
