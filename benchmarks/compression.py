@@ -5,7 +5,7 @@ measure the same; where they are not those of the study any more it is trained f
 Every method makes a file, which is measured as the search measures it: bytes on disk, speed in alternation with the
 baseline, accuracy of the file on the test split. Rows are added to ``results/compression.csv`` as they come, and what
 stands there already is not made again, so that the benchmark can be stopped and goes on; ``results/compression.md`` is
-written from it. Run as ``python benchmarks/compression.py``: about eight hours of one core, most of it training.
+written from it. Run as ``python benchmarks/compression.py``: about eleven hours of one core, most of it training.
 Several such runs, each with a folder of its own, may share the work.
 
     --folder DIR   working folder for trained networks (runs/compression)
