@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Annotated, Any, Protocol, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 T = TypeVar("T")
 
@@ -37,6 +37,20 @@ def choose(trial: Suggester, name: str, choices: Sequence[T]) -> T:
         return choices[0]
     chosen: T = trial.suggest_categorical(name, choices)
     return chosen
+
+
+def count_or_auto(least: int) -> BeforeValidator:
+    """Return the check of a value that is a count, of so many at least, or ``auto``.
+
+    Of two kinds of value, pydantic by itself would tell what is wrong with each.
+    """
+
+    def check(value: Any) -> Any:
+        if value != "auto" and (type(value) is not int or value < least):
+            raise ValueError(f"expected a count of {least} or more, or 'auto'")
+        return value
+
+    return BeforeValidator(check)
 
 
 class AxisModel(BaseModel):

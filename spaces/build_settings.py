@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from .axis import AxisModel
+from .axis import AxisModel, count_or_auto
 from .precision import Precision
 
 Count = Annotated[int, Field(ge=1)]
@@ -64,17 +64,9 @@ class BuildSettings(AxisModel):
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     hint_weight: Annotated[float, Field(ge=0)] = 0.0
-    channel_multiple: Count | Literal["auto"] = USUAL_MULTIPLE
+    channel_multiple: Annotated[Count | Literal["auto"], count_or_auto(1)] = USUAL_MULTIPLE
     precision: Precision = "float32"
     device: str | None = None
-
-    @field_validator("channel_multiple", mode="before")
-    @classmethod
-    def _is_count_or_auto(cls, multiple: Any) -> Any:
-        # Of two kinds of value, pydantic would tell what is wrong with each.
-        if multiple != "auto" and (type(multiple) is not int or multiple < 1):
-            raise ValueError("expected a count of 1 or more, or 'auto'")
-        return multiple
 
     @property
     def multiple(self) -> int:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from ...search.objectives import LIMITS, Objective, latency_on
 from ...search.sampler import SamplerName
+from ...spaces.axis import count_or_auto
 from ...spaces.build_settings import BuildSettings
 from ...spaces.cells.axis import CellsAxis
 from ...spaces.exits.axis import ExitsAxis
@@ -81,7 +82,7 @@ class StudySpec(Section):
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     sampler: SamplerName = "tpe"
-    followers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    followers: Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], count_or_auto(0)] = "auto"
     further_objectives: tuple[FurtherObjective, ...] = ()
     workers: Annotated[int, Field(ge=0)] = 1
     candidate_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
@@ -103,14 +104,6 @@ class StudySpec(Section):
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
     _targets_differ = field_validator("target")(check_targets)
-
-    @field_validator("followers", mode="before")
-    @classmethod
-    def _is_count_or_auto(cls, followers: Any) -> Any:
-        # Of two kinds of value, pydantic would tell what is wrong with each.
-        if followers != "auto" and (type(followers) is not int or followers < 0):
-            raise ValueError("expected a count of 0 or more, or 'auto'")
-        return followers
 
     @field_validator("further_objectives")
     @classmethod
