@@ -22,6 +22,7 @@ class Outcome:
         measurements: By name.
         digest: SHA-256 of the file that was measured.
         stages: How long each stage took.
+        notes: What the file was made of otherwise than asked for, a sentence each.
         curves: How its trainings went, where it had any.
         let_through: The gate that would have stopped it, and why, where it went on as a test of that gate.
     """
@@ -29,6 +30,7 @@ class Outcome:
     measurements: Mapping[str, Measurement]
     digest: str
     stages: tuple[StageRecord, ...] = ()
+    notes: tuple[str, ...] = ()
     curves: tuple[LearningCurve, ...] = ()
     let_through: Stop | None = None
 
@@ -38,6 +40,7 @@ class Outcome:
         return {
             "measurements": {name: item.to_dict() for name, item in self.measurements.items()},
             "digest": self.digest,
+            **({"notes": list(self.notes)} if self.notes else {}),
             **({"curves": curves} if curves else {}),
             **({"let_through": asdict(self.let_through)} if self.let_through else {}),
             "stages": [[item.stage, item.seconds, item.cached] for item in self.stages],
@@ -50,6 +53,7 @@ class Outcome:
             measurements={name: Measurement.from_dict(item) for name, item in plain["measurements"].items()},
             digest=plain["digest"],
             stages=tuple(StageRecord(stage, seconds, cached) for stage, seconds, cached in plain["stages"]),
+            notes=tuple(plain.get("notes", ())),
             curves=tuple(LearningCurve(kind, epochs, tuple(found)) for kind, epochs, found in plain.get("curves", ())),
             let_through=Stop(**plain["let_through"]) if "let_through" in plain else None,
         )

@@ -15,6 +15,7 @@ from .build_settings import BuildSettings
 from .candidate import Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.network import build_cell_network
 from .memory_layout import channels_first
+from .notes import Note, untold
 from .sparsity.channels import remove_channels
 from .stage_cache import StageCache
 from .stages.choice import StageNetwork
@@ -72,8 +73,12 @@ class Architect:
         self._supernets: dict[str, Supernet[Any]] = {}
         self._supernet_key = supernet_key
 
-    def start(self, candidate: Candidate) -> nn.Module:
+    def start(self, candidate: Candidate, note: Note = untold) -> nn.Module:
         """Return the candidate's network before recovery; random weights follow torch's global generator.
+
+        Args:
+            candidate: Canonical.
+            note: Is told what was spared, and why.
 
         Raises:
             CandidateFailure: Where the baseline does not run without those blocks or channels.
@@ -97,7 +102,7 @@ class Architect:
             return network
         gradient = loss_gradient(self._task, self._settings.batch_size, self._seed)
         return make_from_baseline(
-            self._task.model, self._example, candidate, self._settings.multiple, gradient=gradient
+            self._task.model, self._example, candidate, self._settings.multiple, gradient=gradient, note=note
         )
 
     def _supernet(self, axis: SharingAxis) -> Supernet[Any]:
@@ -155,6 +160,7 @@ def make_from_baseline(
     multiple: int,
     *,
     gradient: Callable[[nn.Module], None] | None = None,
+    note: Note = untold,
 ) -> nn.Module:
     """Return the network that a candidate starts from, where it is cut out of the baseline.
 
@@ -165,6 +171,7 @@ def make_from_baseline(
             removed.
         multiple: As in :func:`~karui.spaces.sparsity.channels.remove_channels`.
         gradient: Likewise.
+        note: Is told what was spared, and why.
 
     Raises:
         CandidateFailure: Where the network does not run without those blocks or channels.
@@ -178,6 +185,7 @@ def make_from_baseline(
             depth=architecture.depth,
             resolution=architecture.resolution,
             channel_multiple=multiple,
+            note=note,
         )
     return remove_channels(
         baseline,
@@ -187,6 +195,7 @@ def make_from_baseline(
         importance=candidate.channel_importance,
         scope=candidate.channel_scope,
         gradient=gradient,
+        note=note,
     )
 
 

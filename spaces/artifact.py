@@ -32,11 +32,13 @@ class Artifact:
         path: The ONNX file.
         digest: SHA-256 of its bytes, hexadecimal.
         stages: The stages that made it, in their order.
+        notes: What it was made of otherwise than asked for, a sentence each.
     """
 
     path: Path
     digest: str
     stages: tuple[StageRecord, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def file_digest(path: Path) -> str:

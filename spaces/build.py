@@ -32,6 +32,7 @@ from .exits.cut import STAGE as EXIT
 from .exits.stage import ExitStage
 from .exits.whole_file import ExitChoice
 from .export import PARITY_SAMPLES, export_onnx
+from .notes import Note, read_notes, untold, write_notes
 from .packing import pack
 from .quantization.allocation import spread_bits
 from .quantization.bit_choice import BitChoice
@@ -126,20 +127,21 @@ class Builder:
         """
         candidate = candidate.canonical()
         stages: list[StageRecord] = []
+        notes: list[str] = []
         destination = self.file_of(candidate)
         with ExitStack() as held, tempfile.TemporaryDirectory(dir=self._files) as scratch:
-            network = self._network_file(candidate, stages, held, on_epoch)
+            network = self._network_file(candidate, stages, notes, held, on_epoch)
             learned = None
             if candidate.bit_training == "aware":
-                network, learned = self._aware_file(candidate, network, stages, held, on_epoch)
-            rounded = self._round(candidate, network, learned, Path(scratch) / "rounded.onnx", stages)
+                network, learned = self._aware_file(candidate, network, stages, notes, held, on_epoch)
+            rounded = self._round(candidate, network, learned, Path(scratch) / "rounded.onnx", stages, notes)
             if candidate.exit_depth:
                 with self._stage(EXIT, stages):
                     self._exits.make(rounded, destination, ExitChoice(candidate.exit_depth, candidate.exit_threshold))
             else:
                 with self._stage("packing", stages):
                     pack(rounded, destination)
-        return Artifact(destination, file_digest(destination), tuple(stages))
+        return Artifact(destination, file_digest(destination), tuple(stages), tuple(dict.fromkeys(notes)))
 
     @contextmanager
     def draft(self, candidate: Candidate) -> Iterator[Artifact | None]:
@@ -183,7 +185,13 @@ class Builder:
         return self._epochs(candidate) > 0 and not network_is_there
 
     def _round(
-        self, candidate: Candidate, network: Path, learned: LearnedGrids | None, path: Path, stages: list[StageRecord]
+        self,
+        candidate: Candidate,
+        network: Path,
+        learned: LearnedGrids | None,
+        path: Path,
+        stages: list[StageRecord],
+        notes: list[str],
     ) -> Path:
         """Round and zero what is not rounded and zeroed yet; return the file, the network's own where that is none."""
         zeroing = None
@@ -196,7 +204,7 @@ class Builder:
                 choice = bits_of(candidate)
                 quantize(
                     network, path, choice, calibration=inputs, settings=settings, learned=learned, sensitivity=table,
-                    zeroing=zeroing,
+                    zeroing=zeroing, note=notes.append,
                 )  # fmt: skip
             return path
         if zeroing is not None:
@@ -210,13 +218,19 @@ class Builder:
         return network
 
     def _network_file(
-        self, candidate: Candidate, stages: list[StageRecord], held: ExitStack, on_epoch: OnEpoch | None
+        self,
+        candidate: Candidate,
+        stages: list[StageRecord],
+        notes: list[str],
+        held: ExitStack,
+        on_epoch: OnEpoch | None,
     ) -> Path:
         """Return the float32 file of the candidate's trained network, making it where it is not kept yet."""
 
         def make(folder: Path) -> None:
+            told: list[str] = []
             with self._stage("architecture", stages):
-                network = self._start(candidate)
+                network = self._start(candidate, told.append)
             if epochs := self._epochs(candidate):
                 with self._stage("recovery", stages):
                     train(
@@ -239,12 +253,19 @@ class Builder:
             with self._stage("export", stages):
                 save_weights(network, folder / WEIGHTS)
                 export_onnx(network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
+            write_notes(told, folder)
 
-        entry = self._kept("network", self._keys.network(candidate), make, stages, held)
+        entry = self._kept("network", self._keys.network(candidate), make, stages, notes, held)
         return entry.folder / NETWORK
 
     def _aware_file(
-        self, candidate: Candidate, network: Path, stages: list[StageRecord], held: ExitStack, on_epoch: OnEpoch | None
+        self,
+        candidate: Candidate,
+        network: Path,
+        stages: list[StageRecord],
+        notes: list[str],
+        held: ExitStack,
+        on_epoch: OnEpoch | None,
     ) -> tuple[Path, LearnedGrids]:
         """Return the float32 file of the network trained with rounded weights, and its grids."""
 
@@ -255,18 +276,25 @@ class Builder:
                 learned_grids(result, folder / NETWORK).save(folder / GRIDS)
 
         entry = self._kept(
-            "aware training", self._keys.aware(candidate, self._epochs_aware(candidate)), make, stages, held
+            "aware training", self._keys.aware(candidate, self._epochs_aware(candidate)), make, stages, notes, held
         )
         return entry.folder / NETWORK, LearnedGrids.load(entry.folder / GRIDS)
 
     def _kept(
-        self, stage: str, key: str, make: Callable[[Path], None], stages: list[StageRecord], held: ExitStack
+        self,
+        stage: str,
+        key: str,
+        make: Callable[[Path], None],
+        stages: list[StageRecord],
+        notes: list[str],
+        held: ExitStack,
     ) -> Entry:
         """Hold what a stage has made, and say where it was found, or waited for."""
         begin = time.perf_counter()
         entry = held.enter_context(self._cache.entry(key, make, while_waiting=self._waiting()))
         if not entry.made:
             stages.append(StageRecord(stage, time.perf_counter() - begin, cached=True))
+        notes += read_notes(entry.folder)
         return entry
 
     def _waiting(self) -> Callable[[], None]:
@@ -318,10 +346,10 @@ class Builder:
         with _stage(name, stages):
             yield
 
-    def _start(self, candidate: Candidate) -> nn.Module:
+    def _start(self, candidate: Candidate, note: Note = untold) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(self._keys.seed(candidate))
-            return self._architect.start(candidate)
+            return self._architect.start(candidate, note)
 
     def _epochs(self, candidate: Candidate) -> int:
         if network_of(candidate) == Candidate():

@@ -116,6 +116,8 @@ def _trial_row(record: TrialRecord, on_front: bool) -> dict[str, Any]:
         row |= {f"seconds_{name}": round(stages[name].seconds, 3) for name in _STAGES if name in stages}
         row["network_cached"] = "network" in stages
         row["sha256"] = record.outcome.digest
+        if record.outcome.notes:
+            row["notes"] = " ".join(record.outcome.notes)
     return row
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from ...errors import CandidateFailure
+from ..notes import Note, untold
 from ..onnx_file import copy_of, open_session, read_model, write_model
 from .allocation import spread_bits
 from .bias_correction import correct_biases
@@ -53,6 +54,7 @@ def quantize(
     learned: LearnedGrids | None = None,
     sensitivity: Path | None = None,
     zeroing: Zeroing | None = None,
+    note: Note = untold,  # noqa: ARG001
 ) -> QuantizationReach:
     """Quantize a float32 ONNX file; weights of zero stay zero.
 
@@ -66,6 +68,7 @@ def quantize(
         sensitivity: Where the table that a budget of bits is spread by is kept for the next time; one table serves all
             budgets of a float32 file. None to keep it nowhere.
         zeroing: Weights to zero in the same pass, the others making good for them.
+        note: Is told what was left float32, and why.
 
     Raises:
         CandidateFailure: Where onnx or onnxruntime rejects the graph, nothing can be quantized, or the result

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure
+from ..notes import Note, untold
 from .channel_blocks import settle
 from .channel_choice import keep_by_layer, keep_globally, kept_channels, rank_channels
 from .channel_graph import ChannelGraph, output_shapes, trace_channels
@@ -30,6 +31,7 @@ def remove_channels(
     importance: ChannelImportance = "magnitude",
     scope: ChannelScope = "layer",
     gradient: Callable[[nn.Module], None] | None = None,
+    note: Note = untold,  # noqa: ARG001
 ) -> nn.Module:
     """Return a copy of the network without the given fraction of its channels.
 
@@ -49,6 +51,7 @@ def remove_channels(
             :func:`~.channel_choice.keep_globally`. Layers tied together count as one.
         gradient: Fills ``grad`` of the parameters of the network it is given, a copy in evaluation mode, by running
             ``backward`` on some batches; needed for, and only called for, the importance ``taylor``.
+        note: Is told what was spared, and why.
 
     Raises:
         ValueError: Where an argument has no meaning, or ``gradient`` is missing or leaves no gradient.

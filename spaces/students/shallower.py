@@ -9,6 +9,7 @@ from itertools import groupby
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure
+from ..notes import Note, untold
 from ..sparsity.channels import remove_channels
 from .resolution import coarsen
 from .trial_run import output_shape
@@ -43,6 +44,7 @@ def shallower(
     depth: float,
     resolution: float = 1.0,
     channel_multiple: int = 1,
+    note: Note = untold,
 ) -> nn.Module:
     """Return a copy of the baseline with its weights, of whose blocks, channels and pixels only fractions are kept.
 
@@ -56,6 +58,7 @@ def shallower(
         depth: Fraction of the blocks of each stage kept, in (0, 1]; at least one is. No effect where no block repeats.
         resolution: Fraction of height and width; see :func:`~karui.spaces.students.resolution.coarsen`.
         channel_multiple: As ``multiple`` of :func:`~karui.spaces.sparsity.channels.remove_channels`.
+        note: Is told what was spared, and why.
 
     Raises:
         ValueError: Where ``width`` or ``depth`` lies outside (0, 1], or there is no such resolution.
@@ -75,7 +78,7 @@ def shallower(
     if resolution != 1.0:
         coarsen(student, example, resolution)
         _check(student, baseline, example, f"at resolution {resolution:g}")
-    return remove_channels(student, example, round(1.0 - width, 6), multiple=channel_multiple)
+    return remove_channels(student, example, round(1.0 - width, 6), multiple=channel_multiple, note=note)
 
 
 def droppable_blocks(baseline: nn.Module, example: Tensor, depth: float = 0.0) -> int:

@@ -71,6 +71,7 @@ class BundleConfig(BaseModel):
     summary: str = Field(description="The candidate in words.")
     candidate: dict[str, Any] = Field(description="What was made: architecture, sparsity, bits.")
     parameters: dict[str, Any] = Field(description="What the sampler chose.")
+    notes: list[str] = Field(default=[], description="What was made otherwise than the candidate says, and why.")
     measurements: dict[str, MeasurementPaper] = Field(description="Of this file, by name.")
     baseline: dict[str, MeasurementPaper] = Field(description="Of the float32 model, by name.")
     holds: bool = Field(description="Whether no other point dominated it when the front was measured again.")

@@ -213,6 +213,7 @@ def describe_point(
         "summary": point.record.candidate.describe() if point.record.candidate else "",
         "candidate": point.record.candidate.to_dict() if point.record.candidate else {},
         "parameters": dict(point.record.parameters),
+        "notes": list(outcome.notes) if outcome else [],
         "measurements": {name: item.to_dict() for name, item in point.measurements.items()},
         "baseline": {name: item.to_dict() for name, item in baseline.items()},
         "objectives": list(names_of(objectives)),

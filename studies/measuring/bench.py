@@ -66,7 +66,13 @@ class Bench(StudyEvaluators):
             found = self._measure(artifact, stages)
         if self._files is not None:  # before the trial is told: what the study knows, every machine can have
             self._files.keep(artifact.path, artifact.digest)
-        return replace(found, stages=tuple(stages), curves=passage.curves, let_through=passage.let_through)
+        return replace(
+            found,
+            stages=tuple(stages),
+            notes=artifact.notes,
+            curves=passage.curves,
+            let_through=passage.let_through,
+        )
 
     def _measure(self, artifact: Artifact, stages: list[StageRecord]) -> Outcome:
         measurements: dict[str, Measurement] = {}

@@ -28,12 +28,14 @@ class PointDocument:
         measurements: By name.
         versions: Of what it was made with, by name.
         file: Its ONNX file, where it lies in the results folder.
+        notes: What it was made of otherwise than asked for, a sentence each.
     """
 
     candidate: Candidate | None = None
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     file: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_documents(
@@ -63,6 +65,7 @@ def _from_description(file: Path) -> PointDocument:
         measurements={name: Measurement.from_dict(item) for name, item in plain["measurements"].items()},
         versions=plain.get("versions", {}),
         file=file if file.is_file() else None,
+        notes=tuple(plain.get("notes", ())),
     )
 
 
@@ -73,6 +76,7 @@ def _from_record(folder: RunFolder, record: TrialRecord) -> PointDocument:
         candidate=record.candidate,
         measurements=record.outcome.measurements if record.outcome else {},
         file=file if record.key and file.is_file() else None,
+        notes=record.outcome.notes if record.outcome else (),
     )
 
 

@@ -64,13 +64,18 @@ def page_points(material: Material, parameters: list[str], command: list[str]) -
                 **_values(material, row),
                 "axes": labels[index],
                 "parameters": {name: value for name in parameters if (value := plain_value(row.get(name))) is not None},
-                "words": configuration(document.candidate) if document.candidate else [],
+                "words": _words(document),
                 "measurements": page_measurements(document.measurements),
                 "layers": _layers(document, original) if index < MOST_FILES else [],
                 "command": _command(material, row, command),
             }
         )
     return found
+
+
+def _words(document: PointDocument) -> list[tuple[str, str]]:
+    made = configuration(document.candidate) if document.candidate else []
+    return [*made, *(("Otherwise than asked for", sentence) for sentence in document.notes)]
 
 
 def _values(material: Material, row: pd.Series[Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class SearchLog:
         Raises:
             OSError: Where it cannot be written.
         """
-        given = {name: value for name, value in fields.items() if value not in (None, "", {})}
+        given = {name: value for name, value in fields.items() if value not in (None, "", {}, [])}
         line = json.dumps({"time": utc_now(), "event": event, "pid": os.getpid(), **given}, ensure_ascii=False)
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -155,6 +155,7 @@ def _fields(record: TrialRecord) -> dict[str, Any]:
         "stage": record.stage,
         "reason": record.reason,
         "seconds": round(record.seconds, 3),
+        "notes": list(outcome.notes) if outcome else [],
         "stages": {stage.stage: round(stage.seconds, 3) for stage in outcome.stages} if outcome else {},
         "values": {name: item.value for name, item in outcome.measurements.items()} if outcome else {},
         "feasible": record.feasible if outcome else None,

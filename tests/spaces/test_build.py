@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from karui.errors import CandidateFailure, OutputError, SpaceError, TaskError
+from karui.spaces import architect
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.baseline import prepare_baseline
 from karui.spaces.build import Builder
@@ -726,3 +727,18 @@ def test_a_full_disk_is_no_fault_of_the_candidate(
     monkeypatch.setattr(place, full)
     with pytest.raises(OSError, match="No space left"):
         builder.build(CANDIDATES["int8"])
+
+
+def test_what_is_told_while_a_network_is_made_is_told_of_every_file_of_it(
+    tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = architect.make_from_baseline
+
+    def telling(*arguments: Any, note: Callable[[str], None], **settings: Any) -> nn.Module:
+        note("one group is spared")
+        return real(*arguments, note=note, **settings)
+
+    monkeypatch.setattr(architect, "make_from_baseline", telling)
+    builder = Builder(tiny_task, SETTINGS, tmp_path)
+    for bits in (32, 16):  # the second finds the network that the first has made
+        assert builder.build(Candidate(weight_bits=bits)).notes == ("one group is spared",)
