@@ -47,6 +47,24 @@ class Measurement:
         return cls(**plain)
 
 
+def metric_range(baseline: float) -> float:
+    """Return how long the scale of a task's metric is, told by what the baseline reaches: a hundredth of it is a point.
+
+    A metric is any number, and nothing says what its best and worst may be. From 0 to 1 it is taken for a share, whose
+    scale is 1, and from 50 to 100 for a percentage, whose scale is 100. Of any other the scale is as long as the
+    baseline's value is large, so that a point is a hundredth of that: of a mean squared error of 0.02, told as -0.02,
+    a point is 0.0002.
+
+    Args:
+        baseline: The baseline's value of the metric.
+    """
+    if 0.0 <= baseline <= 1.0:
+        return 1.0
+    if 50.0 <= baseline <= 100.0:
+        return 100.0
+    return abs(baseline)
+
+
 class Evaluator(Protocol):
     """Measures one file. It never changes the file, and never says which direction is better."""
 

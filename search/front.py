@@ -8,13 +8,15 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluators.measurement import metric_range
 from .objectives import OBJECTIVES, Objective, as_losses
 
 Points = Sequence[Sequence[float]] | NDArray[np.float64]
 """Values of shape (n_points, n_objectives)."""
 
 ACCURACY_ALLOWANCE = 0.1
-"""How far below the baseline's accuracy the reference point of the hypervolume lies (10 points)."""
+"""How far below the baseline's accuracy the reference point of the hypervolume lies, as a share of the metric's scale:
+10 points (see :func:`~karui.evaluators.measurement.metric_range`)."""
 
 
 def pareto_mask(values: Points, objectives: Sequence[Objective]) -> NDArray[np.bool_]:
@@ -47,9 +49,10 @@ def nondominated(losses: NDArray[np.float64]) -> NDArray[np.bool_]:
 def hypervolume(values: Points, baseline: Sequence[float], objectives: Sequence[Objective] = OBJECTIVES) -> float:
     """Return the hypervolume of points, such as (size, latency, accuracy), against the baseline.
 
-    Sizes, times and energies count by their natural logarithm; the reference point is the baseline's value of each and
-    its accuracy less ten points, so that a file as large, as slow or as wrong as that adds nothing. Source: Zitzler &
-    Thiele, PPSN 1998; computed by moocore.
+    Sizes, times and energies count by their natural logarithm, accuracy by its share of the metric's scale; the
+    reference point is the baseline's value of each and its accuracy less ten points, so that a file as large, as slow
+    or as wrong as that adds nothing. In whatever unit the metric is, the volume is the same. Source: Zitzler & Thiele,
+    PPSN 1998; computed by moocore.
 
     Args:
         values: Shape (n_points, n_objectives): bytes, milliseconds, accuracy, and so on.
@@ -59,9 +62,12 @@ def hypervolume(values: Points, baseline: Sequence[float], objectives: Sequence[
     points = np.asarray(values, dtype=np.float64).reshape(-1, len(objectives))
     if not len(points):
         return 0.0
-    allowance = [ACCURACY_ALLOWANCE if objective.unit == "1" else 0.0 for objective in objectives]
-    reference = as_losses(_by_logarithm([baseline], objectives), objectives)[0] + allowance
-    return float(moocore.hypervolume(as_losses(_by_logarithm(points, objectives), objectives), ref=reference))
+    is_metric = np.array([objective.unit == "1" for objective in objectives])
+    scales = np.array([metric_range(value) or 1.0 for value in baseline])
+    units = np.where(is_metric, scales, 1.0)
+    reference = as_losses(_by_logarithm([baseline], objectives), objectives)[0] / units
+    losses = as_losses(_by_logarithm(points, objectives), objectives) / units
+    return float(moocore.hypervolume(losses, ref=reference + np.where(is_metric, ACCURACY_ALLOWANCE, 0.0)))
 
 
 def knee_index(values: Points, objectives: Sequence[Objective]) -> int:

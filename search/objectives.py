@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluators.measurement import metric_range
 from ..evaluators.several_targets import measured_on
 
 Direction = Literal["minimize", "maximize"]
@@ -37,14 +38,22 @@ class Bound:
     Args:
         limit: The number, in the objective's unit; or the share where ``relative``.
         relative: Whether the limit is a multiple of the baseline's value, written ``0.3x``.
+        percent: Whether it was written in percent, ``97%``: 0.97, or 97 where the metric itself is a percentage.
     """
 
     limit: float
     relative: bool = False
+    percent: bool = field(default=False, compare=False)
 
     def resolve(self, baseline: float) -> float:
-        """Return the limit in the objective's unit, given the baseline's value in that unit."""
-        return self.limit * baseline if self.relative else self.limit
+        """Return the limit in the objective's unit, given the baseline's value in that unit.
+
+        Of a metric that is negative, such as an error with its sign turned, ``0.98x`` allows for 2 % of its magnitude
+        less, as it does of one that is positive: -0.102 beside a baseline of -0.1.
+        """
+        if self.relative:
+            return (self.limit if baseline >= 0 else 2.0 - self.limit) * baseline
+        return self.limit * (metric_range(baseline) if self.percent and metric_range(baseline) == 100.0 else 1.0)
 
 
 @dataclass(frozen=True)
@@ -64,12 +73,15 @@ class Objective:
     bound: Bound | None = None
 
     def violation(self, value: float, baseline: float) -> float | None:
-        """Return by what share of the limit the bound is broken (0 or less: kept), or None without a bound."""
+        """Return by what share of the limit the bound is broken (0 or less: kept), or None without a bound.
+
+        Where the limit is 0, it is the share of the baseline's value; the difference itself where that is 0 too.
+        """
         if self.bound is None:
             return None
         limit = self.bound.resolve(baseline)
         excess = value - limit if self.direction == "minimize" else limit - value
-        return excess / abs(limit) if limit else excess
+        return excess / (abs(limit) or abs(baseline) or 1.0)
 
     def bound_text(self, baseline: float) -> str:
         """Return the bound as it is shown, such as ``size_bytes <= 60000``."""
@@ -145,7 +157,8 @@ def parse_bound(text: str | float, objective: Objective) -> Bound:
     if unit not in _UNITS[objective.unit]:
         raise ValueError(f"{text!r} has an unknown unit; expected for example {_EXAMPLES[objective.unit]}")
     # In decimals, as it is written: 95 * 0.01 in binary is more than 0.95.
-    return Bound(float(Decimal(match[1]) * Decimal(str(_UNITS[objective.unit][unit]))))
+    limit = float(Decimal(match[1]) * Decimal(str(_UNITS[objective.unit][unit])))
+    return Bound(limit, percent=unit == "%")
 
 
 def with_bounds(bounds: Mapping[str, str | float | None]) -> tuple[Objective, ...]:

@@ -81,6 +81,24 @@ def test_further_objectives_count_by_their_logarithm_against_the_baseline() -> N
     assert hypervolume([(500.0, 2.5, 0.85, 8.0, 1.0)], baseline, objectives) == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.parametrize(("unit", "baseline"), [(100.0, 0.9), (1e-3, -27.0), (1e3, -27.0), (40.0, 200.0), (7.0, 3.0)])
+def test_the_unit_of_the_metric_changes_no_volume(unit: float, baseline: float) -> None:
+    shares = [(500.0, 2.5, 0.05), (300.0, 4.0, 0.09), (900.0, 9.0, -0.5)]
+    scale = 1.0 if 0.0 <= baseline <= 1.0 else abs(baseline)
+    plain = [(size, time, baseline - lost * scale) for size, time, lost in shares]
+    scaled = [(size, time, unit * value) for size, time, value in plain]
+    expected = hypervolume(plain, (1000.0, 10.0, baseline))
+    assert expected > 0.0
+    assert hypervolume(scaled, (1000.0, 10.0, unit * baseline)) == pytest.approx(expected)
+
+
+def test_ten_points_of_a_negative_metric_are_a_tenth_of_its_magnitude() -> None:
+    expected = math.log(2) * math.log(4) * 0.05
+    assert hypervolume([(500.0, 2.5, -2.1)], (1000.0, 10.0, -2.0)) == pytest.approx(expected)
+    assert hypervolume([(500.0, 2.5, -2.2)], (1000.0, 10.0, -2.0)) == pytest.approx(0.0, abs=1e-12)
+    assert hypervolume([(500.0, 2.5, 0.0)], (1000.0, 10.0, 0.0)) == pytest.approx(math.log(2) * math.log(4) * 0.1)
+
+
 def test_no_points_have_no_volume() -> None:
     assert hypervolume([], BASELINE) == 0.0
 

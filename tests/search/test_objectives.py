@@ -125,3 +125,48 @@ def test_a_violation_is_positive_exactly_beyond_the_bound(value: float, limit: f
         objective = Objective("thing", direction, "ms", Bound(limit))
         beyond = value > limit if direction == "minimize" else value < limit
         assert ((objective.violation(value, baseline) or 0.0) > 0) == beyond
+
+
+# --- metrics that are no share ----------------------------------------------------------------------------------------
+
+METRICS = st.one_of(st.floats(-1e6, -1e-6), st.floats(1e-6, 1e6))
+
+
+@given(METRICS, st.floats(0.01, 1.0))
+def test_a_baseline_keeps_every_bound_that_allows_for_less_than_itself(baseline: float, share: float) -> None:
+    (_, _, accuracy) = with_bounds({"accuracy": f"{share!r}x"})
+    assert (accuracy.violation(baseline, baseline) or 0.0) <= 0.0
+
+
+@given(METRICS, st.floats(0.5, 1.0), st.floats(-2.0, 2.0), st.sampled_from([1e-3, 0.1, 100.0, 1e4]))
+def test_the_unit_of_a_metric_changes_no_violation(baseline: float, share: float, lost: float, unit: float) -> None:
+    (_, _, accuracy) = with_bounds({"accuracy": f"{share!r}x"})
+    value = baseline - lost * abs(baseline)
+    found, scaled = accuracy.violation(value, baseline), accuracy.violation(unit * value, unit * baseline)
+    assert scaled == pytest.approx(found, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("bound", "baseline", "limit"),
+    [
+        ("0.98x", 0.95, 0.931),
+        ("0.98x", 93.0, 91.14),
+        ("0.98x", -0.1, -0.102),  # 2 % of the error more
+        ("0.98x", 0.0, 0.0),
+        ("97%", 0.99, 0.97),
+        ("97%", 98.5, 97.0),
+        ("97%", 4.0, 0.97),
+        ("-0.25", -0.2, -0.25),
+    ],
+)
+def test_a_bound_means_the_same_in_whatever_unit(bound: str, baseline: float, limit: float) -> None:
+    (_, _, accuracy) = with_bounds({"accuracy": bound})
+    assert accuracy.bound_text(baseline) == f"accuracy >= {limit:g}"
+    assert accuracy.violation(limit, baseline) == pytest.approx(0.0, abs=1e-12)
+    assert (accuracy.violation(limit - 0.001, baseline) or 0.0) > 0.0
+
+
+def test_a_bound_of_zero_is_broken_by_shares_of_the_baseline() -> None:
+    (_, _, accuracy) = with_bounds({"accuracy": "0"})
+    assert accuracy.violation(-0.5, 2.0) == pytest.approx(0.25)
+    assert accuracy.violation(-0.5, 0.0) == pytest.approx(0.5)
