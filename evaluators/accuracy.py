@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -15,7 +18,8 @@ from numpy.typing import NDArray
 from ..errors import CandidateFailure
 from ..spaces.artifact import Artifact
 from ..spaces.task import Metric, Pairs, iterate
-from .measurement import Measurement
+from .measurement import Measurement, metric_range
+from .row_scores import RowScores, RowStore
 from .runtime import CPU_PROVIDER
 from .runtimes import OpenedFile, find_runtime
 
@@ -23,6 +27,12 @@ RESAMPLES = 200
 """Bootstrap resamples behind the interval of a metric that is quick to compute."""
 
 _FEWEST_RESAMPLES = 10
+
+_FIRST_ROWS = 32
+"""Rows by which it is told whether a metric is the mean of what it says of each row alone, and how long that takes."""
+
+_MEAN_TOLERANCE = 1e-5
+"""How far that mean may be off, in shares of the largest score: metrics are often computed in float32."""
 
 
 class AccuracyEvaluator:
@@ -43,6 +53,8 @@ class AccuracyEvaluator:
         runtime: One of :data:`~karui.evaluators.runtimes.RUNTIMES`: the one that is deployed, since another may answer
             otherwise.
         resampling_seconds: About how long the resampling may take with a slow metric; at least ten resamples are made.
+            The scores of single rows are left out where they would take longer.
+        rows: Where the scores of rows are kept, for comparing files row by row; None to leave them.
         clock: Returns seconds.
     """
 
@@ -61,6 +73,7 @@ class AccuracyEvaluator:
         threads: int = 0,
         runtime: str = "onnxruntime",
         resampling_seconds: float = 1.0,
+        rows: RowStore | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._metric = metric
@@ -72,6 +85,7 @@ class AccuracyEvaluator:
         self._threads = threads
         self._runtime = find_runtime(runtime)
         self._resampling_seconds = resampling_seconds
+        self._rows = rows
         self._clock = clock
         batches = list(iterate(split, batch_size))
         self._inputs = np.ascontiguousarray(torch.cat([inputs for inputs, _ in batches]).numpy())
@@ -90,17 +104,20 @@ class AccuracyEvaluator:
         start = self._clock()
         value = self._score(outputs, self._targets)
         resampled = self._resample(outputs, self._clock() - start)
+        if self._rows is not None and (scores := self._score_rows(outputs, value)) is not None:
+            self._rows.keep(self._split_name, artifact.digest, RowScores(scores, self._split_digest))
         conditions = {
             "metric": self._metric_name,
             "split": self._split_name,
             "provider": self._provider,
             "resamples": len(resampled),
         }
-        spread = 1.96 * float(np.std(resampled, ddof=1)) if len(resampled) > 1 else 0.0
-        if value in (0.0, 1.0):
+        unit = max((abs(each) for each in resampled), default=0.0) or 1.0  # so that nothing overflows
+        spread = 1.96 * unit * float(np.std(np.array(resampled) / unit, ddof=1)) if len(resampled) > 1 else 0.0
+        if set(resampled) == {value}:
             # All rows right, or all wrong: no resample can show the errors that did not occur. Three errors in n rows
             # are the most that 95 % confidence allows then (Hanley and Lippman-Hand, JAMA 1983).
-            spread = max(spread, min(1.0, 3.0 / len(self._inputs)))
+            spread = metric_range(value) * min(1.0, 3.0 / len(self._inputs))
         return (Measurement(self._measurement_name, value, "1", spread, len(self._inputs), conditions),)
 
     def _check_outputs(self, outputs: torch.Tensor, file_name: str) -> None:
@@ -148,6 +165,37 @@ class AccuracyEvaluator:
             except CandidateFailure:
                 continue
         return values
+
+    def _score_rows(self, outputs: torch.Tensor, value: float) -> NDArray[np.float64] | None:
+        """Return what the metric says of each row alone; None where it has no mean, or that would take too long."""
+        count = len(outputs)
+        start, first = self._clock(), min(_FIRST_ROWS, count)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metrics that find one row too few
+            try:
+                scores = [self._score_row(outputs, row) for row in range(first)]
+                affordable = (self._clock() - start) * count / first <= max(1.0, 2.0 * self._resampling_seconds)
+                if not affordable or not _is_mean(scores, self._score(outputs[:first], self._targets[:first])):
+                    return None
+                scores += [self._score_row(outputs, row) for row in range(first, count)]
+            except CandidateFailure:
+                return None
+        return np.array(scores) if _is_mean(scores, value) else None
+
+    def _score_row(self, outputs: torch.Tensor, row: int) -> float:
+        return self._score(outputs[row : row + 1], self._targets[row : row + 1])
+
+    @cached_property
+    def _split_digest(self) -> str:
+        """Tells targets and metric from others."""
+        told = hashlib.sha256(f"{self._metric_name} {self._targets.dtype} {tuple(self._targets.shape)}".encode())
+        told.update(np.ascontiguousarray(self._targets.numpy()).tobytes())
+        return told.hexdigest()
+
+
+def _is_mean(scores: Sequence[float], value: float) -> bool:
+    largest = max(abs(score) for score in scores) or 1.0  # so that nothing overflows
+    return abs(float(np.mean(np.array(scores) / largest)) - value / largest) <= _MEAN_TOLERANCE
 
 
 def run_batches(runner: OpenedFile, inputs: NDArray[Any], batch_size: int) -> NDArray[Any]:

@@ -122,6 +122,7 @@ class Session:
     def _prepare(self, task: Task | None, cache: StageCache) -> tuple[Bench, int]:
         """Return the bench, and the seed of all training."""
         from ..evaluators.machine_lock import MachineLock
+        from ..evaluators.row_scores import RowStore
         from ..spaces.axis_reach import describe_reach
         from ..spaces.reach import check_reach
         from .measuring.bench import Bench
@@ -136,7 +137,7 @@ class Session:
         artifact = self._baseline(task, seed, lock, cache)
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
-        bench = Bench(task, artifact, self.spec, lock)
+        bench = Bench(task, artifact, self.spec, lock, rows=RowStore(self.folder.rows))
         found = self._preflight(bench)
         bench.tell = self.watcher.phase
         self.watcher.phase("measuring the baseline")

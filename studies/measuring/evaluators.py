@@ -18,6 +18,7 @@ from ...evaluators.loading import LoadEvaluator
 from ...evaluators.machine_lock import MachineLock
 from ...evaluators.measurement import Evaluator, Measurement
 from ...evaluators.memory import MemoryEvaluator
+from ...evaluators.row_scores import RowStore
 from ...evaluators.size import SizeEvaluator
 from ...evaluators.targets import Target
 from ...evaluators.telling import tell_nobody
@@ -29,6 +30,9 @@ from ..certifying.certify import TEST_ACCURACY
 from ..study_file.spec import StudySpec
 from ..watching.watcher import WAITING
 from .bench_targets import BenchTargets
+
+VALIDATION, TEST = "validation", "test"
+"""Names of the splits on which accuracy is measured."""
 
 _LIMITS = frozenset(limit.name for limit in LIMITS)
 
@@ -46,6 +50,7 @@ class StudyEvaluators:
         spec: The study.
         lock: Keeps work and measuring on this machine apart.
         announce: Told of each stage that a candidate reaches, and where it waits.
+        rows: Where is kept which rows each file gets right; None to leave it.
     """
 
     def __init__(
@@ -55,8 +60,10 @@ class StudyEvaluators:
         spec: StudySpec,
         lock: MachineLock,
         announce: Callable[[str], None] = tell_nobody,
+        rows: RowStore | None = None,
     ) -> None:
         self.task = task
+        self.rows = rows
         self.lock = lock
         self.announce = announce
         self._spec = spec
@@ -76,8 +83,10 @@ class StudyEvaluators:
         shared = (task.metric, task.metric_name)
         self.size: Evaluator = SizeEvaluator()
         runtime = spec.latency.runtime
-        self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, "validation", runtime=runtime)
-        self.test_accuracy: Evaluator = AccuracyEvaluator(task.test, *shared, "test", TEST_ACCURACY, runtime=runtime)
+        self.accuracy: Evaluator = AccuracyEvaluator(task.validation, *shared, VALIDATION, runtime=runtime, rows=rows)
+        self.test_accuracy: Evaluator = AccuracyEvaluator(
+            task.test, *shared, TEST, TEST_ACCURACY, runtime=runtime, rows=rows
+        )
         self.load: Evaluator = self.targets.evaluator(
             lambda _, target: LoadEvaluator(target, artifact, self.timing), "load_ratio"
         )

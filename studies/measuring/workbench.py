@@ -88,12 +88,13 @@ class Workbench:
                 return self._bench(task, lock, announce)
 
     def _bench(self, task: Task, lock: MachineLock, announce: Callable[[str], None]) -> Bench:
+        from ...evaluators.row_scores import RowStore
         from ...spaces.baseline import prepare_baseline
         from .bench import Bench
 
         artifact = prepare_baseline(task, self.recovery, self.folder.path, seed=self.seed)
         files = open_shared_files(self.spec.artifacts, self.spec.folder)
-        bench = Bench(task, artifact, self.spec, lock, announce)
+        bench = Bench(task, artifact, self.spec, lock, announce, RowStore(self.folder.rows))
         begin_bench(bench, self.spec, self.recovery, self.folder, self.seed, self.baseline, files)
         return bench
 

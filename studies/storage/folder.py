@@ -94,6 +94,11 @@ class RunFolder:
         return self.build / "outcomes"
 
     @property
+    def rows(self) -> Path:
+        """Which rows of each split each file gets right, by its digest."""
+        return self.build / "rows"
+
+    @property
     def certified(self) -> Path:
         """Which front was measured again."""
         return self.path / ".certified"
