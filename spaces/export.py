@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import tempfile
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import CandidateFailure
 from .known_shapes import fold_known_shapes
 from .onnx_file import constants_to_initializers, names_in_subgraphs, open_session, read_model, write_model
+from .parametrizations import fold_parametrizations
 
 OPSET = 18
 """The set of operators of every file, which runtimes know since early 2023 (onnxruntime 1.14)."""
@@ -35,7 +35,8 @@ _STAGE = "export"
 def export_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
     """Write a network as one ONNX file and check, on two batch sizes, that the file computes the same.
 
-    The caller's network is left as it is: a copy is exported, on the CPU and in evaluation mode.
+    The caller's network is left as it is: a copy is exported, on the CPU and in evaluation mode, its parametrizations
+    folded.
 
     Args:
         network: Takes one batch and returns one tensor whose first axis is the batch.
@@ -107,7 +108,7 @@ def _final_name(name: str, renamed: dict[str, str]) -> str:
 def _evaluation_copy(network: nn.Module) -> nn.Module:
     try:
         # The very module is put into evaluation mode: a wrapper's own flag does not reach what it wraps.
-        return copy.deepcopy(network).cpu().eval()
+        return fold_parametrizations(network).cpu().eval()
     except (RuntimeError, NotImplementedError) as error:
         raise CandidateFailure(_STAGE, f"{type(network).__name__} cannot be copied: {error}") from error
 
