@@ -2,6 +2,45 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import unquote
+
+_USER = re.compile(r"://[^/:\n]*:")
+_USER_OF_HTTP = re.compile(r"(https?://)[^/@\s]{1,1000}@")
+_SECRET = re.compile(r"pass|pwd|secret|token|sig|credential|auth(?!or)|sas$|key|jwt|bearer", re.IGNORECASE)
+_PARAMETER = re.compile(r"([?&;])([^?&;=\s]{1,80})=([^&;\n]*)")
+_NAME = r"\w*(?:passw(?:or)?d|passphrase|pwd|secret|token|access_?key|account_?key|api_?key)"
+_ASSIGNED = re.compile(
+    rf"""(?ix) (?<![\w?&;.%-]) ( {_NAME}\s*=\s* | (["']){_NAME}\2\s*:\s* | \w*passw(?:or)?d\s*:\s* )
+    (?: "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*' | [^\s,;&"'{{}}\[\]()<>]+ )"""
+)
+_AUTHORIZATION = re.compile(r"(?i)\b((?:authorization\s*[:=]\s*)?(?:bearer|basic)\s+)[\w.~+/=-]{6,}")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which passwords, tokens and signatures are blanked out: in URLs, in parameters, in assignments.
+
+    What could be one is taken for one: a password may hold spaces and an @, so that it ends at the last @ of its line,
+    and a parameter of a URL ends at the next one or with the line. Everything that karui shows or keeps of an error, of
+    a storage or of a location goes through here.
+    """
+    if "://" in text and "@" in text:
+        text = "\n".join(map(_without_password, text.split("\n")))
+        text = _USER_OF_HTTP.sub(r"\1***@", text)
+    if "=" in text or ":" in text:
+        text = _PARAMETER.sub(_blank_parameter, text)
+        text = _ASSIGNED.sub(r"\1***", text)
+    return _AUTHORIZATION.sub(r"\1***", text)
+
+
+def _without_password(line: str) -> str:
+    user, end = _USER.search(line), line.rfind("@")
+    return line if user is None or user.end() > end else f"{line[: user.end()]}***{line[end:]}"
+
+
+def _blank_parameter(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}=***" if _SECRET.search(unquote(match[2])) else match[0]
+
 
 class KaruiError(Exception):
     """Something the user can put right; the command line prints it and exits with ``exit_code``.
@@ -25,11 +64,10 @@ class KaruiError(Exception):
         got: str | None = None,
         remedy: str | None = None,
     ) -> None:
-        self.what = what
-        self.where = where
-        self.expected = expected
-        self.got = got
-        self.remedy = remedy
+        self.what = without_secrets(what)
+        self.where, self.expected, self.got, self.remedy = (
+            None if text is None else without_secrets(text) for text in (where, expected, got, remedy)
+        )
         super().__init__(str(self))
 
     def details(self) -> list[tuple[str, str]]:
@@ -89,7 +127,7 @@ class CandidateFailure(Exception):
 
     def __init__(self, stage: str, reason: str) -> None:
         self.stage = stage
-        self.reason = " ".join(reason.split())
+        self.reason = " ".join(without_secrets(reason).split())
         super().__init__(f"{stage}: {self.reason}")
 
 
@@ -104,7 +142,7 @@ class CandidateStopped(Exception):
 
     def __init__(self, gate: str, reason: str, excess: float) -> None:
         self.gate = gate
-        self.reason = " ".join(reason.split())
+        self.reason = " ".join(without_secrets(reason).split())
         self.excess = excess
         super().__init__(gate, self.reason, excess)  # what a process that receives it makes it from again
 

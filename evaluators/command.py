@@ -168,9 +168,7 @@ class CommandTarget:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Let one process at a time run this command on this machine, since there is one device behind it."""
-        folder = shared_folder()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = open_lock(folder / self.lock_name)
+        lock = open_lock(shared_folder() / self.lock_name)
         if not lock.take(shared=False, wait=False):
             self._tell(f"{FOR_DEVICE} {self.name}")
             lock.take(shared=False, wait=True)

@@ -1,6 +1,6 @@
 """One machine, several workers: while one of them measures, none of the others trains.
 
-A readers-writer lock in files of the user's temporary folder, shared by all searches of a user on a machine. The
+A readers-writer lock in files of a folder of the user's own, shared by all searches of that user on a machine. The
 system lets go of it when a process ends, however it ends. Whoever wants to measure closes a turnstile first, through
 which everybody else has to pass between two steps of training, so that measuring never starves (Courtois, Heymans &
 Parnas, CACM 1971, their second problem; the turnstile after Downey, The Little Book of Semaphores, section 4.2.5).
@@ -8,14 +8,18 @@ Parnas, CACM 1971, their second problem; the turnstile after Downey, The Little 
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock, Timeout
+
+from ..errors import OutputError
+from .lock_folder import shared_folder as shared_folder
 
 try:
     import fcntl
@@ -29,7 +33,10 @@ class MachineLock:
     """Keeps work and measuring apart among all processes that use the same folder; not for threads of one process.
 
     Args:
-        folder: Where the files lie; one of the user's in the system's temporary folder where left out.
+        folder: Where the files lie; :func:`shared_folder` where left out.
+
+    Raises:
+        OutputError: Where there is no folder for them that is the user's own, or something else lies there.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -129,10 +136,11 @@ class _Flock:
 
     def __init__(self, path: Path) -> None:
         # Kept open as long as this object; forked children share it, and take it no further.
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = _open_own(path)
 
     def __del__(self) -> None:
-        os.close(self._file)
+        if (file := getattr(self, "_file", None)) is not None:
+            os.close(file)
 
     def take(self, *, shared: bool, wait: bool) -> bool:
         how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
@@ -173,7 +181,20 @@ open_lock: Callable[[Path], Lock] = ExclusiveOnly if fcntl is None else _Flock
 """Opens a lock on a file in the best way that this system knows."""
 
 
-def shared_folder() -> Path:
-    """Return the folder of the locks that all searches of this user on this machine share."""
-    user = os.getuid() if hasattr(os, "getuid") else ""
-    return Path(tempfile.gettempdir()) / f"karui-{user}"
+def _open_own(path: Path) -> int:
+    """Open a lock's file, made where it is missing; nothing that a link leads to, and nothing but a file.
+
+    Raises:
+        OutputError: Where it is none, or cannot be opened.
+    """
+    fault = "it is no file"
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return file
+        os.close(file)
+    except OSError as error:
+        fault = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
+    raise OutputError(
+        "a lock of this machine cannot be used", where=str(path), got=fault, remedy="remove it, and search again"
+    )

@@ -121,6 +121,7 @@ class Session:
 
     def _prepare(self, task: Task | None, cache: StageCache) -> tuple[Bench, int]:
         """Return the bench, and the seed of all training."""
+        from ..evaluators.lock_folder import describe_folder
         from ..evaluators.machine_lock import MachineLock
         from ..evaluators.row_scores import RowStore
         from ..spaces.axis_reach import describe_reach
@@ -128,6 +129,8 @@ class Session:
         from .measuring.bench import Bench
 
         self.watcher.phase("loading the task")
+        if told := describe_folder():
+            self.watcher.note(told)
         lock = MachineLock()
         with lock.working():
             task = prepare_task(self.spec, task)

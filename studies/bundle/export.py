@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
 from ...errors import OutputError
 from ...spaces.artifact import file_digest
+from ..point_file import point_file
 from ..read import read_description
-from ..storage.folder import RunFolder, explain_os_errors, write_atomically
+from ..storage.folder import RunFolder, check_name, explain_os_errors, explain_unreadable, write_atomically
 from .config import CONFIG, SAMPLES, SCHEMA, bundle_config, config_schema
 from .model_card import model_card
 from .samples import npz_bytes, read_samples, read_task_paper
@@ -45,6 +47,7 @@ def export_bundle(row: pd.Series[Any], folder: RunFolder, destination: Path, fil
     samples = read_samples(folder, source, str(row["sha256"]))
     described = read_description(source.with_suffix(".json"))
     config = bundle_config(described, read_task_paper(folder), 0 if samples is None else len(samples["inputs"]))
+    check_name(destination, "folder to export to", "another --export")
     with explain_os_errors(destination, "folder to export to", "another --export"), whole_folder(destination) as made:
         copyfile(source, made / "model.onnx")
         _write_json(made / CONFIG, config)
@@ -70,7 +73,8 @@ def _checked_file(row: pd.Series[Any], folder: RunFolder, files: SharedFiles | N
             got="a front from a search that is running or was stopped",
             remedy="give the search command again to finish it; a smaller --trials ends it sooner",
         )
-    path = folder.path / str(row["file"])
+    path = point_file(row, folder)
+    _check_digest(row, folder)
     if not path.is_file() and files is not None:
         with explain_os_errors(folder.path):
             files.fetch(str(row["sha256"]), path)
@@ -80,7 +84,8 @@ def _checked_file(row: pd.Series[Any], folder: RunFolder, files: SharedFiles | N
             where=str(path),
             remedy="run the search again: it makes the front's files anew; or name the --artifacts that hold it",
         )
-    digest = file_digest(path)
+    with explain_unreadable(path, "the file of that point"):
+        digest = file_digest(path)
     if digest != row["sha256"]:
         raise OutputError(
             "the file of that point is not the one that was measured",
@@ -90,3 +95,15 @@ def _checked_file(row: pd.Series[Any], folder: RunFolder, files: SharedFiles | N
             remedy="delete that file and run the search again: it makes the front's files anew",
         )
     return path
+
+
+def _check_digest(row: pd.Series[Any], folder: RunFolder) -> None:
+    digest = str(row["sha256"])
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise OutputError(
+            "the front gives no digest of that point's file",
+            where=f"{folder.front_csv}: sha256, point {row['point']}",
+            expected="64 hexadecimal digits",
+            got=repr(digest),
+            remedy="run the search again; it only writes the front anew",
+        )

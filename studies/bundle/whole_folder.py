@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from ...errors import OutputError
+from ..storage.folder import followed
 from .sums import SUMS
 
 _MADE = {"model.onnx", "config.json", "config.schema.json", "MODEL_CARD.md", "README.md", "run.py", "samples", SUMS}
@@ -19,12 +20,14 @@ def whole_folder(destination: Path) -> Iterator[Path]:
     """Yield an empty folder beside the destination, which takes its place once all is well.
 
     A process that is killed meanwhile leaves the destination as it was, and beside it a hidden folder that ends in
-    ``.part``. An earlier bundle is moved aside, as ``.old``, and removed once the new one stands.
+    ``.part``. An earlier bundle is moved aside, as ``.old``, and removed once the new one stands. A symbolic link stays
+    one: what it leads to is replaced.
 
     Raises:
         OutputError: Where the destination is a file, the current folder, or holds something else than a bundle.
         OSError: Where it cannot be written.
     """
+    destination = followed(destination)
     _check_free(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     hidden = destination.absolute().parent / f".{destination.absolute().name}.{uuid4().hex[:8]}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..plots import as_it_is, label_ticks, picture_of, staircase, two_axes
-from ..storage.folder import explain_os_errors, write_atomically
+from ..storage.folder import explain_os_errors, followed, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,4 +95,4 @@ def save_comparison(path: Path, found: Comparison) -> None:
     title = f"A: {label_a}, hypervolume {volumes[0]:.2f}   B: {label_b}, hypervolume {volumes[1]:.2f}"
     picture = picture_of(figure, title, legend_columns=3)
     with explain_os_errors(path, "picture", "another --plot"):
-        write_atomically(path, picture)
+        write_atomically(followed(path), picture)

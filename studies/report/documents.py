@@ -12,6 +12,7 @@ import optuna
 from ...evaluators.measurement import Measurement
 from ...search.record import TrialRecord, read_record
 from ...spaces.candidate import Candidate
+from ..point_file import point_file
 from ..read import read_description
 from ..storage.folder import RunFolder
 
@@ -46,7 +47,7 @@ def read_documents(
     documents = {}
     for row in points.to_dict("records"):
         number = int(row["trial"])
-        described = folder.path / str(row["file"]) if isinstance(row.get("file"), str) else None
+        described = point_file(row, folder) if isinstance(row.get("file"), str) else None
         if described is not None and described.with_suffix(".json").exists():
             documents[number] = _from_description(described)
         elif number in known:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...errors import OutputError
+from ...errors import OutputError, without_secrets
 from ..read import find_results
-from ..storage.folder import explain_os_errors, write_atomically
-from ..storage.storage_errors import without_password
+from ..storage.folder import check_name, explain_os_errors, followed, write_atomically
 from .content import page_content
 from .material import read_material, report_folder
 from .page import render_page
@@ -44,9 +43,18 @@ def write_report(
             remedy="run the search for a little longer",
         )
     page = Path(to) if to is not None else results.folder.path / "report.html"
+    check_name(page, "page", "another --to")
+    if page.is_dir() or not page.suffix:  # the pictures go to a folder of the page's name without its suffix
+        raise OutputError(
+            "the page cannot be written there",
+            where=str(page),
+            expected="the name of a file that ends in .html",
+            got="a folder" if page.is_dir() else "a name without an ending",
+            remedy="give another --to, such as report.html",
+        )
     content = page_content(material, pick_command(study, out, storage))
     with explain_os_errors(page, "report", "another --to"):
-        write_atomically(page, render_page(content).encode())
+        write_atomically(followed(page), render_page(content).encode())
     return [page, *save_pictures(report_folder(page), material, content)]
 
 
@@ -56,5 +64,5 @@ def pick_command(study: str | Path, out: str | Path | None, storage: str | None)
     if out is not None:
         command += ["--out", str(out)]
     if storage is not None:
-        command += ["--storage", without_password(storage)]
+        command += ["--storage", without_secrets(storage)]
     return command

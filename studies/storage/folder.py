@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -15,6 +18,8 @@ from ...errors import OutputError
 from ...spaces.artifact import write_bytes
 
 CACHE_NAME = "karui-cache"
+
+_MEANS_SOMETHING = re.compile(r"[%?#{}]")
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,8 @@ class RunFolder:
 
     @property
     def own_storage(self) -> str:
-        """URL of that storage."""
-        return f"sqlite:///{self.database}"
+        """URL of that storage, with whatever has a meaning in a URL, or to Optuna, written such that it has none."""
+        return f"sqlite:///{_MEANS_SOMETHING.sub(lambda match: quote(match[0]), str(self.database))}"
 
     @property
     def trials_csv(self) -> Path:
@@ -114,6 +119,7 @@ class RunFolder:
         Raises:
             OutputError: Where that is not possible.
         """
+        check_name(self.path, "results folder", "another --out")
         with explain_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as probe:
@@ -145,6 +151,32 @@ class RunFolder:
             held.release()
 
 
+def check_name(path: Path, what: str, option: str) -> None:
+    """Refuse a path that no file can have, or that cannot be written down as text.
+
+    Args:
+        path: Of a file or a folder.
+        what: What it is to the user.
+        option: What the user may give instead.
+
+    Raises:
+        OutputError: Where it holds a NUL, or bytes that are no UTF-8: neither a URL nor a table can name it.
+    """
+    fault = "a NUL in the name" if "\0" in str(path) else ""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        fault = "bytes in the name that are no UTF-8"
+    if fault:
+        raise OutputError(
+            f"the {what} cannot be used",
+            where=repr(str(path)),
+            expected="a path that can be written as text",
+            got=fault,
+            remedy=f"give {option}",
+        )
+
+
 @contextmanager
 def explain_os_errors(where: Path, what: str = "results folder", option: str = "another --out") -> Iterator[None]:
     """Turn a full disk, a read-only folder and their like into an error a person can act on.
@@ -163,6 +195,25 @@ def explain_os_errors(where: Path, what: str = "results folder", option: str = "
             expected="a folder with space in which files can be made",
             got=error.strerror or str(error),
             remedy=f"make room, correct the permissions, or give {option}; what was found so far is kept",
+        ) from error
+
+
+@contextmanager
+def explain_unreadable(where: Path, what: str) -> Iterator[None]:
+    """Turn an error of the system in reading a file or a folder into one a person can act on.
+
+    Args:
+        where: What is read, where the error itself does not say.
+        what: What it is to the user.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{what} cannot be read",
+            where=os.fsdecode(error.filename or where),
+            got=error.strerror or str(error),
+            remedy="correct its permissions, or restore it",
         ) from error
 
 
@@ -186,3 +237,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(content, path)
+
+
+def followed(path: Path) -> Path:
+    """Return where a path that a user has named leads to, which may not be there yet.
+
+    Raises:
+        OSError: Where symbolic links lead to each other.
+    """
+    if not path.is_symlink():
+        return path
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # as Python before 3.13 tells of such links
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error

@@ -14,9 +14,8 @@ from uuid import uuid4
 from optuna.artifacts import Backoff, FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from ...errors import OutputError
+from ...errors import OutputError, without_secrets
 from ...spaces.artifact import write_bytes
-from .storage_errors import without_password
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -137,7 +136,7 @@ class SharedFiles:
                 found = reader.read()
             store.remove(name)
         if found != name.encode():
-            raise OutputError("the artifacts location does not give back what was written", where=self._shown)
+            raise OutputError("the artifacts location does not give back what was written", where=self.location)
 
     def keep(self, path: Path, digest: str) -> None:
         """Put a file there, unless it is there already.
@@ -172,7 +171,7 @@ class SharedFiles:
         if found != digest:
             raise OutputError(
                 "a file in the artifacts location is not the one that was put there",
-                where=f"{self._shown}: {digest}",
+                where=f"{self.location}: {digest}",
                 expected=f"sha256 {digest}",
                 got=f"sha256 {found}",
                 remedy="remove it there; the search that made it puts it there again, any other makes it anew",
@@ -180,10 +179,6 @@ class SharedFiles:
         destination.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(content, destination)
         return True
-
-    @property
-    def _shown(self) -> str:
-        return without_password(self.location)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -199,9 +194,9 @@ class SharedFiles:
                 remedy = "check the location, the credentials and the permissions, or give another --artifacts"
             raise OutputError(
                 "the artifacts location cannot be used",
-                where=self._shown,
+                where=self.location,
                 expected="a folder that all machines share, or an fsspec URL, to read and write",
-                got=without_password(" ".join(f"{type(error).__name__}: {error}".split())[:300]),
+                got=without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:300],
                 remedy=remedy,
             ) from error
 

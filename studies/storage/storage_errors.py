@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import optuna
 import sqlalchemy.exc
+from sqlalchemy.engine import make_url
 
-from ...errors import OutputError
+from ...errors import OutputError, without_secrets
 
 STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-OPENING_ERRORS = (*STORAGE_ERRORS, ImportError, RuntimeError, ValueError)
-"""A missing driver, a database of another version, an URL that cannot be taken apart."""
+OPENING_ERRORS = (*STORAGE_ERRORS, ImportError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""A missing driver, a database of another version, an URL that cannot be taken apart; Optuna fills in what stands in
+braces in an URL, and what it has no value for is a LookupError."""
+
+without_password = without_secrets
+"""Blanks out the passwords in a text."""
+
+_SQLITE_OPTIONS = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
 
 
 @contextmanager
@@ -25,9 +31,9 @@ def explain_storage_errors(storage: str, errors: tuple[type[Exception], ...] = S
         cause = error.__cause__ or error
         raise OutputError(
             "the study's storage cannot be used",
-            where=without_password(storage),
+            where=storage,
             expected="a reachable database that Optuna made, or an empty one",
-            got=without_password(" ".join(str(cause).split())[:300]),
+            got=without_secrets(" ".join(str(cause).split()))[:300],
             remedy=_remedy(storage, cause),
         ) from error
 
@@ -40,7 +46,23 @@ def _remedy(storage: str, cause: BaseException) -> str:
     return "check the URL, the disk and the server; a broken SQLite file can be moved away to start anew"
 
 
-def without_password(text: str) -> str:
-    """Return a text in which passwords in URLs are blanked out."""
-    text = re.sub(r"(://[^/:@\s]*):\S*@", r"\1:***@", text)
-    return re.sub(r"([?&]pass(?:word|wd)?=)[^&\s]*", r"\1***", text)
+def check_storage_url(storage: str) -> None:
+    """Refuse a URL of an SQLite file of which a part would be left out without a word.
+
+    Raises:
+        OutputError: Where the file's name holds a question mark, or the URL an option that the driver does not have.
+    """
+    with explain_storage_errors(storage, OPENING_ERRORS):
+        url = make_url(storage)
+    # Not by what SQLAlchemy reads there: it leaves out what has no value.
+    named = {option.partition("=")[0] for option in storage.partition("?")[2].split("&")} - {""}
+    unknown = sorted(named - _SQLITE_OPTIONS)
+    if not url.drivername.startswith("sqlite") or not unknown or "uri" in named:
+        return
+    raise OutputError(
+        "the study's storage cannot be used",
+        where=storage,
+        expected=f"sqlite:///FILE, perhaps with options behind a question mark: {', '.join(sorted(_SQLITE_OPTIONS))}",
+        got=f"{unknown[0]!r} behind the question mark",
+        remedy="write %3F for a question mark in the name of a file or a folder, and %25 for a percent sign",
+    )

@@ -12,7 +12,7 @@ import optuna
 from ...errors import OutputError
 from ...search.objectives import OBJECTIVES, Objective
 from .quick_storage import QuickStorage
-from .storage_errors import OPENING_ERRORS, explain_storage_errors, without_password
+from .storage_errors import OPENING_ERRORS, check_storage_url, explain_storage_errors
 from .stored_objectives import directions_of, name_values, stored_objectives
 from .study_notes import has_begun
 from .turns import alone_on_server
@@ -50,6 +50,7 @@ def open_study(storage: str, name: str, *, create: bool, objectives: Sequence[Ob
     if storage.startswith("sqlite"):
         # Who only reads takes the file as it is.
         arguments = {"connect_args": {"timeout": 60} | ({"factory": _LoggedConnection} if create else {})}
+    check_storage_url(storage)
     with (
         explain_storage_errors(storage, OPENING_ERRORS),
         # Two that make the tables of one database at the same time are in each other's way.
@@ -64,7 +65,7 @@ def open_study(storage: str, name: str, *, create: bool, objectives: Sequence[Ob
         except KeyError:
             raise OutputError(
                 f"the storage holds no study {name!r}",
-                where=without_password(storage),
+                where=storage,
                 remedy="run `karui search` for it first, with the same --out and --storage as here",
             ) from None
         _objectives_in(study, storage)
@@ -86,7 +87,7 @@ def _made(
     if has_begun(study):
         raise OutputError(
             f"the study {name!r} in that storage has other objectives",
-            where=without_password(storage),
+            where=storage,
             expected=f"the objectives of the study file: {', '.join(wanted)}",
             got=", ".join(found),
             remedy="take the change of the study file back, or start anew with another --out or --storage",
@@ -102,7 +103,7 @@ def _objectives_in(study: optuna.Study, storage: str) -> tuple[Objective, ...]:
     except ValueError as error:
         raise OutputError(
             f"the study {study.study_name!r} in that storage is not karui's",
-            where=without_password(storage),
+            where=storage,
             expected="a study with the directions minimize, minimize, maximize, and further ones of karui's objectives",
             got=str(error),
             remedy="give the study file another name, or name another --storage",

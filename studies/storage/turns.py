@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from filelock import FileLock
 from sqlalchemy.engine import make_url
@@ -45,8 +46,9 @@ def turns_of(storage: str, study: str = "") -> Turns:
         return ServerTurns(storage, f"turn of {study}")
     if not url.drivername.startswith("sqlite"):
         return Unordered()
-    in_memory = url.database in (None, "", ":memory:")
-    return Alone() if in_memory else FileTurns(f"{url.database}.turns")
+    if url.database in (None, "", ":memory:"):
+        return Alone()
+    return FileTurns(f"{Path(str(url.database)).absolute()}.turns")  # a task may change the current folder
 
 
 @contextmanager

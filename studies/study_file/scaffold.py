@@ -31,7 +31,7 @@ def write_scaffold(name: str, folder: Path) -> tuple[Path, Path]:
     study = folder / f"{name}.toml"
     task = folder / f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}_task.py"
     for path in (study, task):
-        if path.exists():
+        if path.exists() or path.is_symlink():  # a link that leads nowhere is somebody's as well
             raise KaruiError(
                 "that file is there already, and is left as it is",
                 where=str(path),

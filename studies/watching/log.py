@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...errors import without_secrets
 from ...search.record import TrialRecord, utc_now
 from ...spaces.candidate import Candidate
 from ..measuring.remarks import MeasuringRemarks
@@ -35,7 +36,7 @@ class SearchLog:
         Raises:
             OSError: Where it cannot be written.
         """
-        given = {name: value for name, value in fields.items() if value not in (None, "", {}, [])}
+        given = {name: _shown(value) for name, value in fields.items() if value not in (None, "", {}, [])}
         line = json.dumps({"time": utc_now(), "event": event, "pid": os.getpid(), **given}, ensure_ascii=False)
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -45,6 +46,15 @@ class SearchLog:
             os.write(file, ("\n" if is_torn else "").encode() + line.encode() + b"\n")
         finally:
             os.close(file)
+
+
+def _shown(value: Any) -> Any:
+    """Return a value of JSON without the secrets that its texts may hold, such as a traceback that names a URL."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Mapping):
+        return {key: _shown(part) for key, part in value.items()}
+    return [_shown(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -384,3 +385,79 @@ def test_labels_that_do_not_fit_the_model_are_told_before_the_search() -> None:
     with pytest.raises(TaskError, match=r"labels do not fit its model(?s:.*)\(4,\)(?s:.*)3 names"):
         check_reach(SearchSpace(), task)
     check_reach(SearchSpace(), replace(task, labels=["a", "b", "c", "d"]))
+
+
+# --- what a front.csv, a link or a location may try -------------------------------------------------------------------
+
+
+def _rewrite(results: Path, column: str, value: str | None) -> None:
+    front = pd.read_csv(results / "front.csv", dtype=str)
+    front[column] = value
+    front.to_csv(results / "front.csv", index=False)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("../x", "../x.onnx", "front/../../x.onnx", "/tmp/x.onnx", "x.onnx", "front/a/b.onnx", "front/x.sh", "front"),
+        *(".", "front/..", "~/x.onnx", "front/a\n.onnx", "file:///x.onnx", "front\\x.onnx", "other/x.onnx"),
+    ],
+)
+def test_a_front_writes_and_reads_nowhere_but_in_its_own_folder(tmp_path: Path, file: str) -> None:
+    results = make_results(tmp_path / "a" / "results", POINTS)
+    digest = file_digest(next((results / "front").glob("*.onnx")))
+    (tmp_path / "shared").mkdir()
+    write_linear(tmp_path / "shared" / digest)
+    digest = file_digest(tmp_path / "shared" / digest)
+    (tmp_path / "shared").joinpath(digest).write_bytes(next((tmp_path / "shared").iterdir()).read_bytes())
+    _rewrite(results, "file", file)
+    _rewrite(results, "sha256", digest)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=r"none of this results folder(?s:.*)front\.csv: file, point p01"):
+        karui.pick(results, prefer="size", export=tmp_path / "bundle", artifacts=tmp_path / "shared")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_front_folder_that_leads_elsewhere_is_left_alone(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results", POINTS)
+    (results / "front").rename(tmp_path / "outside")
+    (results / "front").symlink_to(tmp_path / "outside")
+    with pytest.raises(OutputError, match="none of this results folder"):
+        karui.pick(results, prefer="size", export=tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("digest", ["../../etc/passwd", "", "ab" * 31, "AB" * 32, "/etc/passwd"])
+def test_what_is_no_digest_is_looked_for_nowhere(tmp_path: Path, digest: str) -> None:
+    results = make_results(tmp_path / "results", POINTS)
+    for path in (results / "front").glob("*.onnx"):
+        path.unlink()
+    _rewrite(results, "sha256", digest or None)
+    with pytest.raises(OutputError, match=r"no digest of that point's file(?s:.*)64 hexadecimal digits"):
+        karui.pick(results, prefer="size", export=tmp_path / "bundle", artifacts=tmp_path)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_link_to_export_to_stays_a_link(tmp_path: Path, is_there: bool) -> None:
+    results = make_results(tmp_path / "results", POINTS)
+    if is_there:
+        (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for prefer in ("size", "accuracy"):  # an earlier bundle is replaced there as well
+        karui.pick(results, prefer=prefer, export=tmp_path / "link")
+        assert (tmp_path / "link").readlink() == tmp_path / "real"
+        assert {path.name for path in (tmp_path / "real").iterdir()} == NAMES
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real", "results"]
+
+
+def test_links_that_lead_to_each_other_or_to_something_else_are_told(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results", POINTS)
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    with pytest.raises(OutputError, match=r"folder to export to cannot be written(?s:.*)symbolic links"):
+        karui.pick(results, prefer="size", export=tmp_path / "one")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "mine.txt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    with pytest.raises(OutputError, match="holds something else than a bundle"):
+        karui.pick(results, prefer="size", export=tmp_path / "link")
+    assert (tmp_path / "home" / "mine.txt").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,18 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy.engine import make_url
 
 from karui.errors import OutputError, StudyFileError
 from karui.evaluators.measurement import Measurement
 from karui.search.objectives import LIMITS, OBJECTIVES, Objective, latency_on
+from karui.studies.report.material import count_ended
+from karui.studies.storage.folder import RunFolder
 from karui.studies.storage.storage_errors import explain_storage_errors, without_password
 from karui.studies.storage.store import open_study, study_name
 from karui.studies.storage.stored_objectives import name_values, stored_objectives
 from karui.studies.storage.study_notes import check_meaning, note_baseline, read_baseline, training_seed
+from karui.studies.storage.turns import turns_of
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.study_file.spec_reading import parse_spec
 
@@ -88,6 +93,61 @@ def test_the_one_study_of_a_storage_is_found_by_itself(tmp_path: Path) -> None:
     assert study_name(url(tmp_path), "folder") == "folder"
 
 
+NAMES = (
+    "a?b",
+    "a#b",
+    "a%41",
+    "a%zz",
+    "%",
+    "a:b",
+    "me:pw@host",
+    "a b",
+    "a+b",
+    "a;b",
+    "a&b=c",
+    "a\nb",
+    "é漢🙂",
+    "~",
+    "-x",
+)
+NAMES += ("-x", "{SCHEMA_VERSION}", "{}", "{0.x}", "a\\b", "'q\"", "$HOME", "*", ":memory:", "file:x", "...", "x" * 200)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_of_any_name_holds_its_own_database(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path / name)
+    folder.prepare()
+    open_study(folder.own_storage, "mine", create=True)
+    assert open_study(folder.own_storage, "mine", create=False).study_name == "mine"
+    assert study_name(folder.own_storage, "other") == "mine"
+    assert count_ended(folder.own_storage, "mine") == 0
+    with turns_of(folder.own_storage)():
+        assert {"study.db", "study.db.turns"} <= {path.name for path in folder.path.iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing lies beside it"
+
+
+@given(name=st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20))
+@settings(deadline=None, max_examples=200, derandomize=True, database=None)
+def test_the_url_of_a_folder_leads_to_that_folder(name: str) -> None:
+    for folder in (Path("/") / name, Path(name), Path("runs") / name):
+        url = make_url(RunFolder(folder).own_storage.format())
+        assert (url.drivername, url.database) == ("sqlite", str(folder / "study.db"))
+        assert not url.query
+
+
+@pytest.mark.parametrize("name", ["a\0b", os.fsdecode(b"a\xff")])
+def test_a_folder_that_no_text_can_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match=r"results folder cannot be used(?s:.*)in the name(?s:.*)another --out"):
+        RunFolder(tmp_path / name).prepare()
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{folder}/a?b/study.db", "sqlite:///{folder}/study.db?mode=ro"])
+def test_what_sqlite_would_leave_out_of_a_url_is_refused(tmp_path: Path, storage: str) -> None:
+    with pytest.raises(OutputError, match=r"cannot be used(?s:.*)behind the question mark(?s:.*)write %3F"):
+        open_study(storage.format(folder=tmp_path), "mine", create=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_broken_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"this is no database " * 100)
     with pytest.raises(OutputError, match=r"cannot be used(?s:.*)study\.db(?s:.*)not a database(?s:.*)moved away"):
@@ -103,6 +163,9 @@ def test_a_broken_file_is_told(tmp_path: Path) -> None:
         ("nosuch://:secret@host/1", "nosuch"),
         ("nosuch://user:se@secret@host/1", "nosuch"),
         ("nosuch://host/db?user=me&password=secret&x=1", "nosuch"),
+        ("sqlite:////tmp/{nosuch}/study.db", "nosuch"),
+        ("sqlite:////tmp/{/study.db", "expected '}'"),
+        ("sqlite:////tmp/x.db?timeout=long", "long"),
         ("no url at all", "parse"),
         ("", "parse"),
         ("sqlite:////proc/karui/study.db", "unable to open"),
