@@ -93,7 +93,7 @@ def test_the_one_study_of_a_storage_is_found_by_itself(tmp_path: Path) -> None:
     assert study_name(url(tmp_path), "folder") == "folder"
 
 
-NAMES = (
+NAMES: tuple[str, ...] = (
     "a?b",
     "a#b",
     "a%41",
