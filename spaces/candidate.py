@@ -97,11 +97,12 @@ class Candidate:
 
         What a choice does not touch takes its default: how bits are spread and trained where weights stay floating, how
         channels or zeros are chosen where there are none, when an exit is taken where there is none. Beside 8-bit
-        activations weights have at most :data:`MOST_BITS_BESIDE_INT8` bits; where rounded weights are trained, zeros
-        come gradually; a "shallower" student of full depth and resolution is the baseline with its channels removed,
-        unless more channels are removed from it afterwards; a cell is its normal form (see
-        :meth:`CellGenotype.canonical`). What is not trained is trained for no more epochs either. Whole numbers given
-        for fractions become floats, and bits become whole where they are, since JSON tells them apart.
+        activations weights have at most :data:`MOST_BITS_BESIDE_INT8` bits, and where all have the most that they can,
+        none are spread; where rounded weights are trained, zeros come gradually; a "shallower" student of full depth
+        and resolution is the baseline with its channels removed, unless more channels are removed from it afterwards; a
+        cell is its normal form (see :meth:`CellGenotype.canonical`). What is not trained is trained for no more epochs
+        either. Whole numbers given for fractions become floats, and bits become whole where they are, since JSON tells
+        them apart.
         """
         return _plain_epochs(_plain_exit(_plain_sparsity(_plain_bits(_plain_architecture(self)))))
 
@@ -229,6 +230,9 @@ def _plain_bits(candidate: Candidate) -> Candidate:
     groups = tuple(min(bits, most) for bits in candidate.group_bits)
     bits = max(groups) if groups else min(candidate.weight_bits, most)
     bits = int(bits) if bits == int(bits) else bits
+    if bits == most and set(groups) <= {most}:
+        # Nothing is left to spread: every layer has as many as there can be.
+        return replace(candidate, weight_bits=bits, bit_allocation="uniform", group_bits=())
     return replace(candidate, weight_bits=bits, group_bits=groups)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import CandidateFailure
 from .known_shapes import fold_known_shapes
 from .onnx_file import constants_to_initializers, names_in_subgraphs, open_session, read_model, write_model
+from .padding import fuse_padding
 from .parametrizations import fold_parametrizations
 
 OPSET = 18
@@ -59,6 +60,7 @@ def export_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
     constants_to_initializers(model)
     if not names_in_subgraphs(model):
         fold_known_shapes(model)
+    fuse_padding(model)
     _check(model)
     for batch, output in expected:
         _check_parity(model, batch.numpy(), output)

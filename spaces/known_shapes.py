@@ -5,60 +5,72 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from .constant_folding import fold_constants
 from .onnx_file import drop_unread_initializers
 
-_ARITHMETIC = {"Add", "Cast", "Concat", "Div", "Gather", "Mul", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+_STANDARD = ("", "ai.onnx")
 _MOST_ELEMENTS = 64
-_READERS = {"Shape", *_ARITHMETIC}
+_READERS = {"Add", "Cast", "Concat", "Div", "Gather", "Mul", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"}
 
 
 def fold_known_shapes(model: onnx.ModelProto) -> None:
-    """Replace what is computed from known axes by constants, in place; only the batch axis stays free.
+    """Replace what is computed from constants and known axes by constants, in place; only the batch axis stays free.
 
-    With a free batch axis the exporter computes every axis of a reshape or a slice at run time. In an int8 graph
-    these nodes cost more than the copies they steer: a ShuffleNet has some five hundred of them.
+    With a free batch axis the exporter computes every axis of a reshape, a slice or a padding at run time. In an int8
+    graph these nodes cost more than the copies they steer: a ShuffleNet has some five hundred of them.
     """
     for _round in range(len(model.graph.node)):
+        is_changed = fold_constants(model)
         shapes = _inferred_shapes(model)
         constants = _small_integers(model)
-        folded: dict[str, np.ndarray] = {}
         producers = {name: node for node in model.graph.node for name in node.output}
+        known: dict[str, np.ndarray] = {}
         for node in model.graph.node:
-            value = _value(node, {**constants, **folded}, producers, shapes)
-            if value is not None:
-                folded[node.output[0]] = value
+            axes = _known_axes(node, constants, producers, shapes)
+            if axes is not None:
+                known[node.output[0]] = axes
             elif node.op_type == "Reshape":
-                _free_one_axis(model, node, {**constants, **folded}, producers)
-        if not folded:
+                _free_one_axis(model, node, constants, producers)
+        if not known and not is_changed:
             break
-        _replace(model, folded)
+        _replace(model, known)
     _drop_unread(model)
 
 
-def _value(
+def _known_axes(
     node: onnx.NodeProto,
     constants: dict[str, np.ndarray],
     producers: dict[str, onnx.NodeProto],
     shapes: dict[str, list[int | None]],
 ) -> np.ndarray | None:
-    """Return the integers that a node computes, None where they are not known yet."""
-    if node.op_type not in _ARITHMETIC or node.domain not in ("", "ai.onnx"):
+    """Return the axes of a tensor that a node picks, None where that is not what it does, or one of them is free."""
+    source = producers.get(node.input[0]) if node.input and node.domain in _STANDARD else None
+    if node.op_type == "Shape" and node.domain in _STANDARD:
+        picked = _axes_of(node, shapes)
+    elif source is None or source.op_type != "Shape" or (axes := _axes_of(source, shapes)) is None:
         return None
-    source = producers.get(node.input[0])
-    if node.op_type == "Gather" and source is not None and source.op_type == "Shape" and not source.attribute:
-        axes, index = shapes.get(source.input[0]), constants.get(node.input[1])
-        if axes is None or index is None or index.size != 1:
+    elif node.op_type == "Gather" and node.input[1] in constants:
+        index = constants[node.input[1]]
+        if index.size and not (-len(axes) <= index.min() and index.max() < len(axes)):
             return None
-        axis = axes[int(index.item())]
-        return None if axis is None else np.full(index.shape, axis, dtype=np.int64)
-    if not all(name in constants for name in node.input if name):
+        picked = np.array(axes, dtype=object)[index]
+    elif node.op_type == "Slice" and all(name in constants for name in node.input[1:] if name):
+        first, last, *further = (constants[name] if name else None for name in node.input[1:])
+        step = further[1].item() if len(further) > 1 and further[1] is not None else 1
+        picked = axes[slice(first.item(), last.item(), step)] if first is not None and last is not None else None
+    else:
         return None
-    feeds = {name: constants[name] for name in node.input if name}
-    outputs: list[np.ndarray] = ReferenceEvaluator(node).run(None, feeds)  # type: ignore[assignment]
-    value = np.asarray(outputs[0])
-    return value if value.dtype == np.int64 and value.size <= _MOST_ELEMENTS else None
+    if picked is None or any(axis is None for axis in np.asarray(picked, dtype=object).reshape(-1)):
+        return None
+    return np.asarray(picked, dtype=np.int64)
+
+
+def _axes_of(node: onnx.NodeProto, shapes: dict[str, list[int | None]]) -> list[int | None] | None:
+    """Return what a Shape node gives, None for each axis that is free; None in all where nothing is known."""
+    axes = shapes.get(node.input[0])
+    ends = {attribute.name: attribute.i for attribute in node.attribute}
+    return None if axes is None else axes[slice(ends.get("start", 0), ends.get("end"))]
 
 
 def _free_one_axis(

@@ -120,13 +120,13 @@ class SearchSpace(AxisModel):
             yield [{"architecture": replace(whole, resolution=share)} for share in resolutions]
 
     def _reached(self, wanted: Iterable[Candidate]) -> list[dict[str, Any]]:
-        """Return the parameters of those candidates that are in the space."""
-        found = []
+        """Return the parameters of those candidates that are in the space, once where several mean the same file."""
+        found: dict[Candidate, dict[str, Any]] = {}
         for candidate in wanted:
             preference = _Prefer(_preferences(candidate))
             if self.suggest(preference) == candidate:
-                found.append(preference.parameters)
-        return found
+                found.setdefault(candidate.canonical(), preference.parameters)
+        return list(found.values())
 
     def network_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that decide which network is trained; the others decide how it is rounded and left."""

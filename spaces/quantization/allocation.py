@@ -132,6 +132,8 @@ def spread_bits(
     """
     if not reached:
         return {}
+    if choice.allocation == "budget" and choice.weight_bits >= choice.most_bits:
+        return uniform_bits(reached, choice.most_bits, most_bits=choice.most_bits)  # enough for all: nothing to spread
     if choice.allocation == "groups":
         return grouped_bits(reached, choice.group_bits, most_bits=choice.most_bits)
     if choice.allocation == "budget":

@@ -8,7 +8,9 @@ from google.protobuf.message import EncodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from ...errors import CandidateFailure
+from ..constant_folding import fold_constants
 from ..onnx_file import constants_to_initializers
+from ..padding import fuse_padding
 from .layers import Layer, find_layers, name_nodes, read_weights, separate_shared_weights
 
 STAGE = "quantization"
@@ -35,7 +37,8 @@ def prepare_layers(model: onnx.ModelProto, name: str) -> list[Layer]:
     """Bring a model into the form that quantization knows, in place, and return its layers.
 
     Args:
-        model: Its nodes get names, its constants become initializers, weights read along two axes are copied.
+        model: Its nodes get names, its constants become initializers and are worked out, padding goes into the layers,
+            weights read along two axes are copied.
         name: What the model is called in messages.
 
     Raises:
@@ -43,6 +46,8 @@ def prepare_layers(model: onnx.ModelProto, name: str) -> list[Layer]:
     """
     name_nodes(model)
     constants_to_initializers(model)
+    fold_constants(model)
+    fuse_padding(model)
     separate_shared_weights(model)
     layers = find_layers(model)
     if not layers:

@@ -122,6 +122,20 @@ def test_a_threshold_counts_only_where_there_is_an_exit() -> None:
     assert replace(early, exit_depth=0.0).canonical() == Candidate(weight_bits=4)
 
 
+@pytest.mark.parametrize(("activation_bits", "most"), [(FLOAT_BITS, 8), (8, 7)])
+def test_where_all_have_the_most_bits_there_is_nothing_to_spread(activation_bits: int, most: int) -> None:
+    uniform = Candidate(weight_bits=most, activation_bits=activation_bits)
+    for bits in (most, 8, most + 0.0):
+        budget = replace(uniform, weight_bits=bits, bit_allocation="budget")
+        groups = replace(uniform, weight_bits=bits, bit_allocation="groups", group_bits=(8, most, most))
+        assert budget.canonical() == groups.canonical() == uniform.canonical() == uniform
+    for other in (
+        replace(uniform, weight_bits=most - 0.5, bit_allocation="budget"),
+        replace(uniform, bit_allocation="groups", group_bits=(8, most - 1)),
+    ):
+        assert other.canonical() != uniform
+
+
 def test_bits_of_groups_count_in_their_order() -> None:
     mixed = Candidate(weight_bits=4, bit_allocation="groups", group_bits=(4, 2))
     assert mixed.key != replace(mixed, group_bits=(2, 4)).key

@@ -93,8 +93,7 @@ def test_landmarks_are_what_everyone_tries_first() -> None:
     assert [spread.suggest(_Fixed(parameters)) for parameters in spread.landmarks()] == [
         Candidate(weight_bits=16),
         Candidate(weight_bits=8, activation_bits=8),
-        Candidate(weight_bits=2, activation_bits=8),
-        Candidate(weight_bits=8, activation_bits=8, bit_allocation="budget"),
+        Candidate(weight_bits=2, activation_bits=8),  # where all have 8 bits there is nothing to spread
         Candidate(weight_bits=2, activation_bits=8, bit_allocation="budget"),
     ]
     always_sparse = SearchSpace(sparsity=SparsityAxis(zeroed_weights=(0.5,)), bits=BitsAxis())
