@@ -66,7 +66,7 @@ def test_nothing_is_measured_where_every_weight_has_all_bits(tmp_path: Path, mon
     export_onnx(network, inputs, tmp_path / "float.onnx")
     made = []
     for spread in ("budget", "uniform"):
-        choice = bits_of(Candidate(weight_bits=7, activation_bits=8, bit_allocation=spread))  # type: ignore[arg-type]
+        choice = bits_of(Candidate(weight_bits=7, activation_bits=8, bit_allocation=spread))
         quantize(tmp_path / "float.onnx", tmp_path / spread, choice, calibration=inputs.numpy())
         made.append(file_digest(tmp_path / spread))
     assert made[0] == made[1]
