@@ -18,7 +18,7 @@ from .recovery import TrainingSettings, train
 from .stage_cache import StageCache
 from .stage_keys import BUILD_VERSION, network_digest
 from .task import Task
-from .task_digest import task_digest
+from .task_digest import task_digest, whole_digest
 from .training_steps import do_nothing
 from .weights_file import save_weights
 
@@ -46,7 +46,7 @@ def prepare_baseline(
         folder: Where ``baseline.onnx`` and the trained weights (``baseline-<digest>.safetensors``) are kept.
         seed: Seed of the training.
         on_epoch: Told of each epoch's number and validation metric.
-        cache: Where trained weights are shared with other studies of the same task.
+        cache: Where trained weights are shared with other studies of the same task, if it can be told which those are.
         between_steps: Called after each step of the training, and while another process trains it; it may wait.
 
     Raises:
@@ -97,7 +97,7 @@ def _train_or_find(
         _train(task, settings, seed, on_epoch, between_steps)
         save_weights(task.model, folder / BASELINE)
 
-    if cache is None:
+    if cache is None or whole_digest(task).unknown:
         _train(task, settings, seed, on_epoch, between_steps)
         return
     with cache.entry(_shared_key(task, settings, seed), make, while_waiting=between_steps) as entry:

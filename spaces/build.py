@@ -42,11 +42,12 @@ from .quantization.quantize import quantize, zero_weights
 from .quantization.settings import QuantizationSettings
 from .quantization.zeroing import Zeroing
 from .recovery import adopt, train
-from .stage_cache import WAITING, Entry, StageCache
+from .stage_cache import DEFAULT_LIMIT_BYTES, WAITING, Entry, StageCache
 from .stage_keys import StageKeys
 from .stages.axis import StagesAxis
 from .supernet.axes import SharingAxes
 from .task import Task
+from .task_digest import whole_digest
 from .teacher import Teacher
 from .training_settings import TrainingSettings
 from .training_steps import do_nothing
@@ -73,7 +74,8 @@ class Builder:
         cells: The axis of cells, where the study has it; its networks share a supernet unless that is trained for no
             epochs.
         stages: The same for inverted-residual stages.
-        cache: Where trained networks are kept; in the folder where left out.
+        cache: Where trained networks are kept and shared; in the folder where left out, or where it cannot be told
+            what the task computes (:func:`~karui.spaces.task_digest.whole_digest`).
         between_steps: Called between two steps of any training, and while another process makes what is wanted here;
             it may wait.
         on_stage: Told of each stage that begins.
@@ -100,7 +102,7 @@ class Builder:
         self._settings = settings
         self._quantization = quantization or QuantizationSettings()
         self._sharing = SharingAxes(cells, stages) if settings.epochs_supernet else SharingAxes()
-        self._cache = cache or StageCache(folder / "cache")
+        self._cache = own_cache(task, folder, cache)
         self._files = folder / "files"
         self._files.mkdir(parents=True, exist_ok=True)
         self._calibration = task.calibration_batch(self._quantization.calibration_samples)
@@ -368,6 +370,14 @@ class Builder:
 
     def _kind(self, candidate: Candidate) -> str:
         return "warm" if is_warm(candidate.architecture, self._sharing) else "from scratch"
+
+
+def own_cache(task: Task, folder: Path, shared: StageCache | None) -> StageCache:
+    """Return the cache that others share; one of the folder's own where networks of another task could be taken."""
+    if shared is not None and not whole_digest(task).unknown:
+        return shared
+    limit_bytes = DEFAULT_LIMIT_BYTES if shared is None else shared.limit_bytes
+    return StageCache(folder / "cache", limit_bytes)
 
 
 def bits_of(candidate: Candidate) -> BitChoice:

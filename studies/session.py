@@ -126,6 +126,7 @@ class Session:
         from ..evaluators.row_scores import RowStore
         from ..spaces.axis_reach import describe_reach
         from ..spaces.reach import check_reach
+        from ..spaces.task_digest import unshared
         from .measuring.bench import Bench
 
         self.watcher.phase("loading the task")
@@ -151,6 +152,8 @@ class Session:
         bench.targets.close()  # while workers measure, nothing of this process has to stay in a device's memory
         self._settle(found)
         begin_bench(bench, self.spec, self.recovery, self.folder, seed, known, self.files)
+        if (told_once := unshared(task)) is not None:
+            self.watcher.note(told_once)
         return bench, seed
 
     def _settle(self, found: Findings | None) -> None:

@@ -98,11 +98,12 @@ FINGERPRINT = """
 import hashlib, types
 from torch import nn
 from karui.spaces.code_digest import describe, describe_network
-texts = [describe(nn.functional.cross_entropy), describe_network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))]
+texts = [describe(nn.functional.cross_entropy).text]
+texts.append(describe_network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())).text)
 for source in SOURCES:
     made = types.ModuleType("users")
     exec(compile(source, "users.py", "exec"), made.__dict__)
-    texts.append(describe(made.f))
+    texts.append(describe(made.f).text)
 fingerprint = hashlib.sha256("".join(texts).encode()).hexdigest()
 """
 
