@@ -1,0 +1,62 @@
+"""Published networks of torchvision and timm, their weights random, their images as small as they allow."""
+
+from __future__ import annotations
+
+import torchvision
+from torch import Tensor, nn
+
+from .registry import CLASSES, Animal, images
+
+IMAGE_SIDE = 64
+TORCHVISION = (
+    "resnet18",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mnasnet0_5",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "regnet_y_400mf",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "convnext_tiny",
+    "swin_t",
+    "vit_b_16",
+)
+TIMM = ("convnext_atto", "vit_tiny_patch16_224", "mobilenetv4_conv_small", "efficientvit_b0", "fastvit_t8", "resnet18d")
+
+
+def _images(count: int) -> Tensor:
+    return images(count, side=IMAGE_SIDE)
+
+
+def _torchvision(name: str) -> nn.Module:
+    settings: dict[str, object] = {"weights": None, "num_classes": CLASSES}
+    if name == "googlenet":
+        settings |= {"init_weights": False, "aux_logits": False}
+    if name == "vit_b_16":
+        settings["image_size"] = IMAGE_SIDE
+    network: nn.Module = torchvision.models.get_model(name, **settings)
+    return network
+
+
+def _timm(name: str) -> nn.Module:
+    import timm
+
+    settings: dict[str, object] = {"img_size": IMAGE_SIDE} if name.startswith("vit") else {}
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=CLASSES, **settings)
+    return network
+
+
+def _animal(name: str, library: str) -> Animal:
+    make = _torchvision if library == "torchvision" else _timm
+    return Animal(f"{library}_{name}", lambda: make(name), _images)
+
+
+PUBLISHED = {
+    animal.name: animal
+    for animal in (
+        *(_animal(name, "torchvision") for name in TORCHVISION),
+        *(_animal(name, "timm") for name in TIMM),
+    )
+}
