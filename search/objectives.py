@@ -28,7 +28,9 @@ _EXAMPLES = {
     "mJ": "2mJ, 0.5J or 0.5x",
     "1": "0.97 or 97%",
 }
-_QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*")
+_QUANTITY = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?)\s*([A-Za-z%]*)\s*")
+_MOST = 1e18
+"""Of a limit, in the objective's unit or as a share: beyond that it bounds nothing, and cannot be reckoned with."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,10 @@ def parse_bound(text: str | float, objective: Objective) -> Bound:
     if match is None:
         raise ValueError(f"{text!r} is no quantity; expected for example {_EXAMPLES[objective.unit]}")
     number, unit = float(match[1]), match[2].lower()
+    if abs(number) * _UNITS[objective.unit].get(unit, 1) > _MOST:
+        raise ValueError(f"{text!r} is too large; expected for example {_EXAMPLES[objective.unit]}")
     # Sizes and times are positive; a metric, such as a negative error, need not be.
-    if not np.isfinite(number) or (number <= 0 and (objective.unit != "1" or unit == "x")):
+    if number <= 0 and (objective.unit != "1" or unit == "x"):
         raise ValueError(f"{text!r} is not positive; expected for example {_EXAMPLES[objective.unit]}")
     if unit == "x":
         return Bound(number, relative=True)

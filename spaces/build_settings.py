@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .axis import AxisModel, count_or_auto
+from .axis import AxisModel, Text, count_or_auto
 from .precision import Precision
 
-Count = Annotated[int, Field(ge=1)]
-Epochs = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Epochs = Annotated[int, Field(ge=0, le=1_000_000)]
+Rate = Annotated[float, Field(gt=0, le=1_000)]
 
 USUAL_MULTIPLE = 8
 """Channels in a vector of 256 bits in float32, and the block of channels of onnxruntime's kernels there."""
@@ -55,18 +56,18 @@ class BuildSettings(AxisModel):
     epochs_inherited: Epochs | None = None
     epochs_aware: Count = 4
     epochs_supernet: Epochs = 24
-    final_factor: Count = 1
-    learning_rate: Annotated[float, Field(gt=0)] = 8e-3
-    learning_rate_baseline: Annotated[float, Field(gt=0)] = 2e-3
-    learning_rate_supernet: Annotated[float, Field(gt=0)] = 1e-2
+    final_factor: Annotated[int, Field(ge=1, le=1_000)] = 1
+    learning_rate: Rate = 8e-3
+    learning_rate_baseline: Rate = 2e-3
+    learning_rate_supernet: Rate = 1e-2
     batch_size: Count = 64
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    temperature: Annotated[float, Field(gt=0, le=1e6)] = 4.0
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    hint_weight: Annotated[float, Field(ge=0)] = 0.0
-    channel_multiple: Annotated[Count | Literal["auto"], count_or_auto(1)] = USUAL_MULTIPLE
+    hint_weight: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    channel_multiple: Annotated[Count | Literal["auto"], count_or_auto(1, 4096)] = USUAL_MULTIPLE
     precision: Precision = "float32"
-    device: str | None = None
+    device: Text | None = None
 
     @property
     def multiple(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, StudyFileError
 from ..evaluators.measurement import Measurement
-from .storage.folder import RunFolder
+from .storage.folder import RunFolder, check_name, explain_unreadable
 
 # Optuna and its database, which take most of a second to load, are loaded where there is no front.csv to read.
 
@@ -44,8 +44,16 @@ def find_results(study: str | Path, out: str | Path | None = None, storage: str 
 
     Raises:
         StudyFileError: Where the study is unknown.
-        OutputError: Where it has no results yet.
+        OutputError: Where it has no results yet, or they cannot be read.
     """
+    for given, option in ((study, "another results folder"), (out, "another --out")):
+        if given is not None:
+            check_name(Path(given), "results folder", option)
+    with explain_unreadable(Path(study if out is None else out), "the results folder"):
+        return _find_results(study, out, storage)
+
+
+def _find_results(study: str | Path, out: str | Path | None, storage: str | None) -> Results:
     path = Path(study)
     if out is None and path.is_dir() and ((path / "front.csv").exists() or (path / "study.db").exists()):
         folder = RunFolder(path)

@@ -11,7 +11,7 @@ from ..candidate import CellNetwork
 from .genotype import CellGenotype
 
 Operation = Literal["none", "skip", "conv1x1", "conv3x3", "separable3x3", "avgpool3x3"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=65_536)]
 
 BY_COST: tuple[Operation, ...] = ("none", "skip", "avgpool3x3", "conv1x1", "separable3x3", "conv3x3")
 """The operations, the cheapest first: those with more weights cost more."""

@@ -33,5 +33,5 @@ class QuantizationSettings(AxisModel):
     bias_correction: OnOff = "on"
     granularity: Granularity = "channel"
     activation_ranges: ActivationRanges = "minmax"
-    calibration_samples: Annotated[int, Field(ge=1)] = 256
-    sensitivity_samples: Annotated[int, Field(ge=1)] = 64
+    calibration_samples: Annotated[int, Field(ge=1, le=10_000_000)] = 256
+    sensitivity_samples: Annotated[int, Field(ge=1, le=10_000_000)] = 64

@@ -12,7 +12,7 @@ from .choice import Stage, StageNetwork
 Kernel = Literal[3, 5, 7]
 Expansion = Literal[1, 3, 6]
 Presence = Literal["no", "yes"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=65_536)]
 
 PRESENT: Presence = "yes"
 

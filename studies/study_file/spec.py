@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_core import to_jsonable_python
 
 from ...search.objectives import LIMITS, Objective, latency_on
 from ...search.sampler import SamplerName
-from ...spaces.axis import count_or_auto
+from ...spaces.axis import Text, count_or_auto
 from ...spaces.build_settings import BuildSettings
 from ...spaces.cells.axis import CellsAxis
 from ...spaces.exits.axis import ExitsAxis
@@ -19,8 +24,9 @@ from ...spaces.space import SearchSpace
 from ...spaces.sparsity.axis import SparsityAxis
 from ...spaces.stages.axis import StagesAxis
 from ...spaces.students.axis import StudentsAxis
+from .spec_faults import explain
 from .spec_sections import BoundsSpec, CacheSpec, GatesSpec, LatencySpec, PreflightSpec, Section
-from .target_spec import EACH, TargetSpec, check_targets
+from .target_spec import EACH, MOST_IN_NAME, TargetSpec, check_targets
 from .target_spec import WITHOUT_MEANING as OF_TARGETS_WITHOUT_MEANING
 
 _WITHOUT_MEANING = (
@@ -39,8 +45,25 @@ _WITHOUT_MEANING = (
 )
 """Keys that decide how long, how fast and in which order is searched, but not what a result means."""
 
+MOST_TRIALS = 1_000_000
+MOST_SEED = 2**31
+"""Beside the number of a trial, which is added to it, what numpy takes as a seed: below 2 ** 32."""
+
 FurtherObjective = Literal["load", "memory", "energy"]
 _FURTHER = dict(zip(get_args(FurtherObjective), LIMITS, strict=True))
+
+
+_WHERE: ContextVar[str] = ContextVar("where", default="StudySpec(...)")
+
+
+@contextmanager
+def told_at(where: Path | str) -> Iterator[None]:
+    """Have the errors of studies that are made meanwhile name where the study is from."""
+    token = _WHERE.set(str(where))
+    try:
+        yield
+    finally:
+        _WHERE.reset(token)
 
 
 class StudySpec(Section):
@@ -75,17 +98,17 @@ class StudySpec(Section):
         folder: Where the study file lies; set when it is read.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    task: str = ""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_IN_NAME)]
+    task: Text = ""
     task_options: dict[str, Any] = Field(default_factory=dict)
-    trials: Annotated[int, Field(ge=1)] = 100
-    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 100
+    hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
     sampler: SamplerName = "tpe"
-    followers: Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], count_or_auto(0)] = "auto"
-    further_objectives: tuple[FurtherObjective, ...] = ()
-    workers: Annotated[int, Field(ge=0)] = 1
-    candidate_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
+    followers: Annotated[int | Literal["auto"], count_or_auto(0, MOST_TRIALS)] = "auto"
+    further_objectives: Annotated[tuple[FurtherObjective, ...], Field(max_length=16, strict=False)] = ()
+    workers: Annotated[int, Field(ge=0, le=1_024)] = 1
+    candidate_minutes: Annotated[float, Field(gt=0, le=1e6)] = 120.0
     bits: BitsAxis | None = None
     sparsity: SparsityAxis | None = None
     students: StudentsAxis | None = None
@@ -95,15 +118,36 @@ class StudySpec(Section):
     recovery: BuildSettings = BuildSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     latency: LatencySpec = LatencySpec()
-    target: tuple[TargetSpec, ...] | None = None
+    target: Annotated[tuple[TargetSpec, ...], Field(max_length=64, strict=False)] | None = None
     bounds: BoundsSpec = BoundsSpec()
     cache: CacheSpec = CacheSpec()
-    artifacts: Annotated[str, Field(min_length=1)] | None = None
+    artifacts: Annotated[Text, Field(min_length=1)] | None = None
     gates: GatesSpec = GatesSpec()
     preflight: PreflightSpec = PreflightSpec()
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
+    def __init__(self, /, **keys: Any) -> None:
+        """Make a study of the keys of a study file.
+
+        Raises:
+            StudyFileError: On an unknown key, a wrong type or a value out of range; it lists every fault.
+        """
+        try:
+            super().__init__(**keys)
+        except ValidationError as error:
+            raise explain(error, _WHERE.get(), type(self)) from None
+
     _targets_differ = field_validator("target")(check_targets)
+
+    @field_validator("task_options")
+    @classmethod
+    def _can_be_kept(cls, options: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(to_jsonable_python(options), ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"options of a task are numbers, texts, flags, lists and sections ({reason})") from None
+        return options
 
     @field_validator("further_objectives")
     @classmethod

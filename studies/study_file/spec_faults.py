@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +14,11 @@ from ...errors import StudyFileError
 
 Location = tuple[int | str, ...]
 """Keys and list positions that lead to a value."""
+
+_MOST_FAULTS = 5
+"""That are told beside the first."""
+
+_BARE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 def explain(error: ValidationError, path: Path | str, model: type[BaseModel]) -> StudyFileError:
@@ -24,21 +31,23 @@ def explain(error: ValidationError, path: Path | str, model: type[BaseModel]) ->
     # A list with one bad value is reported as too short as well: only faults elsewhere are worth a word.
     others = [fault for fault in faults[1:] if fault["loc"] != first["loc"][: len(fault["loc"])]]
     more = "".join(
-        f"; also {key_text(fault['loc'])}: {_complaint(fault) or f'expected {_expected(fault)}'}" for fault in others
+        f"; also {key_text(fault['loc'])}: {_complaint(fault) or f'expected {_expected(fault)}'}"
+        for fault in others[:_MOST_FAULTS]
     )
+    more += f"; and {len(others) - _MOST_FAULTS} more" if len(others) > _MOST_FAULTS else ""
     complaint = _complaint(first)
     return StudyFileError(
         "the study file says something that has no meaning" + (f": {complaint}" if complaint else ""),
         where=f"{path}: {key_text(first['loc'])}",
         expected=None if complaint else _expected(first),
-        got=repr(first["input"]),
+        got=shown(first["input"]),
         remedy="correct the value" + more,
     )
 
 
 def _complaint(fault: Any) -> str:
     """Return what one of karui's own checks says of a value; it names what it expects itself."""
-    return str(fault["msg"]).removeprefix("Value error, ") if fault["type"] == "value_error" else ""
+    return _short(str(fault["msg"]).removeprefix("Value error, "), 400) if fault["type"] == "value_error" else ""
 
 
 def _expected(fault: Any) -> str:
@@ -57,12 +66,12 @@ def _expected(fault: Any) -> str:
 def unknown_key(path: Path | str, location: Location, model: type[BaseModel]) -> StudyFileError:
     """Return the error for a key that the model does not have, with the nearest that it has."""
     known = _keys_at(location[:-1], model)
-    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    near = difflib.get_close_matches(str(location[-1])[:100], known, n=1)
     return StudyFileError(
         "the study file has an unknown key",
         where=f"{path}: {key_text(location)}",
         expected=f"one of {', '.join(known)}",
-        got=str(location[-1]),
+        got=_short(str(location[-1])) or "''",
         remedy=f"did you mean {near[0]}?" if near else "remove it",
     )
 
@@ -129,5 +138,18 @@ def key_text(location: Location) -> str:
     """Return a place in a study file as it is written there, such as ``bits.weights[0]``."""
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        name = part if isinstance(part, int) or _BARE.fullmatch(part) else json.dumps(_short(part), ensure_ascii=False)
+        text += f"[{part}]" if isinstance(part, int) else f".{name}" if text else str(name)
     return text
+
+
+def shown(value: object) -> str:
+    """Return a value as Python writes it, as far as that is worth reading."""
+    try:
+        return _short(repr(value))
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or what holds itself
+        return f"something too large to show, of type {type(value).__name__}"
+
+
+def _short(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 4 :]} ({len(text):,} characters)"

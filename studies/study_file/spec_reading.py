@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ...errors import StudyFileError
-from .spec import StudySpec
+from .spec import StudySpec, told_at
 from .spec_faults import (
     batches_with_exits,
-    explain,
     key_text,
     multiple_without_preflight,
     random_inputs_with_exits,
+    shown,
     unknown_key,
     wrong_objective,
 )
 from .target_spec import fault_of_objective
+from .toml_reading import explain_reading, find_fault, read_toml
 
 _BUNDLED = Path(__file__).parents[1]
 
@@ -37,21 +35,14 @@ def load_spec(study: str | Path) -> StudySpec:
         StudyFileError: Where there is no such study, or its file is no valid study file.
     """
     path = _find(str(study))
-    try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyFileError(
-            "the study file is not valid TOML", where=str(path), got=str(error), remedy="correct that line"
-        ) from error
-    except OSError as error:
-        raise StudyFileError("the study file cannot be read", where=str(path), got=str(error)) from error
+    plain = read_toml(path)
     if "folder" in plain:
         raise unknown_key(path, ("folder",), StudySpec)
     return parse_spec({"name": path.stem, **plain, "folder": path.resolve().parent}, path)
 
 
 def parse_spec(plain: dict[str, Any], path: Path) -> StudySpec:
-    """Check the content of a study file.
+    """Check the content of a study file, or of a mapping like it.
 
     Raises:
         StudyFileError: On an unknown key, a wrong type or a value out of range; it lists every fault.
@@ -108,40 +99,51 @@ def _find(study: str) -> Path:
     if study in bundled_studies():
         return _BUNDLED / f"{study}.toml"
     path = Path(study)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise StudyFileError("a study file was expected, not a folder", where=study, remedy="name the .toml file in it")
-    nearby = [str(candidate) for candidate in (path.parent if str(path.parent) else Path()).glob("*.toml")]
-    near = difflib.get_close_matches(study, [*bundled_studies(), *nearby], n=1, cutoff=0.5)
+    with explain_reading(path):
+        if "\0" not in study and path.exists():
+            return _checked(path)
+    near = difflib.get_close_matches(study[:200], [*bundled_studies(), *_nearby(path)], n=1, cutoff=0.5)
     suggestion = f"did you mean {near[0]}? " if near else ""
     raise StudyFileError(
-        f"there is no study {study!r}",
+        f"there is no study {shown(study)}",
         expected=f"a study file (.toml), or one of the bundled studies: {', '.join(bundled_studies())}",
         got="no such file" if path.suffix == ".toml" else "an unknown name",
         remedy=f"{suggestion}`karui init NAME` writes a study file to start from",
     )
 
 
+def _checked(path: Path) -> Path:
+    if path.is_dir():
+        raise StudyFileError(
+            "a study file was expected, not a folder", where=str(path), remedy="name the .toml file in it"
+        )
+    if not path.is_file():  # a pipe may never end, and a device has no end
+        raise StudyFileError(
+            "a study file was expected, not a pipe or a device",
+            where=str(path),
+            expected="a regular file, which a search that goes on can read again",
+            remedy="write it to a file",
+        )
+    return path
+
+
+def _nearby(path: Path) -> list[str]:
+    """Return the study files that lie where one was looked for."""
+    try:
+        return [str(candidate) for candidate in path.parent.glob("*.toml")][:1000]
+    except (OSError, ValueError):
+        return []
+
+
 def _validate(plain: dict[str, Any], where: Path | str) -> StudySpec:
-    if (location := _find_boolean(plain)) is not None:
-        # pydantic would take true for 1.
+    if (fault := find_fault(plain)) is not None:
+        location, expected, got = fault
         raise StudyFileError(
             "the study file says something that has no meaning",
             where=f"{where}: {key_text(location)}",
-            expected="a number, a text, a list or a section",
-            got="true or false",
+            expected=expected,
+            got=got,
             remedy="correct the value",
         )
-    try:
-        return StudySpec.model_validate(plain)
-    except ValidationError as error:
-        raise explain(error, where, StudySpec) from None
-
-
-def _find_boolean(thing: Any, location: tuple[int | str, ...] = ()) -> tuple[int | str, ...] | None:
-    if isinstance(thing, bool):
-        return location
-    parts = thing.items() if isinstance(thing, dict) else enumerate(thing) if isinstance(thing, list) else ()
-    found = (_find_boolean(part, (*location, key)) for key, part in parts if (*location, key) != ("task_options",))
-    return next((place for place in found if place is not None), None)
+    with told_at(where):
+        return StudySpec(**plain)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from ...search.gates import GateCheck
 from ...search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, parse_bound, with_bounds
+from ...spaces.axis import STRICT, Text
+
+MOST_THREADS = 1_024
+MOST_SECONDS = 1e6
+
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 
 
 class Section(BaseModel):
     """A section: no keys but its own, and never changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 _BOUNDS = dict(
@@ -84,13 +90,13 @@ class LatencySpec(Section):
         max_seconds: Longest time for one measurement; with exits, four passes over the inputs are made in any case.
     """
 
-    objective: str | None = None
-    threads: Annotated[int, Field(ge=1)] = 1
-    batch_size: Annotated[int, Field(ge=1)] = 1
-    provider: str = "CPUExecutionProvider"
+    objective: Text | None = None
+    threads: Threads = 1
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
+    provider: Text = "CPUExecutionProvider"
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     inputs: Literal["real", "random"] = "real"
-    max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.5
+    max_seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] = 1.5
 
 
 class CacheSpec(Section):
@@ -102,8 +108,8 @@ class CacheSpec(Section):
             candidate trains its own.
     """
 
-    folder: str | None = None
-    gigabytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
+    folder: Text | None = None
+    gigabytes: Annotated[float, Field(ge=0, le=1e6)] = 20.0
 
 
 class GatesSpec(Section):
@@ -116,7 +122,7 @@ class GatesSpec(Section):
         audit: Share of what would be stopped that goes on all the same, to measure how often gates are wrong.
     """
 
-    stop_at: tuple[GateCheck, ...] = ("draft", "rungs")
+    stop_at: Annotated[tuple[GateCheck, ...], Field(max_length=16, strict=False)] = ("draft", "rungs")
     audit: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
@@ -129,5 +135,5 @@ class PreflightSpec(Section):
         max_seconds: Longest time for one probe; of each kind of layer there are about a dozen.
     """
 
-    layers: Annotated[int, Field(ge=0)] = 2
-    max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.4
+    layers: Annotated[int, Field(ge=0, le=1_000)] = 2
+    max_seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] = 0.4

@@ -6,10 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from ...spaces.axis import STRICT, Text
+from .spec_sections import MOST_SECONDS, Threads
 
 if TYPE_CHECKING:
     from ...evaluators.targets import Target
+
+MOST_IN_NAME = 100
+"""Characters of a name that is part of the names of files and columns."""
 
 WORST, EACH = "worst", "each"
 """Objectives that are no target: the one on which a file is slowest beside its reference; and all of them."""
@@ -46,18 +52,18 @@ class TargetSpec(BaseModel):
         timeout_seconds: Longest time for one run of the program; 300 where left out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_IN_NAME)]
     kind: Literal["local", "ssh", "command"]
-    threads: Annotated[int, Field(ge=1)] | None = None
-    provider: str | None = None
+    threads: Threads | None = None
+    provider: Text | None = None
     runtime: Literal["onnxruntime", "openvino"] | None = None
-    host: str | None = None
-    python: Annotated[str, Field(min_length=1)] | None = None
-    ssh_config: Annotated[str, Field(min_length=1)] | None = None
-    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    host: Text | None = None
+    python: Annotated[Text, Field(min_length=1)] | None = None
+    ssh_config: Annotated[Text, Field(min_length=1)] | None = None
+    command: Annotated[tuple[Text, ...], Field(min_length=1, max_length=1_000, strict=False)] | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] | None = None
 
     @field_validator("name")
     @classmethod

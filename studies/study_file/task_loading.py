@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -33,15 +34,16 @@ def load_task(reference: str, folder: Path, options: dict[str, Any]) -> Task:
     """
     from ...spaces.task import Task
 
+    source, name = _parts_of(reference)
     # The function may import its neighbours only when it is called.
-    with _importable(folder), _importable(_folder_of(reference, folder)):
-        make_task = _find_function(reference, folder)
+    with _importable(folder), _importable(_folder_of(source, folder)):
+        make_task = _find_function(source, name, reference, folder)
         _check_options(make_task, reference, options)
         try:
             task = make_task(**options)
-        except KaruiError:
+        except (KaruiError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # sys.exit() as well: it ends the task's function, not the search
             raise _raised("the task's function raised an error", reference, error, _file_of(make_task)) from error
     if not isinstance(task, Task):
         raise TaskError(
@@ -53,19 +55,27 @@ def load_task(reference: str, folder: Path, options: dict[str, Any]) -> Task:
     return task
 
 
-def _find_function(reference: str, folder: Path) -> Callable[..., Any]:
+def _parts_of(reference: str) -> tuple[str, str]:
+    """Return the file or the module, and the function."""
     source, _, name = reference.rpartition(":")
-    if not source or not name:
+    if not source or not name or "\0" in reference:
         raise TaskError(
             "the task is not named in a way karui can follow",
             where="task",
             expected='"my_task.py:make_task" or "package.module:make_task"',
             got=repr(reference),
         )
+    return source, name
+
+
+def _find_function(source: str, name: str, reference: str, folder: Path) -> Callable[..., Any]:
     module = _import_file(source, folder, reference) if source.endswith(".py") else _import_module(source, reference)
-    function = getattr(module, name, None)
+    try:
+        function = getattr(module, name, None)
+    except Exception as error:  # a module may have a __getattr__ of its own
+        raise _raised("the task's function cannot be had", reference, error, _file_of(module)) from error
     if not callable(function):
-        defined = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
+        defined = sorted(key for key, value in getattr(module, "__dict__", {}).items() if inspect.isfunction(value))
         raise TaskError(
             f"there is no function {name!r} there",
             where=reference,
@@ -76,8 +86,8 @@ def _find_function(reference: str, folder: Path) -> Callable[..., Any]:
 
 
 def _import_file(source: str, folder: Path, reference: str) -> ModuleType:
-    path = (folder / source).resolve()
-    if not path.is_file():
+    path = _real(folder / source)
+    if not os.path.isfile(path):  # noqa: PTH113 - which says no where pathlib raises
         raise TaskError(
             "the task's file is missing",
             where=reference,
@@ -95,10 +105,10 @@ def _import_file(source: str, folder: Path, reference: str) -> ModuleType:
     try:
         module_spec.loader.exec_module(module)
     except BaseException as error:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         if before is not None:
             sys.modules[name] = before
-        if not isinstance(error, Exception):
+        if isinstance(error, KeyboardInterrupt):
             raise
         raise _raised("the task's file raised an error when it was imported", reference, error, str(path)) from error
     return module
@@ -112,26 +122,33 @@ def _module_name(path: Path) -> str:
     return f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
 
 
-def _folder_of(reference: str, folder: Path) -> Path:
-    source = reference.rpartition(":")[0]
-    return (folder / source).resolve().parent if source.endswith(".py") else folder
+def _folder_of(source: str, folder: Path) -> Path:
+    return _real(folder / source).parent if source.endswith(".py") else folder
+
+
+def _real(path: Path) -> Path:
+    """Return a path in full, as far as its links lead anywhere."""
+    return Path(os.path.realpath(path))
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
     """Let modules that lie in a folder be imported, as if a script in it were run."""
-    entry = str(folder.resolve())
+    entry = str(_real(folder))
     sys.path.insert(0, entry)
     try:
         yield
     finally:
-        sys.path.remove(entry)
+        with suppress(ValueError):  # the task may have taken it out itself
+            sys.path.remove(entry)
 
 
 def _import_module(source: str, reference: str) -> ModuleType:
     try:
         return importlib.import_module(source)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _raised("the task's module cannot be imported", reference, error, _origin_of(source)) from error
 
 
@@ -139,7 +156,7 @@ def _origin_of(module: str) -> str | None:
     """Return the file that a module would be imported from, where that can be found out."""
     try:
         found = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):
+    except (Exception, SystemExit):  # of a package that it imports for that
         return None
     return found.origin if found else None
 
@@ -147,7 +164,7 @@ def _origin_of(module: str) -> str | None:
 def _check_options(make_task: Callable[..., Any], reference: str, options: dict[str, Any]) -> None:
     try:
         signature = inspect.signature(make_task)
-    except ValueError:  # some built-in callables tell nothing of what they take; calling them will
+    except (ValueError, TypeError):  # some built-in callables tell nothing of what they take; calling them will
         return
     try:
         signature.bind(**options)
@@ -161,12 +178,15 @@ def _check_options(make_task: Callable[..., Any], reference: str, options: dict[
         ) from error
 
 
-def _file_of(function: Callable[..., Any]) -> str | None:
-    code = getattr(inspect.unwrap(function), "__code__", None)
+def _file_of(made: Any) -> str | None:
+    """Return the file that a module, or a function, is from."""
+    if inspect.ismodule(made):
+        return made.__file__
+    code = getattr(inspect.unwrap(made), "__code__", None)
     return code.co_filename if code else None
 
 
-def _raised(what: str, reference: str, error: Exception, file: str | None = None) -> TaskError:
+def _raised(what: str, reference: str, error: BaseException, file: str | None = None) -> TaskError:
     place = _place_of(error, file)
     return TaskError(
         what,
@@ -176,7 +196,7 @@ def _raised(what: str, reference: str, error: Exception, file: str | None = None
     )
 
 
-def _place_of(error: Exception, file: str | None) -> str | None:
+def _place_of(error: BaseException, file: str | None) -> str | None:
     """Return file and line of the last place in the user's own file, or else of the last one that is not karui's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"

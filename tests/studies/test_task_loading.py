@@ -180,3 +180,79 @@ def test_a_loss_that_raises_fails_the_candidate() -> None:
     with pytest.raises(CandidateFailure, match="the task's loss raised KeyError: 'absent'") as caught:
         guarded(photo_task(Photos())).loss(torch.zeros(1), torch.zeros(1))
     assert caught.value.stage == "recovery"
+
+
+# --- files that somebody else would not have written ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import sys\nsys.exit()", "SystemExit"),
+        ("import sys\nsys.exit('no data')", "no data"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("def make_task(:\n", "SyntaxError"),
+        ("x = '\udc80'", "SyntaxError"),
+        ("import mine\nmine.make_task()", "AttributeError"),
+        ("from mine import make_task", "ImportError"),
+        ("import nosuchmodule", "ModuleNotFoundError"),
+        ("def deep(): return deep()\ndeep()", "RecursionError"),
+        ("import sys\ndel sys.modules[__name__]\nraise ValueError('gone')", "gone"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_told_with_its_place(tmp_path: Path, code: str, told: str) -> None:
+    (tmp_path / "mine.py").write_bytes(code.encode("utf-8", "surrogateescape"))
+    path = list(sys.path)
+    with pytest.raises(TaskError, match=rf"when it was imported(?s:.*)mine\.py(?s:.*){told}"):
+        load_task("mine.py:make_task", tmp_path, {})
+    assert sys.path == path
+    assert "mine" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def make_task(): import sys; sys.exit(3)", "raised an error(?s:.*)SystemExit: 3"),
+        ("async def make_task(): pass", "does not return a task(?s:.*)coroutine"),
+        ("def make_task(): yield", "does not return a task(?s:.*)generator"),
+        ("make_task = 3", "no function 'make_task'"),
+        ("def other(): pass", "no function 'make_task'(?s:.*)other"),
+        ("class make_task: pass", "does not return a task(?s:.*)mine.make_task"),
+        ("def make_task(): return make_task", "does not return a task"),
+        ("def __getattr__(name): raise ValueError(name)", "cannot be had(?s:.*)ValueError: "),
+        ("import sys\ndef make_task(): sys.path.clear(); return 1", "does not return a task"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_function_that_gives_no_task_is_told(tmp_path: Path, code: str, told: str) -> None:
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    path = list(sys.path)
+    try:
+        with pytest.raises(TaskError, match=told):
+            load_task("mine.py:make_task", tmp_path, {})
+    finally:
+        sys.path[:] = path
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        *((each, "not named in a way") for each in ("", ":", "mine.py", "mine.py:", ":make_task", "a\0b.py:f")),
+        *((each, "file is missing") for each in ("no.py:f", "folder.py:f", "loop.py:f", "../no.py:f")),
+        ("x" * 5000 + ".py:f", "file is missing"),
+        *((each, "module cannot be imported") for each in ("..a:f", "no.such:f", "a b:f", "quits:f", "quits.x:f")),
+    ],
+)
+def test_a_reference_that_is_no_file_and_no_module_is_told(tmp_path: Path, reference: str, told: str) -> None:
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "loop.py").symlink_to(tmp_path / "loop.py")
+    (tmp_path / "quits").mkdir()
+    (tmp_path / "quits" / "__init__.py").write_text("raise SystemExit(2)")
+    with pytest.raises(TaskError, match=told):
+        load_task(reference, tmp_path, {})
+
+
+def test_ctrl_c_stays_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def make_task(): raise KeyboardInterrupt", encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        load_task("mine.py:make_task", tmp_path, {})
