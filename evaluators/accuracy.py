@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,18 @@ from numpy.typing import NDArray
 
 from ..errors import CandidateFailure
 from ..spaces.artifact import Artifact
-from ..spaces.task import Metric, Pairs, iterate
+from ..spaces.batches import (
+    Pairs,
+    Targets,
+    iterate,
+    join_targets,
+    map_targets,
+    slice_targets,
+    targets_digest,
+    targets_of,
+)
+from ..spaces.prediction import one_number
+from ..spaces.task import Metric
 from .measurement import Measurement, metric_range
 from .row_scores import RowScores, RowStore
 from .runtime import CPU_PROVIDER
@@ -89,7 +98,7 @@ class AccuracyEvaluator:
         self._clock = clock
         batches = list(iterate(split, batch_size))
         self._inputs = np.ascontiguousarray(torch.cat([inputs for inputs, _ in batches]).numpy())
-        self._targets = torch.cat([targets for _, targets in batches])
+        self._targets = join_targets([targets for _, targets in batches])
 
     def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
         """Return one measurement, the metric over the split.
@@ -131,20 +140,20 @@ class AccuracyEvaluator:
                 self.name, f"{file_name} answers with NaN or infinity to {broken} of {len(outputs)} inputs"
             )
 
-    def _score(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    def _score(self, outputs: torch.Tensor, targets: Targets) -> float:
         # The metric is the user's code: whatever it raises is reported with its name, and the search goes on.
         try:
-            answer: Any = self._metric(outputs, targets)
+            # and it may change in place what it is given
+            answer: Any = self._metric(outputs.clone(), map_targets(torch.clone, targets))
         except Exception as error:
             raise CandidateFailure(
                 self.name, f"the metric {self._metric_name!r} raised {type(error).__name__}: {error}"
             ) from error
-        single = answer.numel() == 1 if isinstance(answer, torch.Tensor) else isinstance(answer, (Real, np.number))
-        if not single:
+        value = one_number(answer)
+        if value is None:
             raise CandidateFailure(
                 self.name, f"the metric {self._metric_name!r} gave a {type(answer).__name__}, a number was expected"
             )
-        value = float(answer)
         if not math.isfinite(value):
             raise CandidateFailure(self.name, f"the metric {self._metric_name!r} gave {value}")
         return value
@@ -153,15 +162,11 @@ class AccuracyEvaluator:
         affordable = self._resampling_seconds / max(seconds_per_call, 1e-9)
         count = int(min(RESAMPLES, max(_FEWEST_RESAMPLES, affordable)))
         rows = np.random.default_rng(0).integers(len(outputs), size=(count, len(outputs)))
-        # Rows are chosen by numpy: torch spreads even a small gather over its threads, which on a busy machine costs
-        # a hundred times as much.
-        output_rows, target_rows = outputs.numpy(), self._targets.numpy()
         values = []
         for chosen in rows:
             # A metric may have no value on a resample (a class that no row belongs to); the others stand.
             try:
-                resampled = torch.from_numpy(output_rows[chosen]), torch.from_numpy(target_rows[chosen])
-                values.append(self._score(*resampled))
+                values.append(self._score(targets_of(outputs, chosen), targets_of(self._targets, chosen)))
             except CandidateFailure:
                 continue
         return values
@@ -175,7 +180,9 @@ class AccuracyEvaluator:
             try:
                 scores = [self._score_row(outputs, row) for row in range(first)]
                 affordable = (self._clock() - start) * count / first <= max(1.0, 2.0 * self._resampling_seconds)
-                if not affordable or not _is_mean(scores, self._score(outputs[:first], self._targets[:first])):
+                if not affordable or not _is_mean(
+                    scores, self._score(outputs[:first], slice_targets(self._targets, slice(first)))
+                ):
                     return None
                 scores += [self._score_row(outputs, row) for row in range(first, count)]
             except CandidateFailure:
@@ -183,14 +190,12 @@ class AccuracyEvaluator:
         return np.array(scores) if _is_mean(scores, value) else None
 
     def _score_row(self, outputs: torch.Tensor, row: int) -> float:
-        return self._score(outputs[row : row + 1], self._targets[row : row + 1])
+        return self._score(outputs[row : row + 1], slice_targets(self._targets, slice(row, row + 1)))
 
     @cached_property
     def _split_digest(self) -> str:
         """Tells targets and metric from others."""
-        told = hashlib.sha256(f"{self._metric_name} {self._targets.dtype} {tuple(self._targets.shape)}".encode())
-        told.update(np.ascontiguousarray(self._targets.numpy()).tobytes())
-        return told.hexdigest()
+        return targets_digest(self._targets, self._metric_name)
 
 
 def _is_mean(scores: Sequence[float], value: float) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass
 
@@ -10,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..spaces.batches import Targets, iterate, map_targets, slice_targets
 from ..spaces.memory_layout import channels_first
 from ..spaces.precision import Precision, outputs_in
 from ..spaces.prediction import pick_device
-from ..spaces.task import Task, iterate
-from ..spaces.training_steps import private_randomness, trainable
+from ..spaces.running import copy_network
+from ..spaces.task import Task
+from ..spaces.training_steps import private_randomness, task_loss, trainable
 from .probing import is_faster, is_slower
 
 PAIRS = 6
@@ -67,23 +68,24 @@ def training_speed(
     """
     place = pick_device(device)
     with private_randomness(0, place), torch.enable_grad():
-        network = copy.deepcopy(task.model).to(place).train()
-        inputs, targets = (part.to(place) for part in next(iter(iterate(task.train, batch_size))))
-        inputs = channels_first(inputs)
+        network = copy_network(task.model).to(place).train()
+        inputs, targets = next(iter(iterate(task.train, batch_size)))
+        inputs, targets = channels_first(inputs).to(place), map_targets(lambda part: part.to(place), targets)
         with trainable(network) as parameters:
             passes = _Passes(network, parameters, task)
             samples = _samples(passes, inputs, targets, max_seconds)
-            inputs, targets = inputs[:samples], targets[:samples]
+            inputs, targets = inputs[:samples], slice_targets(targets, slice(samples))
             passes.ratio(inputs, targets)  # the first ones make what later ones reuse
             ratios = [passes.ratio(inputs, targets) for _ in range(PAIRS)]
     return TrainingSpeed(float(np.median(ratios)), (max(ratios) - min(ratios)) / 2)
 
 
-def _samples(passes: _Passes, inputs: Tensor, targets: Tensor, max_seconds: float) -> int:
+def _samples(passes: _Passes, inputs: Tensor, targets: Targets, max_seconds: float) -> int:
     """Return how many samples of a batch can be tried within the time."""
     few = min(FEWEST_SAMPLES, len(inputs))
-    passes.seconds("float32", inputs[:few], targets[:few])
-    each = passes.seconds("float32", inputs[:few], targets[:few]) / few
+    first = inputs[:few], slice_targets(targets, slice(few))
+    passes.seconds("float32", *first)
+    each = passes.seconds("float32", *first) / few
     return int(np.clip(max_seconds / (each * 2 * (PAIRS + 1)), few, len(inputs)))
 
 
@@ -91,13 +93,13 @@ class _Passes:
     def __init__(self, network: nn.Module, parameters: list[nn.Parameter], task: Task) -> None:
         self._network, self._parameters, self._task = network, parameters, task
 
-    def ratio(self, inputs: Tensor, targets: Tensor) -> float:
+    def ratio(self, inputs: Tensor, targets: Targets) -> float:
         plain = self.seconds("float32", inputs, targets)
         return self.seconds("bfloat16", inputs, targets) / plain
 
-    def seconds(self, precision: Precision, inputs: Tensor, targets: Tensor) -> float:
+    def seconds(self, precision: Precision, inputs: Tensor, targets: Targets) -> float:
         begin = time.perf_counter()
-        loss = self._task.loss(outputs_in(precision, self._network, inputs), targets)
+        loss = task_loss(self._task, outputs_in(precision, self._network, inputs), targets)
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         found = next((gradient for gradient in gradients if gradient is not None), loss)
         float(found.flatten()[0])  # a number makes an accelerator finish

@@ -16,6 +16,7 @@ from .candidate import Architecture, Baseline, Candidate, CellNetwork, Student
 from .cells.network import build_cell_network
 from .memory_layout import channels_first
 from .notes import Note, untold
+from .running import outputs_of
 from .sparsity.channels import remove_channels
 from .stage_cache import StageCache
 from .stages.choice import StageNetwork
@@ -133,7 +134,7 @@ class Architect:
 
     def _outputs(self) -> int:
         with torch.no_grad():
-            return int(self._task.model.eval()(self._example).shape[1])
+            return int(outputs_of(self._task.model.eval(), self._example).shape[1])
 
 
 def seed_of(key: str) -> int:

@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
+from ..errors import CandidateFailure
+from .batches import Targets, map_targets, read_rows, row_batches
+from .loss_kind import are_class_indices
 from .memory_layout import channels_first
-from .task import Pairs, Task, iterate
+from .task import Task
 from .teacher import Taught, Teacher
 
 
-def distillation_loss(outputs: Tensor, targets: Tensor, taught: Tensor, temperature: float) -> Tensor:
+def distillation_loss(
+    outputs: Tensor, targets: Targets, taught: Tensor, temperature: float, *, are_logits: bool = False
+) -> Tensor:
     """Return how far the outputs are from the teacher's, a scalar.
 
-    For classification, that is outputs (n, classes >= 2) and integer targets (n,), the Kullback-Leibler divergence of
-    the softened distributions, times the squared temperature (Hinton et al. 2015, arXiv:1503.02531, section 2);
-    otherwise the mean squared error.
+    For logits of classes, the Kullback-Leibler divergence of the softened distributions, times the squared temperature
+    (Hinton et al. 2015, arXiv:1503.02531, section 2), the mean over samples and places. It is blind to a shift of all
+    classes, which is right for logits alone, and shapes do not tell these from embeddings: whoever knows the loss says
+    so (:func:`~karui.spaces.loss_kind.outputs_are_logits`). For other rows beside class indices, taken for embeddings,
+    the squared distance as a share of the teacher's squared length: for rows of length 1, twice one minus the cosine.
+    Otherwise the mean squared error.
 
     Args:
-        outputs: The student's outputs.
+        outputs: The student's outputs, shape (n, ...).
         targets: The targets of the same samples; only their type and shape matter.
         taught: The teacher's outputs, shaped as ``outputs``.
         temperature: What both logits are divided by.
+        are_logits: Whether the outputs are logits of classes, along the second axis.
     """
-    are_indices = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
-    if outputs.ndim == 2 and outputs.shape[1] >= 2 and targets.ndim == 1 and are_indices:
+    if are_logits:
         student = nn.functional.log_softmax(outputs / temperature, dim=1)
         teacher = nn.functional.log_softmax(taught / temperature, dim=1)
-        divergence = nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return divergence * temperature**2
+        divergence = nn.functional.kl_div(student, teacher, reduction="none", log_target=True)
+        return divergence.sum(dim=1).mean() * temperature**2
+    if outputs.ndim == 2 and outputs.shape[1] >= 2 and are_class_indices(targets):
+        length = taught.square().sum(dim=1).mean().clamp(min=torch.finfo(taught.dtype).tiny)
+        return (outputs - taught).square().sum(dim=1).mean() / length
     return nn.functional.mse_loss(outputs, taught)
 
 
@@ -78,27 +89,18 @@ class Batches:
         full, rest = divmod(len(self._task.train), self._batch_size)  # type: ignore[arg-type]
         return full + (rest > 1 or (rest == 1 and full == 0))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Taught | None]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Targets, Taught | None]]:
         """Yield inputs, targets, and what the teacher says where there is a teacher."""
         split = self._task.train
-        if self._taught is not None and isinstance(split, TensorDataset):
-            # the samples' numbers take the place of their targets
-            numbered = TensorDataset(split.tensors[0], torch.arange(len(split)))
-            for inputs, numbers in self._batches(numbered):
-                targets = split.tensors[1][numbers]
-                yield (
-                    channels_first(inputs).to(self._device),
-                    targets.to(self._device),
-                    Taught(self._taught[numbers].to(self._device)),
-                )
-            return
-        for inputs, targets in self._batches(split):
+        for rows in islice(self._row_batches(), len(self)):
+            inputs, targets = read_rows(split, rows)
+            targets = map_targets(lambda part: part.to(self._device), targets)
             changed = channels_first(self._augmented(inputs))
-            yield changed.to(self._device), targets.to(self._device), self._teach(changed)
+            taught = self._teach(changed) if self._taught is None else Taught(self._taught[rows].to(self._device))
+            yield changed.to(self._device), targets, taught
 
-    def _batches(self, split: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = iterate(split, self._batch_size, generator=self._order)
-        return (batch for batch, _ in zip(batches, range(len(self)), strict=False))
+    def _row_batches(self) -> Iterator[Tensor]:
+        return row_batches(len(self._task.train), self._batch_size, generator=self._order)  # type: ignore[arg-type]
 
     def _augmented(self, inputs: Tensor) -> Tensor:
         if self._task.augment is None:
@@ -106,8 +108,11 @@ class Batches:
         # fork_rng guards only the CPU's generator, from which changes of a batch on the CPU are drawn
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._changes)
-            changed = self._task.augment(inputs)
+            changed: object = self._task.augment(inputs)
             self._changes = torch.get_rng_state()
+        if not isinstance(changed, Tensor) or len(changed) != len(inputs):
+            got = f"shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else f"a {type(changed).__name__}"
+            raise CandidateFailure("recovery", f"the task's augment must return {len(inputs)} inputs, it returns {got}")
         return changed
 
     def _teach(self, inputs: Tensor) -> Taught | None:

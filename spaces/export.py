@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import tempfile
-import warnings
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +15,12 @@ from torch import Tensor, nn
 
 from ..errors import CandidateFailure
 from .known_shapes import fold_known_shapes
+from .lengths import Varying, check_varying, other_lengths, own_varying
 from .onnx_file import constants_to_initializers, names_in_subgraphs, open_session, read_model, write_model
 from .padding import fuse_padding
 from .parametrizations import fold_parametrizations
+from .quiet import quiet
+from .running import outputs_of
 
 OPSET = 18
 """The set of operators of every file, which runtimes know since early 2023 (onnxruntime 1.14)."""
@@ -32,39 +33,94 @@ PARITY_SAMPLES = 8
 
 _STAGE = "export"
 
+_TRACING = threading.Lock()
+"""Held while torch's exporter runs, which cannot do so in two threads at once."""
 
-def export_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
+
+def export_onnx(network: nn.Module, example: Tensor, path: Path, *, varying: Varying | None = None) -> None:
     """Write a network as one ONNX file and check, on two batch sizes, that the file computes the same.
 
     The caller's network is left as it is: a copy is exported, on the CPU and in evaluation mode, its parametrizations
-    folded.
+    folded. So is the example, even where the network changes its input in place.
 
     Args:
         network: Takes one batch and returns one tensor whose first axis is the batch.
-        example: A batch of inputs, shape (n, *input_shape), n >= 1.
+        example: A batch of inputs, shape (n, *input_shape), n >= 1; the file takes inputs of its type.
         path: Where the file goes; it is written whole or not at all.
+        varying: Names of the axes of the input, beside the batch, whose length may vary, such as ``{1: "steps"}``; the
+            file is compared with the network at other lengths as well. Where None, the second axis of integers of shape
+            (n, length), which are token ids, varies if file and network agree at a shorter and a longer length, or both
+            refuse it; ``{}`` for none.
 
     Raises:
         CandidateFailure: Where the network cannot be traced, returns something else than one tensor with the batch
-            first, computes a non-finite value, or differs from its file by more than ``PARITY_TOLERANCE``.
+            first, computes a non-finite value, or differs from its file by more than ``PARITY_TOLERANCE``; with
+            ``varying`` also where it takes no other length, or the file differs there.
+        ValueError: Where the example is empty, or ``varying`` names no axes of it.
     """
     if example.ndim < 1 or len(example) < 1:
         raise ValueError(f"the example must be a batch of at least one input, got shape {tuple(example.shape)}")
+    check_varying(varying or {}, example)
     module = _evaluation_copy(network)
     example = example.detach().cpu()
     # The rows are rolled so that a graph that ignores its input cannot pass on the second batch by chance.
     other = torch.cat([example, example[:1]]).roll(1, dims=0)
     expected = [(batch, _torch_output(module, batch)) for batch in (example, other)]
-    model = _trace(module, example)
+    free = own_varying(example) if varying is None else varying
+    if free:
+        try:
+            write_model(_file_of(module, expected, free), path, _STAGE)
+            return
+        except CandidateFailure:
+            if varying is not None:
+                raise
+    write_model(_file_of(module, expected, {}), path, _STAGE)
+
+
+def _file_of(module: nn.Module, expected: list[tuple[Tensor, np.ndarray]], varying: Varying) -> onnx.ModelProto:
+    """Return the network as a file, compared with it on all batches and at other lengths of the axes that vary."""
+    example, output = expected[0]
+    answers = list(_at_other_lengths(module, example, varying))
+    shapes = {answer.shape[1:] for _, _, answer in answers if answer is not None} | {output.shape[1:]}
+    model = _trace(module, example, varying, _varying_axes(shapes))
     remove_identities(model)
     constants_to_initializers(model)
     if not names_in_subgraphs(model):
         fold_known_shapes(model)
     fuse_padding(model)
     _check(model)
-    for batch, output in expected:
-        _check_parity(model, batch.numpy(), output)
-    write_model(model, path, _STAGE)
+    for batch, wanted in expected:
+        _check_parity(model, batch.numpy(), wanted)
+    for how, batch, answer in answers:
+        if answer is not None:
+            _check_parity(model, batch.numpy(), answer, f" with {how}")
+        elif _is_answered(model, batch.numpy()):
+            raise CandidateFailure(_STAGE, f"the network takes no input with {how}, and the file would answer to it")
+    if answers and all(answer is None for _, _, answer in answers):
+        names = " or ".join(varying.values())
+        raise CandidateFailure(_STAGE, f"the network takes no other number of {names} than it was shown")
+    return model
+
+
+def _at_other_lengths(
+    module: nn.Module, example: Tensor, varying: Varying
+) -> Iterator[tuple[str, Tensor, np.ndarray | None]]:
+    """Yield how inputs differ, such inputs, and what the network answers; None where it takes none that differ so."""
+    for how, batches in other_lengths(example, varying):
+        answer = None
+        for batch in batches:
+            with contextlib.suppress(CandidateFailure):
+                answer = _torch_output(module, batch)
+                break
+        yield how, batch, answer
+
+
+def _varying_axes(shapes: set[tuple[int, ...]]) -> dict[int, str]:
+    """Return the axes of the output, beside the batch, whose length differs among its shapes."""
+    ranks = {len(shape) for shape in shapes}
+    if len(ranks) > 1:
+        raise CandidateFailure(_STAGE, "the number of the output's axes depends on the length of the input")
+    return {axis: f"output_{axis}" for axis, sizes in enumerate(zip(*shapes, strict=True), 1) if len(set(sizes)) > 1}
 
 
 def remove_identities(model: onnx.ModelProto) -> None:
@@ -118,7 +174,7 @@ def _evaluation_copy(network: nn.Module) -> nn.Module:
 def _torch_output(module: nn.Module, batch: Tensor) -> np.ndarray:
     try:
         with torch.no_grad():
-            output = module(batch)
+            output = outputs_of(module, batch)
     except Exception as error:  # a user's forward may raise anything
         raise CandidateFailure(
             _STAGE, f"{type(module).__name__} fails on a batch of {len(batch)}: {type(error).__name__}: {error}"
@@ -133,25 +189,27 @@ def _torch_output(module: nn.Module, batch: Tensor) -> np.ndarray:
             f"the first axis of the output must be the batch of {len(batch)}, the output has shape "
             f"{tuple(output.shape)}",
         )
+    if output.dtype == torch.bfloat16:
+        raise CandidateFailure(_STAGE, f"the output of {type(module).__name__} is in bfloat16, which no file gives")
     array: np.ndarray = output.numpy()
     if not np.isfinite(array).all():
         raise CandidateFailure(_STAGE, f"the output of {type(module).__name__} holds a non-finite value (NaN or inf)")
     return array
 
 
-def _trace(module: nn.Module, example: Tensor) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory(prefix="karui-export-") as folder, _quiet():
+def _trace(module: nn.Module, example: Tensor, varying: Varying, of_output: Varying) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory(prefix="karui-export-") as folder, _TRACING, quiet():
         traced = Path(folder) / "traced.onnx"
         try:
             torch.onnx.export(
                 module,
-                (example,),
+                (example.clone(),),
                 str(traced),
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=["input"],
                 output_names=["output"],
-                dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+                dynamic_axes={"input": {0: "batch", **varying}, "output": {0: "batch", **of_output}},
             )
         except OSError:
             raise  # a full disk is no fault of the network
@@ -170,41 +228,35 @@ def _check(model: onnx.ModelProto) -> None:
         raise CandidateFailure(_STAGE, f"the exported graph is not valid ONNX: {error}") from error
 
 
-def _check_parity(model: onnx.ModelProto, batch: np.ndarray, expected: np.ndarray) -> None:
+def _check_parity(model: onnx.ModelProto, batch: np.ndarray, expected: np.ndarray, how: str = "") -> None:
+    of_what = f"on a batch of {len(batch)}{how}"
     try:
-        session = open_session(model)
-        (output,) = session.run(None, {session.get_inputs()[0].name: batch} if session.get_inputs() else {})
+        output = _run(model, batch)
     except Exception as error:  # the runtime's own exceptions share no base class below Exception
-        raise CandidateFailure(_STAGE, f"the file fails on a batch of {len(batch)}: {error}") from error
+        raise CandidateFailure(_STAGE, f"the file fails {of_what}: {error}") from error
     if output.shape != expected.shape:
         raise CandidateFailure(
             _STAGE,
-            f"parity: on a batch of {len(batch)} the file's output has shape {output.shape}, the network's "
-            f"{expected.shape}",
+            f"parity: {of_what} the file's output has shape {output.shape}, the network's {expected.shape}",
         )
     difference = float(np.abs(output.astype(np.float64) - expected).max(initial=0.0))
     allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
     if not difference <= allowed:
         raise CandidateFailure(
             _STAGE,
-            f"parity: on a batch of {len(batch)} the file's output differs by {difference:.3g} (allowed {allowed:.3g})",
+            f"parity: {of_what} the file's output differs by {difference:.3g} (allowed {allowed:.3g})",
         )
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the exporter says; what went wrong is told by the exception."""
-    # On an operator it does not know the exporter prints the whole graph from C++, where nothing redirects it.
-    graph_log = torch._C._jit_onnx_log
-    torch._C._jit_onnx_log = lambda *_: None
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    sink = io.StringIO()
+def _is_answered(model: onnx.ModelProto, batch: np.ndarray) -> bool:
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-        torch._C._jit_onnx_log = graph_log
+        _run(model, batch)
+    except Exception:  # as above
+        return False
+    return True
+
+
+def _run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
+    session = open_session(model)
+    (output,) = session.run(None, {session.get_inputs()[0].name: batch} if session.get_inputs() else {})
+    return np.asarray(output)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .prediction import evaluation_mode, place_of
+from .running import outputs_of
 
 Resolution = tuple[int, int]
 Maps = Mapping[Resolution, Tensor]
@@ -111,7 +112,7 @@ def last_modules(network: nn.Module, inputs: Tensor) -> dict[Resolution, nn.Modu
     handles = [module.register_forward_hook(note) for module in network.modules() if module is not network]
     try:
         with evaluation_mode(network):
-            network(inputs.to(place_of(network)))
+            outputs_of(network, inputs.to(place_of(network)))
     finally:
         for handle in handles:
             handle.remove()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .prediction import evaluation_mode, place_of
+from .running import outputs_of
 from .task import Task, iterate
 
 STATISTICS_SAMPLES = 1024
@@ -48,7 +49,7 @@ def reestimate_normalization(network: nn.Module, inputs: Tensor | Iterable[Tenso
                 layer.momentum = None
                 layer.train()
             for batch in chain((first,), batches):
-                network(batch.to(place))
+                outputs_of(network, batch.to(place))
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -6,7 +6,6 @@ that reads, rounds, narrows or zeroes weights.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +18,8 @@ from torch.nn.utils.spectral_norm import (
     SpectralNormStateDictHook,
 )
 from torch.nn.utils.weight_norm import WeightNorm
+
+from .running import copy_network
 
 _Hooks = (WeightNorm, SpectralNorm, BasePruningMethod)
 _SOURCES = ("_g", "_v", "_orig", "_mask", "_u")
@@ -39,7 +40,7 @@ def fold_parametrizations(network: nn.Module) -> nn.Module:
     Args:
         network: Left as it is.
     """
-    folded = copied(network)
+    folded = copy_network(network)
     if not is_parametrized(folded):
         return folded
     training = {module: module.training for module in folded.modules()}
@@ -60,9 +61,7 @@ def fold_parametrizations(network: nn.Module) -> nn.Module:
 
 def copied(network: nn.Module) -> nn.Module:
     """Return a deep copy, also of a network that keeps computed tensors among its attributes, as the older hooks do."""
-    kept = (value for module in network.modules() for value in vars(module).values())
-    memo = {id(value): value.detach().clone() for value in kept if isinstance(value, Tensor) and not value.is_leaf}
-    return copy.deepcopy(network, memo)
+    return copy_network(network)
 
 
 def _hooks(module: nn.Module) -> Iterator[WeightNorm | SpectralNorm | BasePruningMethod]:

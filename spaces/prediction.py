@@ -7,11 +7,13 @@ import numbers
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import CandidateFailure
-from .task import Pairs, Task, iterate
+from ..errors import CandidateFailure, KaruiError
+from .batches import Pairs, Targets, iterate, join_targets
+from .task import Task
 
 EVALUATION_BATCH = 256
 
@@ -43,7 +45,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def predict(network: nn.Module, split: Pairs, *, device: str | torch.device | None = None) -> tuple[Tensor, Tensor]:
+def predict(network: nn.Module, split: Pairs, *, device: str | torch.device | None = None) -> tuple[Tensor, Targets]:
     """Return outputs and targets of a whole split, both on the CPU; the network runs in evaluation mode.
 
     Args:
@@ -57,18 +59,33 @@ def predict(network: nn.Module, split: Pairs, *, device: str | torch.device | No
     with evaluation_mode(network):
         batches = [(network(inputs.to(place)).cpu(), targets) for inputs, targets in iterate(split, EVALUATION_BATCH)]
     outputs, targets = zip(*batches, strict=True)
-    return torch.cat(outputs), torch.cat(targets)
+    return torch.cat(outputs), join_targets(targets)
 
 
 def metric_of(network: nn.Module, task: Task, split: Pairs, device: str | torch.device | None = None) -> float:
     """Return the task's metric of a network on one of the task's splits, such as ``task.validation``.
 
     Raises:
-        CandidateFailure: Where the metric is NaN or not a number.
+        CandidateFailure: Where the metric raises, or gives NaN or no number.
     """
-    value: object = task.metric(*predict(network, split, device=device))
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if not isinstance(value, numbers.Real) or math.isnan(value):
-        raise CandidateFailure("recovery", f"the metric {task.metric_name!r} is not a number: it returned {value!r}")
-    return float(value)
+    outputs, targets = predict(network, split, device=device)
+    try:
+        answer: object = task.metric(outputs, targets)
+    except (KaruiError, CandidateFailure):
+        raise
+    except Exception as error:  # the metric is the user's code and may raise anything
+        reason = f"the metric {task.metric_name!r} raised {type(error).__name__}: {error}"
+        raise CandidateFailure("recovery", reason) from error
+    value = one_number(answer)
+    if value is None or math.isnan(value):
+        raise CandidateFailure("recovery", f"the metric {task.metric_name!r} is not a number: it returned {answer!r}")
+    return value
+
+
+def one_number(answer: object) -> float | None:
+    """Return what a metric gave as a number: a number, a truth value, or a tensor or array of one; else None."""
+    if isinstance(answer, (Tensor, np.ndarray, np.generic)):
+        if (answer.numel() if isinstance(answer, Tensor) else answer.size) != 1:
+            return None
+        answer = answer.item()
+    return float(answer) if isinstance(answer, numbers.Real) else None

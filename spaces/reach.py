@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import CandidateFailure, SpaceError, TaskError
+from .running import outputs_of
 from .space import SearchSpace
 from .students.names import SHALLOWER
 from .task import Task, iterate
@@ -102,7 +103,7 @@ def _output_shape(task: Task) -> tuple[int, ...]:
     example = task.calibration_batch(2)
     try:
         with torch.no_grad():
-            outputs = task.model.cpu().eval()(example)
+            outputs = outputs_of(task.model.cpu().eval(), example)
     except Exception as error:  # a user's forward may raise anything
         raise TaskError(
             "the task's model does not run on the task's data",

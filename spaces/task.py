@@ -3,44 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from ..errors import TaskError
+from .batches import Pairs as Pairs
+from .batches import Targets, collate_targets, is_held_in_memory, read_inputs, spread_rows
+from .batches import iterate as iterate
+from .batches import spread_batch as spread_batch
+from .class_targets import cross_entropy
+from .class_targets import top1_accuracy as top1_accuracy
+from .float32_data import in_float32
+from .plain_model import plain_model
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Metric = Callable[[Tensor, Tensor], float]
-Pairs = Dataset[tuple[Tensor, ...]]
-
-
-def top1_accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """Return the share of rows whose largest output is the target class.
-
-    Args:
-        outputs: Logits, shape (n, classes).
-        targets: Class indices, shape (n,).
-    """
-    return float((outputs.argmax(dim=1) == targets).double().mean())
+Loss = Callable[[Tensor, Targets], Tensor]
+Metric = Callable[[Tensor, Targets], float]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """What karui is to make light, and how it can tell whether the result is still good.
 
-    Every data set yields pairs ``(input, target)`` of one sample each; inputs are float tensors of one fixed shape.
+    Every data set yields pairs ``(input, target)`` of one sample each. Inputs are tensors of one fixed shape, of
+    floats, integers or truth values, whose type the file takes as well. Targets are tensors, numbers or texts of one
+    shape, alone or in dicts, tuples and lists; loss and metric are given batches of them in that structure. Samples are
+    read by ``split[i]``, so what a data set makes of them there is what everything works on.
 
     Args:
         model: The network to make light, already trained unless ``baseline_epochs`` is given. It takes one batch of
-            inputs and returns one tensor whose first axis is the batch.
+            inputs and returns one tensor whose first axis is the batch. What is in a DataParallel,
+            DistributedDataParallel, AveragedModel or compiled module is taken out of it, and a model in half or double
+            precision is taken in float32, with a warning.
         train: Data for recovery training.
         validation: Data by which the search compares candidates.
         test: Held-out data, touched only to re-measure the final front.
-        calibration: Data from which ranges of activations are taken; the first samples of ``train`` where None.
+        calibration: Data from which ranges of activations are taken, by samples spread over them; ``train`` where None.
         loss: Maps (outputs, targets) of a batch to a scalar tensor.
         metric: Maps (outputs, targets) of a whole split to a number; higher is better.
         metric_name: What the metric is called in tables and plots.
@@ -59,7 +61,7 @@ class Task:
     validation: Pairs
     test: Pairs
     calibration: Pairs | None = None
-    loss: Loss = nn.functional.cross_entropy
+    loss: Loss = cross_entropy
     metric: Metric = top1_accuracy
     metric_name: str = "accuracy"
     baseline_epochs: int = 0
@@ -95,6 +97,22 @@ class Task:
                 got=repr(self.baseline_epochs),
             )
         _check_papers(self.preprocessing, self.labels)
+        self._take_plain()
+
+    def _take_plain(self) -> None:
+        """Take model and data in the form that everything works on, and warn where that is another one."""
+        model, told = plain_model(self.model)
+        if model is not self.model:
+            object.__setattr__(self, "model", model)
+        in_half = any("float32 is what is made light" in sentence for sentence in told)
+        for name in ("train", "validation", "test", "calibration"):
+            split = getattr(self, name)
+            taken = None if split is None else in_float32(split, model_was_converted=in_half)
+            if taken is not split:
+                object.__setattr__(self, name, taken)
+                told.append(f"the inputs of the {name} data are read as float32")
+        for sentence in told:
+            warnings.warn(f"Task: {sentence}", stacklevel=4)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -102,47 +120,12 @@ class Task:
         return tuple(self.train[0][0].shape)
 
     def calibration_batch(self, samples: int) -> Tensor:
-        """Return the first inputs of the calibration data, shape (min(samples, available), *input_shape)."""
+        """Return inputs spread over the calibration data, shape (min(samples, available), *input_shape).
+
+        They are the same samples at every call, in new tensors.
+        """
         split = self.calibration if self.calibration is not None else self.train
-        count = min(samples, len(split))  # type: ignore[arg-type]
-        return torch.stack([split[index][0] for index in range(count)])
-
-
-def iterate(
-    split: Pairs, batch_size: int, *, generator: torch.Generator | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches (inputs, targets) of a split; shuffled where a generator is given.
-
-    In-memory tensors are sliced rather than collated sample by sample, which is what makes small tasks quick.
-    """
-    if isinstance(split, TensorDataset) and len(split.tensors) == 2:
-        inputs, targets = split.tensors
-        order = torch.arange(len(inputs)) if generator is None else torch.randperm(len(inputs), generator=generator)
-        for chosen in torch.split(order, batch_size):
-            yield inputs[chosen], targets[chosen]
-        return
-    # without a generator of its own a DataLoader draws from the global one
-    private = torch.Generator() if generator is None else generator
-    yield from DataLoader(split, batch_size=batch_size, shuffle=generator is not None, generator=private)
-
-
-def spread_batch(split: Pairs, samples: int) -> tuple[Tensor, Any]:
-    """Return inputs and targets of samples spread evenly over a split: the same ones at every call.
-
-    Data sets are often sorted by class, so that their first samples show a few classes only.
-
-    Args:
-        split: Pairs of input and target.
-        samples: How many; all where the split has fewer.
-
-    Returns:
-        Inputs of shape (min(samples, available), *input_shape), and their targets as the split's batches have them.
-    """
-    available = len(split)  # type: ignore[arg-type]
-    count = min(samples, available)
-    rows = [number * available // count for number in range(count)]
-    inputs, targets = next(iterate(Subset(split, rows), count))
-    return inputs, targets
+        return read_inputs(split, spread_rows(len(split), samples))  # type: ignore[arg-type]
 
 
 def _check_split(name: str, split: Any) -> None:
@@ -168,6 +151,36 @@ def _check_split(name: str, split: Any) -> None:
             expected="(input tensor, target) for each index",
             got=_type_name(sample),
         )
+    inputs = sample[0]
+    if (
+        inputs.layout != torch.strided
+        or inputs.is_quantized
+        or inputs.is_nested
+        or inputs.is_meta
+        or inputs.is_complex()
+    ):
+        raise TaskError(
+            f"the task's {name} data yields inputs of a kind that no file takes",
+            where=where,
+            expected="dense tensors of floats, integers or truth values",
+            got=f"{inputs.dtype}, {inputs.layout}{', on no device' if inputs.is_meta else ''}",
+            remedy="turn them into dense tensors in the data set, complex numbers into two channels",
+        )
+    _check_targets(split, where, count, sample[1])
+
+
+def _check_targets(split: Any, where: str, count: int, first: Any) -> None:
+    """Check by two samples that targets make batches: what differs among the others is told when it is read."""
+    if is_held_in_memory(split):
+        return
+    try:
+        last = split[count - 1][1]
+    except Exception:  # a sample that cannot be read is told, with its number, by whoever reads it
+        last = first
+    try:
+        collate_targets([first, last])
+    except TaskError as error:
+        raise TaskError(error.what, where=where, expected=error.expected, got=error.got, remedy=error.remedy) from error
 
 
 def _check_papers(preprocessing: Any, labels: Any) -> None:

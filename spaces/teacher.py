@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
+from .batches import Pairs, is_held_in_memory, read_inputs
 from .hints import Maps, Resolution, attention_map, features_of, last_modules
 from .precision import Precision, outputs_in
 from .prediction import predict
-from .task import Pairs
+from .running import copy_network
 
 MOST_BYTES = 1 << 29
 """Most bytes that a teacher remembers."""
@@ -53,7 +52,7 @@ class Teacher:
 
     def __init__(self, network: nn.Module, *, precision: Precision = "float32", most_bytes: int = MOST_BYTES) -> None:
         # a copy, because the network is the user's and stays where it is
-        self._network = copy.deepcopy(network).cpu().eval()
+        self._network = copy_network(network).cpu().eval()
         self._device = torch.device("cpu")
         self._precision = precision
         self._free = most_bytes
@@ -113,18 +112,20 @@ class Teacher:
     def outputs_of_all(self, split: Pairs, device: torch.device) -> Tensor | None:
         """Return the outputs for all samples of a split, on the CPU in their order; None where they are too many.
 
-        Those of one split, the last asked for, are remembered; None also where the split is no
-        :class:`~torch.utils.data.TensorDataset`, whose samples may come out different every time.
+        Those of one split, the last asked for, are remembered; None also where the split does not lie in memory, so
+        that its samples may come out different every time.
 
         Args:
             split: Inputs and targets.
             device: Where the network runs where it has to.
         """
-        if not isinstance(split, TensorDataset) or len(split.tensors) != 2:
+        if not is_held_in_memory(split):
             return None
         if split is not self._split:
             self._forget_split()
-            if self._compute(split.tensors[0][:1], device).nbytes * len(split) > self._free:
+            samples = len(split)  # type: ignore[arg-type]
+            first = read_inputs(split, torch.zeros(1, dtype=torch.int64))
+            if self._compute(first, device).nbytes * samples > self._free:
                 return None
             self._split, self._of_split = split, predict(self.on(device), split)[0]
             self._free -= self._of_split.nbytes

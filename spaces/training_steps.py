@@ -9,9 +9,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..errors import CandidateFailure
 from .averaging import WeightAverage
+from .batches import Targets, map_targets
 from .distillation import Batches, distillation_loss
 from .hints import AttentionHints
+from .loss_kind import outputs_are_logits
 from .precision import outputs_in
 from .sparsity.weights import WeightZeroing
 from .task import Task
@@ -95,7 +98,7 @@ class Steps:
 
 
 def training_loss(
-    task: Task, settings: TrainingSettings, outputs: Tensor, targets: Tensor, taught: Taught | None
+    task: Task, settings: TrainingSettings, outputs: Tensor, targets: Targets, taught: Taught | None
 ) -> Tensor:
     """Return the task's own loss, mixed with that of distillation where there are a teacher's outputs.
 
@@ -106,11 +109,41 @@ def training_loss(
         targets: Those of the same samples.
         taught: What the teacher says, its outputs shaped as ``outputs``.
     """
-    loss = task.loss(outputs, targets)
+    loss = task_loss(task, outputs, targets)
     if taught is None:
         return loss
     share = settings.distillation_weight
-    return (1.0 - share) * loss + share * distillation_loss(outputs, targets, taught.outputs, settings.temperature)
+    return (1.0 - share) * loss + share * distillation_of(task, settings, outputs, targets, taught.outputs)
+
+
+def task_loss(task: Task, outputs: Tensor, targets: Targets) -> Tensor:
+    """Return the task's own loss, a scalar; outputs and targets stay as they are, whatever it does to them.
+
+    Raises:
+        CandidateFailure: Where it is no single number that a gradient comes from.
+    """
+    # in some networks' training the same targets are compared with several outputs
+    loss: object = task.loss(outputs.clone(), map_targets(torch.clone, targets))
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise CandidateFailure("recovery", f"the task's loss must give a tensor of one number, it gives {got}")
+    return loss.reshape(())
+
+
+def distillation_of(
+    task: Task, settings: TrainingSettings, outputs: Tensor, targets: Targets, taught: Tensor
+) -> Tensor:
+    """Return the loss of distillation, as it suits what the task's loss says of the outputs.
+
+    Args:
+        task: Its loss.
+        settings: The temperature.
+        outputs: The student's.
+        targets: Those of the same samples.
+        taught: The teacher's outputs, shaped as ``outputs``.
+    """
+    are_logits = outputs_are_logits(task, outputs.shape, targets)
+    return distillation_loss(outputs, targets, taught, settings.temperature, are_logits=are_logits)
 
 
 def one_cycle(progress: float) -> float:

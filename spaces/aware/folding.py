@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from ..prediction import evaluation_mode
+from ..running import copy_network, outputs_of
 
 RELATIVE_TOLERANCE = 1e-4
 """Largest change of the outputs that folding may bring, relative to the largest output."""
@@ -33,7 +33,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
     Returns:
         The copy, on the CPU, in evaluation mode. Its modules have the names they had.
     """
-    folded = copy.deepcopy(network).cpu().eval()
+    folded = copy_network(network).cpu().eval()
     inputs = example.detach().cpu()
     expected, pairs = _watch(folded, inputs)
     if _fold(folded, pairs, inputs, expected):
@@ -61,7 +61,7 @@ def _watch(network: nn.Module, inputs: Tensor) -> tuple[Tensor, list[_Pair]]:
     hooks = [module.register_forward_hook(look) for module in watched]
     try:
         with evaluation_mode(network):
-            outputs: Tensor = network(inputs)
+            outputs: Tensor = outputs_of(network, inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -91,7 +91,7 @@ def _fold(network: nn.Module, pairs: Sequence[_Pair], inputs: Tensor, expected: 
         setattr(parent, name, nn.Identity())
     try:
         with evaluation_mode(network):
-            alike = _alike(network(inputs), expected)
+            alike = _alike(outputs_of(network, inputs), expected)
     except Exception:  # a user's forward may raise anything, such as where it reads a normalization's own weights
         alike = False
     if not alike:

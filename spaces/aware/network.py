@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from ..prediction import EVALUATION_BATCH, evaluation_mode
 from ..quantization.learned import ActivationGrid
 from ..quantization.rounding import RoundedWeight
+from ..running import outputs_of
 from .grids import InputGrid, WeightGrid
 
 QuantizedModule = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
@@ -129,7 +130,7 @@ class AwareNetwork(nn.Module):
             watch(name)
         with evaluation_mode(self.network):
             for batch in torch.split(calibration, EVALUATION_BATCH):
-                self.network(batch)
+                outputs_of(self.network, batch)
         for hook in hooks:
             hook.remove()
         return ranges

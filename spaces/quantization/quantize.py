@@ -79,7 +79,7 @@ def quantize(
     check_calibration(calibration)
     model = read_model(source, STAGE)
     layers = prepare_layers(model, source.name)
-    inputs = calibration.astype(np.float32, copy=False)
+    inputs = calibration
     with_activations = choice.activation_bits == MOST_BITS
     reached = _reached(model, layers, choice.activation_bits)
     reach = _reach(model, layers, reached)
@@ -135,7 +135,7 @@ def zero_weights(
     check_calibration(calibration)
     model = read_model(source, STAGE)
     layers = prepare_layers(model, source.name)
-    inputs = calibration.astype(np.float32, copy=False)
+    inputs = calibration
     try:
         before = copy_if_normalized(model, settings)
         shifts = zero_weights_once(model, layers, zeroing=zeroing, settings=settings, calibration=inputs)

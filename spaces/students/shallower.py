@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from ...errors import CandidateFailure
 from ..notes import Note, untold
+from ..running import copy_network
 from ..sparsity.channels import remove_channels
 from .resolution import coarsen
 from .trial_run import output_shape
@@ -67,7 +67,7 @@ def shallower(
     for name, value in (("width", width), ("depth", depth)):
         if not 0.0 < value <= 1.0:
             raise ValueError(f"{name} of a shallower student: expected 0 < {name} <= 1, got {value}")
-    student = copy.deepcopy(baseline)
+    student = copy_network(baseline)
     dropped = 0
     for stage in _stages(student, example):
         for name in stage.dropped(depth):
@@ -89,7 +89,7 @@ def droppable_blocks(baseline: nn.Module, example: Tensor, depth: float = 0.0) -
         example: A batch of inputs, shape (n, *input_shape).
         depth: As in :func:`shallower`; at 0, as at the smallest one, every stage keeps one block.
     """
-    return sum(len(stage.dropped(depth)) for stage in _stages(copy.deepcopy(baseline), example))
+    return sum(len(stage.dropped(depth)) for stage in _stages(copy_network(baseline), example))
 
 
 def _stages(network: nn.Module, example: Tensor) -> list[_Stage]:

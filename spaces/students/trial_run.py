@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..running import outputs_of
+
 
 def output_shape(network: nn.Module, example: Tensor) -> tuple[int, ...]:
     """Return the shape of a network's output, run in evaluation mode.
@@ -19,7 +21,7 @@ def output_shape(network: nn.Module, example: Tensor) -> tuple[int, ...]:
     network.eval()
     try:
         with torch.no_grad():
-            return tuple(network(example).shape)
+            return tuple(outputs_of(network, example).shape)
     finally:
         for module, training in was_training.items():
             module.training = training

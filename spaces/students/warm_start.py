@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..running import copy_network, outputs_of
 from .shared_channels import Axis, SharedChannels, shared_channels
 
 LEAST_SHARE = 2 / 3
@@ -62,7 +62,7 @@ def warm_start(student: nn.Module, baseline: nn.Module, example: Tensor) -> Warm
     strangers: set[str] = set()
     if any(_shapes(ours) != _shapes(theirs) for ours, theirs in pairs.values()):
         example = example.cpu()
-        ours, theirs = (copy.deepcopy(network).cpu().eval() for network in (student, baseline))
+        ours, theirs = (copy_network(network).cpu().eval() for network in (student, baseline))
         groups = shared_channels(theirs, example)
         if not groups or not _is_unchanged_by_order(theirs, groups, pairs, example):
             return WarmStart(0, all_layers)
@@ -204,7 +204,7 @@ def _is_unchanged_by_order(network: nn.Module, groups: list[SharedChannels], pai
             layer = network.get_submodule(axis[0])
             whole = order.setdefault(axis, torch.arange(_width(layer, axis)))
             whole[places] = places[shuffled]
-    reordered = copy.deepcopy(network)
+    reordered = copy_network(network)
     layers = dict(network.named_modules())
     for name in {name for name, _ in order}:
         layer = reordered.get_submodule(name)
@@ -213,7 +213,7 @@ def _is_unchanged_by_order(network: nn.Module, groups: list[SharedChannels], pai
             return False
         _fill(layer, tensors)
     with torch.no_grad():
-        expected, got = network(example), reordered(example)
+        expected, got = outputs_of(network, example), outputs_of(reordered, example)
     spread = (expected - expected.mean(dim=0)).abs().max() if len(expected) > 1 else expected.abs().max()
     return bool((got - expected).abs().max() <= TOLERANCE * spread + ROUNDING * expected.abs().max())
 

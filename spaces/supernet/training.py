@@ -11,13 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure
-from ..distillation import Batches, distillation_loss
+from ..batches import Targets
+from ..distillation import Batches
 from ..precision import outputs_in
 from ..prediction import pick_device
 from ..recovery import TrainingSettings
 from ..task import Task
 from ..teacher import Taught, Teacher
-from ..training_steps import LARGEST_GRADIENT_NORM, do_nothing, one_cycle, private_randomness, training_loss
+from ..training_steps import (
+    LARGEST_GRADIENT_NORM,
+    distillation_of,
+    do_nothing,
+    one_cycle,
+    private_randomness,
+    training_loss,
+)
 from .networks import Choice, SharedNetworks
 from .weights import Supernet
 
@@ -84,7 +92,7 @@ class _SupernetSteps(Generic[Choice]):
             supernet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
 
-    def step(self, inputs: Tensor, targets: Tensor, taught: Taught | None) -> Tensor:
+    def step(self, inputs: Tensor, targets: Targets, taught: Taught | None) -> Tensor:
         """Make one step; return the mean loss of its networks, which is on the device still."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * one_cycle((self._done + 0.5) / self._total)
@@ -98,7 +106,7 @@ class _SupernetSteps(Generic[Choice]):
                 loss = training_loss(self._task, self._settings, outputs, targets, taught)
                 softened = outputs.detach() if networks.are_nested else None
             else:
-                loss = distillation_loss(outputs, targets, softened, self._settings.temperature)
+                loss = distillation_of(self._task, self._settings, outputs, targets, softened)
             # the mean, so that gradients are clipped at the norm that holds for one network
             loss = loss / len(choices)
             loss.backward()  # type: ignore[no-untyped-call]

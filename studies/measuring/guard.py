@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from ...errors import CandidateFailure, KaruiError, TaskError
-from ...spaces.task import Pairs, Task
+from ...spaces.batches import Pairs, is_held_in_memory
+from ...spaces.task import Task
 
 
 def guarded(task: Task) -> Task:
@@ -32,7 +33,7 @@ def guarded(task: Task) -> Task:
 
 def _guarded_data(split: Pairs, name: str) -> Pairs:
     # Tensors in memory cannot fail on one sample only, and are sliced whole by whoever knows their type.
-    return split if isinstance(split, (TensorDataset, _GuardedData)) else _GuardedData(split, name)
+    return split if is_held_in_memory(split) or isinstance(split, _GuardedData) else _GuardedData(split, name)
 
 
 class _GuardedData(Dataset[tuple[Tensor, ...]]):
@@ -41,6 +42,7 @@ class _GuardedData(Dataset[tuple[Tensor, ...]]):
     def __init__(self, split: Pairs, name: str) -> None:
         self._split = split
         self._name = name
+        self.where = f"Task({name}=...)"
         self._shape = tuple(split[0][0].shape)
 
     def __len__(self) -> int:
@@ -79,4 +81,5 @@ def _guarded_function(function: Callable[..., Any], name: str) -> Callable[..., 
         except Exception as error:
             raise CandidateFailure("recovery", f"the task's {name} raised {type(error).__name__}: {error}") from error
 
+    call.guards = function  # type: ignore[attr-defined]  # by which a loss that is known is still told
     return call

@@ -291,7 +291,7 @@ def test_distillation_is_the_softened_divergence(student: list[float], teacher: 
     pairs = zip(softened(teacher), softened(student), strict=True)
     expected = 16.0 * sum(of_teacher * math.log(of_teacher / of_student) for of_teacher, of_student in pairs)
     outputs, taught = torch.tensor([student]).double(), torch.tensor([teacher]).double()
-    value = distillation_loss(outputs, torch.tensor([1]), taught, temperature=4.0)
+    value = distillation_loss(outputs, torch.tensor([1]), taught, temperature=4.0, are_logits=True)
     assert value.item() == pytest.approx(expected, abs=1e-6)
 
 
