@@ -18,7 +18,7 @@ from .supernet.axes import SharingAxes, SharingAxis
 from .task import Task
 from .task_digest import task_digest
 
-BUILD_VERSION = 3
+BUILD_VERSION = 4
 """Raised when a change of the code changes the networks that the same settings give."""
 
 AWARE_VERSION = 2

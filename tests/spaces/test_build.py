@@ -225,7 +225,7 @@ def test_another_study_of_the_same_task_finds_what_was_trained(
 
 
 KEPT = {
-    "version": 3,
+    "version": 4,
     "seed": 5,
     "settings": {
         "epochs": 2,
