@@ -49,8 +49,8 @@ def _unwrapped(module: nn.Module, name: str, told: list[str], known: dict[nn.Mod
         return known[module]
     changed = {
         child_name: plain
-        for child_name, child in module.named_children()
-        if (plain := _unwrapped(child, f"{name}.{child_name}", told, known)) is not child
+        for child_name, child in module._modules.items()
+        if child is not None and (plain := _unwrapped(child, f"{name}.{child_name}", told, known)) is not child
     }
     is_compiled = module.__dict__.get("_compiled_call_impl") is not None
     known[module] = module

@@ -104,13 +104,16 @@ class Task:
         model, told = plain_model(self.model)
         if model is not self.model:
             object.__setattr__(self, "model", model)
+        converted: list[str] = []
         in_half = any("float32 is what is made light" in sentence for sentence in told)
         for name in ("train", "validation", "test", "calibration"):
             split = getattr(self, name)
             taken = None if split is None else in_float32(split, model_was_converted=in_half)
             if taken is not split:
                 object.__setattr__(self, name, taken)
-                told.append(f"the inputs of the {name} data are read as float32")
+                converted.append(name)
+        if converted:
+            told.append(f"the inputs of the {', '.join(converted)} data are read as float32")
         for sentence in told:
             warnings.warn(f"Task: {sentence}", stacklevel=4)
 
