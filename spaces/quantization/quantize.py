@@ -54,7 +54,7 @@ def quantize(
     learned: LearnedGrids | None = None,
     sensitivity: Path | None = None,
     zeroing: Zeroing | None = None,
-    note: Note = untold,  # noqa: ARG001
+    note: Note = untold,
 ) -> QuantizationReach:
     """Quantize a float32 ONNX file; weights of zero stay zero.
 
@@ -86,7 +86,7 @@ def quantize(
     try:
         given = set(learned.weights_of(model))
         bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity, given)
-        model = _quantize(model, reached, bits, inputs, settings, learned, zeroing, with_activations)
+        model = _quantize(model, reached, bits, inputs, settings, learned, zeroing, with_activations, note)
         _check_result(model, inputs[:_PROBES])
     except RUNTIME_ERRORS as error:
         raise CandidateFailure(STAGE, f"{type(error).__name__}: {error}") from error
@@ -158,6 +158,7 @@ def _quantize(
     learned: LearnedGrids,
     zeroing: Zeroing | None,
     with_activations: bool,
+    note: Note,
 ) -> onnx.ModelProto:
     """Return the quantized model; the given one is changed."""
     before = copy_if_normalized(model, settings)
@@ -171,7 +172,7 @@ def _quantize(
         replace_weights(after, weights)
         correct_normalization(model, after, before, inputs)
     if with_activations:
-        return quantize_weights_and_activations(model, weights, inputs, settings, learned.activations)
+        return quantize_weights_and_activations(model, weights, inputs, settings, learned.activations, note)
     quantize_weights(model, weights, layers)
     return model
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import QuantType
 
-from .activation_ranges import BATCH, activation_grids, float_activations, within_activation_functions
+from ..notes import Note, untold
+from .activation_ranges import activation_grids, float_activations, within_activation_functions
+from .insertion import Spared, float_products, insert_grids
 from .layers import LAYER_OPERATORS, Layer, find_layers
 from .learned import ActivationGrid
+from .recorded import extremes_of, is_finite, record
 from .rounding import RoundedWeight, replace_weights
 from .settings import QuantizationSettings
+from .sparing import spare
+from .telling import ENDLESS, tell_spared
+from .unfit import unfit_nodes
 
 QUANTIZED_OPERATORS = (
     *LAYER_OPERATORS,
@@ -50,24 +45,13 @@ QUANTIZED_OPERATORS = (
 ``HardSwish``, ``BatchNormalization`` and ``ReduceMean`` have no such kernel, ``Softmax`` loses too much."""
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Hands calibration inputs to the runtime, a batch at a time."""
-
-    def __init__(self, input_name: str, inputs: np.ndarray) -> None:
-        starts = range(0, len(inputs), BATCH)
-        self._feeds = iter([{input_name: inputs[start : start + BATCH]} for start in starts])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next feed, None after the last."""
-        return next(self._feeds, None)
-
-
 def quantize_weights_and_activations(
     model: onnx.ModelProto,
     weights: dict[str, RoundedWeight],
     calibration: np.ndarray,
     settings: QuantizationSettings,
     activations: Mapping[str, ActivationGrid],
+    note: Note = untold,
 ) -> onnx.ModelProto:
     """Return the QDQ model: signed int8 weights within their bits, unsigned activations.
 
@@ -80,36 +64,37 @@ def quantize_weights_and_activations(
             of no tensor of the model are passed over, and so are tensors that take the grid of the one they are moved
             from, as the output of a MaxPool does.
     """
-    reached = {layer.node_name for layer in find_layers(model) if layer.weight_name in weights}
     overrides = _replace_weights(model, weights)
+    layers = [layer for layer in find_layers(model) if layer.weight_name in weights]
     # of the rounded network: with its biases, corrected for that, the float weights would give other activations
+    known = float_activations(model)
+    extremes = extremes_of(model, known, calibration)
     grids = {**activation_grids(model, calibration, settings.activation_ranges), **activations}
     overrides |= _activation_overrides(model, grids)
-    excluded = [node.name for node in model.graph.node if node.op_type in LAYER_OPERATORS and node.name not in reached]
-    # The mark of onnxruntime's own pre-processing; ours is the exporter's folding and remove_identities.
-    mark = model.metadata_props.add()
-    mark.key, mark.value = "onnx.quant.pre_process", "karui"
-    with tempfile.TemporaryDirectory(prefix="karui-quantize-") as folder, _quiet():
-        float_file, quantized_file = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
-        onnx.save(model, float_file)
-        quantize_static(
-            float_file,
-            quantized_file,
-            _Batches(model.graph.input[0].name, calibration),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTIZED_OPERATORS),
-            nodes_to_exclude=excluded,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            # The runtime may still raise a weight's scale where a large bias would overflow int32. That keeps the
-            # integers within their bits and zeros at zero, so it is left on.
-            extra_options={"TensorQuantOverrides": overrides},
+    endless = frozenset(name for name, ends in extremes.items() if not is_finite(ends))
+    unfit = unfit_nodes(model)
+    start = Spared(endless | float_products(model), frozenset(unfit))
+    finite = {name: ends for name, ends in extremes.items() if name not in endless}
+
+    def insert(spared: Spared) -> onnx.ModelProto:
+        return insert_grids(
+            model, weights, layers, overrides=overrides, extremes=finite, operators=QUANTIZED_OPERATORS, spared=spared
         )
-        quantized = onnx.load(quantized_file)
-    del quantized.metadata_props[:]
-    return quantized
+
+    tensors = record(model, _watched(model, known), calibration)
+    file = spare(model, insert, start, tensors, trained=set(activations))
+    reasons = {**dict.fromkeys(endless, ENDLESS), **unfit, **file.reasons}
+    tell_spared(model, file, reasons, QUANTIZED_OPERATORS, note)
+    return file.model
+
+
+def _watched(model: onnx.ModelProto, known: set[str]) -> set[str]:
+    """Return the tensors that may get a grid, and the outputs."""
+    touched = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type in QUANTIZED_OPERATORS:
+            touched.update((*node.input, *node.output))
+    return touched & (known | {value.name for value in model.graph.output})
 
 
 def has_int8_kernel(model: onnx.ModelProto, layer: Layer) -> bool:
@@ -145,24 +130,3 @@ def _activation_overrides(
     }
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence onnxruntime.quantization, which talks through the root logger and prints."""
-    root, runtime = logging.getLogger(), logging.getLogger("onnxruntime")
-    level = runtime.level
-    # Without a handler, the first logging.warning() would install one for good.
-    handler = logging.NullHandler()
-    root.addHandler(handler)
-    root.addFilter(_reject)
-    runtime.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        runtime.setLevel(level)
-        root.removeFilter(_reject)
-        root.removeHandler(handler)
-
-
-def _reject(_record: logging.LogRecord) -> bool:
-    return False

@@ -22,7 +22,7 @@ from torch import nn
 
 from karui.errors import CandidateFailure
 from karui.spaces.export import export_onnx
-from karui.spaces.quantization import static
+from karui.spaces.quantization import insertion
 from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.layers import find_layers
 from karui.spaces.quantization.quantize import QuantizationReach, quantize
@@ -456,6 +456,6 @@ def test_a_bug_is_not_taken_for_a_bad_candidate(
     def broken(*_arguments: object, **_options: object) -> None:
         raise bug("a bug")
 
-    monkeypatch.setattr(static, "quantize_static", broken)
+    monkeypatch.setattr(insertion, "QDQQuantizer", broken)
     with pytest.raises(bug, match="a bug"):
         quantize(float_file, tmp_path / "q", BitChoice(4, 8), calibration=images)
