@@ -98,7 +98,7 @@ def insert_grids(
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
-    rounded = quantizer.model.model
+    rounded: onnx.ModelProto = quantizer.model.model
     del rounded.metadata_props[:]
     del rounded.graph.value_info[:]
     _give_float(rounded, spared.tensors)

@@ -52,8 +52,9 @@ def noise_of(reference: np.ndarray, answer: np.ndarray) -> Noise:
 def noise_by_channel(reference: np.ndarray, answer: np.ndarray) -> Noise:
     """Return the noise of each channel, taking the second axis and the last for what numbers the channels.
 
-    What differs from place to place is signal too. Channels that are always zero, as far as float32 tells, are left
-    out.
+    What differs from place to place is signal too. Every channel stands there twice: with its powers, which a few
+    large values may make up, and with the squares of its mean absolute deviation and error. Channels that are always
+    zero, as far as float32 tells, have no error.
     """
     if reference.ndim < 2:
         return noise_of(reference, answer)
@@ -61,11 +62,21 @@ def noise_by_channel(reference: np.ndarray, answer: np.ndarray) -> Noise:
     for axis in sorted({1, reference.ndim - 1}):
         if reference.shape[axis] <= MOST_CHANNELS:
             rows = [np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1, 1) for values in (reference, answer)]
-            found.append(_noise(*rows))
+            found += [_noise(*rows), _absolute_noise(*rows)]
     return Noise(
         np.concatenate([each.signal for each in found] or [np.zeros(0)]),
         np.concatenate([each.error for each in found] or [np.zeros(0)]),
     )
+
+
+def _absolute_noise(reference: np.ndarray, answer: np.ndarray) -> Noise:
+    """Return :func:`_noise` with the square of the mean absolute value for the mean square."""
+    right = reference.astype(np.float64)
+    power = np.square(np.abs(right).mean(axis=(1, 2)))
+    signal = np.square(np.abs(right - right.mean(axis=1, keepdims=True)).mean(axis=(1, 2)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.square(np.abs(answer - right).mean(axis=(1, 2)))
+    return _checked(power, signal, error)
 
 
 def _noise(reference: np.ndarray, answer: np.ndarray) -> Noise:
@@ -73,9 +84,13 @@ def _noise(reference: np.ndarray, answer: np.ndarray) -> Noise:
     right = reference.astype(np.float64)
     power = np.square(right).mean(axis=(1, 2))
     signal = right.var(axis=1).mean(axis=1)
-    signal = np.where(signal > _CONSTANT * power, signal, power)
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.square(answer - right).mean(axis=(1, 2))
+    return _checked(power, signal, error)
+
+
+def _checked(power: np.ndarray, signal: np.ndarray, error: np.ndarray) -> Noise:
+    signal = np.where(signal > _CONSTANT * power, signal, power)
     error = np.where(np.isfinite(error), error, np.inf)
     dead = power <= _DEAD * power.max(initial=0.0)
     return Noise(signal, np.where(dead & np.isfinite(error), 0.0, error))

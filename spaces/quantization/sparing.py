@@ -77,7 +77,7 @@ class _Search:
         for name, answer in segments.run(self.tensors).items():
             if self._noise(name, answer) < self._least(name):
                 found, reason = self._cause(segments, name, more)
-                self.reasons |= {each: reason for each in (*found.tensors, *found.nodes)}
+                self.reasons |= dict.fromkeys((*found.tensors, *found.nodes), reason)
                 more |= found
         return more
 
@@ -172,5 +172,3 @@ def spare(
             break
         spared |= more
     return SparedFile(model, spared, search.reasons, worst_output(model, tensors).worst_db)
-
-

@@ -128,5 +128,3 @@ def _activation_overrides(
         for name, grid in within_activation_functions(model, grids).items()
         if name in known
     }
-
-

@@ -42,6 +42,6 @@ def tell_spared(
         note(f"computed in float32 beside 8-bit activations, since {reason}: {', '.join(names[:MOST_NAMED])}{more}")
     if file.worst_output_db < LEAST_WHOLE_DB:
         note(
-            f"8-bit activations leave the worst channel of the outputs {file.worst_output_db:.0f} dB of signal to noise "
-            f"on calibration inputs, below {LEAST_WHOLE_DB:.0f} dB, though no single operator is to blame"
+            f"8-bit activations leave the worst channel of the outputs {file.worst_output_db:.0f} dB of signal to "
+            f"noise on calibration inputs, below {LEAST_WHOLE_DB:.0f} dB, though no single operator is to blame"
         )

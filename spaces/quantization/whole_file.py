@@ -136,7 +136,9 @@ def _with_switches(network: onnx.ModelProto, grids: Mapping[str, ActivationGrid]
         changed.graph.node.extend(
             [
                 helper.make_node("QuantizeLinear", [source, scale.name, zero_point.name], [f"{name}#integers"]),
-                helper.make_node("DequantizeLinear", [f"{name}#integers", *[scale.name, zero_point.name]], [f"{name}#near"]),
+                helper.make_node(
+                    "DequantizeLinear", [f"{name}#integers", *[scale.name, zero_point.name]], [f"{name}#near"]
+                ),
                 helper.make_node("Where", [f"{name}#rounded", f"{name}#near", source], [target]),
             ]
         )
