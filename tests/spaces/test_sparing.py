@@ -51,7 +51,8 @@ class Attention(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         queries, keys, values = self.projected(inputs).chunk(3, -1)
         scores = 3 * queries @ keys.transpose(1, 2) / 4 + self.mask(inputs)
-        return self.last(scores.softmax(-1) @ values)
+        found: Tensor = self.last(scores.softmax(-1) @ values)
+        return found
 
 
 class Detector(nn.Module):
