@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CandidateFailure
+from .identities import remove_identities as remove_identities
 from .known_shapes import fold_known_shapes
 from .lengths import Varying, check_varying, other_lengths, own_varying
 from .onnx_file import constants_to_initializers, names_in_subgraphs, open_session, read_model, write_model
@@ -21,6 +22,7 @@ from .padding import fuse_padding
 from .parametrizations import fold_parametrizations
 from .quiet import quiet
 from .running import outputs_of
+from .symbolics import register_symbolics
 
 OPSET = 18
 """The set of operators of every file, which runtimes know since early 2023 (onnxruntime 1.14)."""
@@ -33,12 +35,14 @@ PARITY_SAMPLES = 8
 
 _STAGE = "export"
 
+_BATCH_SIZE = ", not of another size: is it read as a number, as by len(x)? x.shape[0] is followed"
+
 _TRACING = threading.Lock()
 """Held while torch's exporter runs, which cannot do so in two threads at once."""
 
 
 def export_onnx(network: nn.Module, example: Tensor, path: Path, *, varying: Varying | None = None) -> None:
-    """Write a network as one ONNX file and check, on two batch sizes, that the file computes the same.
+    """Write a network as one ONNX file and check, on two batch sizes and several batches, that it computes the same.
 
     The caller's network is left as it is: a copy is exported, on the CPU and in evaluation mode, its parametrizations
     folded. So is the example, even where the network changes its input in place.
@@ -63,9 +67,8 @@ def export_onnx(network: nn.Module, example: Tensor, path: Path, *, varying: Var
     check_varying(varying or {}, example)
     module = _evaluation_copy(network)
     example = example.detach().cpu()
-    # The rows are rolled so that a graph that ignores its input cannot pass on the second batch by chance.
-    other = torch.cat([example, example[:1]]).roll(1, dims=0)
-    expected = [(batch, _torch_output(module, batch)) for batch in (example, other)]
+    expected = [(batch, _torch_output(module, batch)) for batch in _batches_to_compare(example)]
+    expected += _answered(module, _unlike(example))
     free = own_varying(example) if varying is None else varying
     if free:
         try:
@@ -90,7 +93,7 @@ def _file_of(module: nn.Module, expected: list[tuple[Tensor, np.ndarray]], varyi
     fuse_padding(model)
     _check(model)
     for batch, wanted in expected:
-        _check_parity(model, batch.numpy(), wanted)
+        _check_parity(model, batch.numpy(), wanted, hint="" if len(batch) == len(example) else _BATCH_SIZE)
     for how, batch, answer in answers:
         if answer is not None:
             _check_parity(model, batch.numpy(), answer, f" with {how}")
@@ -100,6 +103,27 @@ def _file_of(module: nn.Module, expected: list[tuple[Tensor, np.ndarray]], varyi
         names = " or ".join(varying.values())
         raise CandidateFailure(_STAGE, f"the network takes no other number of {names} than it was shown")
     return model
+
+
+def _batches_to_compare(example: Tensor) -> list[Tensor]:
+    """Return the example, one row more, and each other row in front, which a network may branch on."""
+    # The rows are rolled so that a graph that ignores its input cannot pass on the second batch by chance.
+    longer = torch.cat([example, example[:1]]).roll(1, dims=0)
+    return [example, longer, *(example.roll(-row, dims=0) for row in range(1, min(len(example), PARITY_SAMPLES)))]
+
+
+def _unlike(example: Tensor) -> list[Tensor]:
+    """Return batches unlike the example, on which a network that branches on values may take another branch."""
+    return [-example, torch.zeros_like(example)] if example.is_floating_point() else []
+
+
+def _answered(module: nn.Module, batches: list[Tensor]) -> list[tuple[Tensor, np.ndarray]]:
+    """Return those batches that the network answers, with its answers."""
+    answered = []
+    for batch in batches:
+        with contextlib.suppress(CandidateFailure):
+            answered.append((batch, _torch_output(module, batch)))
+    return answered
 
 
 def _at_other_lengths(
@@ -121,46 +145,6 @@ def _varying_axes(shapes: set[tuple[int, ...]]) -> dict[int, str]:
     if len(ranks) > 1:
         raise CandidateFailure(_STAGE, "the number of the output's axes depends on the length of the input")
     return {axis: f"output_{axis}" for axis, sizes in enumerate(zip(*shapes, strict=True), 1) if len(set(sizes)) > 1}
-
-
-def remove_identities(model: onnx.ModelProto) -> None:
-    """Give every consumer of an ``Identity`` the tensor behind it, in place; names of graph outputs stay.
-
-    The exporter keeps one of several equal initializers and reaches it through ``Identity``, which hides weights
-    from a quantizer that looks for initializers.
-    """
-    graph = model.graph
-    outputs = {value.name for value in graph.output}
-    fixed = outputs | names_in_subgraphs(model)
-    produced = {name for node in graph.node for name in node.output}
-    renamed: dict[str, str] = {}
-    kept = []
-    for node in graph.node:
-        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx"):
-            kept.append(node)
-            continue
-        source, target = _final_name(node.input[0], renamed), node.output[0]
-        if target not in fixed:
-            renamed[target] = source
-        elif target in outputs and source in produced and source not in fixed:
-            # The producer takes the output's name, and so does whoever else reads it.
-            renamed[source] = target
-        else:
-            kept.append(node)
-    for node in kept:
-        for names in (node.input, node.output):
-            for position, name in enumerate(names):
-                names[position] = _final_name(name, renamed)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del graph.node[:]
-    graph.node.extend(copies)
-    del graph.value_info[:]
-
-
-def _final_name(name: str, renamed: dict[str, str]) -> str:
-    while name in renamed:
-        name = renamed[name]
-    return name
 
 
 def _evaluation_copy(network: nn.Module) -> nn.Module:
@@ -200,6 +184,7 @@ def _torch_output(module: nn.Module, batch: Tensor) -> np.ndarray:
 def _trace(module: nn.Module, example: Tensor, varying: Varying, of_output: Varying) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="karui-export-") as folder, _TRACING, quiet():
         traced = Path(folder) / "traced.onnx"
+        register_symbolics(OPSET)
         try:
             torch.onnx.export(
                 module,
@@ -228,12 +213,14 @@ def _check(model: onnx.ModelProto) -> None:
         raise CandidateFailure(_STAGE, f"the exported graph is not valid ONNX: {error}") from error
 
 
-def _check_parity(model: onnx.ModelProto, batch: np.ndarray, expected: np.ndarray, how: str = "") -> None:
+def _check_parity(
+    model: onnx.ModelProto, batch: np.ndarray, expected: np.ndarray, how: str = "", hint: str = ""
+) -> None:
     of_what = f"on a batch of {len(batch)}{how}"
     try:
         output = _run(model, batch)
     except Exception as error:  # the runtime's own exceptions share no base class below Exception
-        raise CandidateFailure(_STAGE, f"the file fails {of_what}: {error}") from error
+        raise CandidateFailure(_STAGE, f"the file fails {of_what}{hint}: {error}") from error
     if output.shape != expected.shape:
         raise CandidateFailure(
             _STAGE,

@@ -122,6 +122,11 @@ class Task:
         """Shape of one input, without the batch axis."""
         return tuple(self.train[0][0].shape)
 
+    @property
+    def input_type(self) -> str:
+        """Type of the numbers of an input, as numpy calls it; that of the file's input."""
+        return str(self.train[0][0].dtype).removeprefix("torch.")
+
     def calibration_batch(self, samples: int) -> Tensor:
         """Return inputs spread over the calibration data, shape (min(samples, available), *input_shape).
 

@@ -58,7 +58,7 @@ def check_accuracy(bundle: Path, config: BundleConfig, data: dict[str, NDArray[A
             f"the task's metric{metric} is not known to be the share of rows whose largest output is the target class, "
             "and it is not in the bundle",
         )
-    inputs, targets = np.asarray(data["inputs"], dtype=np.float32), data["targets"]
+    inputs, targets = _of_type(data["inputs"], task.input_type), data["targets"]
     _check_data(inputs, targets, task.input_shape)
     try:
         outputs = run_inputs(Runner(bundle / "model.onnx", stage="verify"), inputs)
@@ -96,6 +96,25 @@ def wilson_interval(right: int, rows: int) -> tuple[float, float]:
     half = _Z * math.sqrt(share * (1 - share) / rows + square / (4 * rows)) / (1 + square)
     # Where none or all are right the share itself is an end, which rounding may miss.
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
+
+
+def _of_type(inputs: NDArray[Any], wanted: str) -> NDArray[Any]:
+    """Return the inputs in the type that the file takes.
+
+    Raises:
+        KaruiError: Where whole numbers are wanted and others come.
+    """
+    kind = np.dtype(wanted)
+    fitted: NDArray[Any] = np.asarray(inputs).astype(kind)
+    if not np.issubdtype(kind, np.floating) and not np.array_equal(fitted, inputs):
+        raise KaruiError(
+            "the data are not inputs of this model",
+            where="--data: inputs",
+            expected=f"numbers that {wanted} can hold",
+            got=f"others, in {inputs.dtype}",
+            remedy="prepare them as MODEL_CARD.md says",
+        )
+    return fitted
 
 
 def _check_data(inputs: NDArray[Any], targets: NDArray[Any], input_shape: list[int]) -> None:

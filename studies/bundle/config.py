@@ -44,6 +44,7 @@ class TaskOfBundle(BaseModel):
     metric: str = Field(description="What the metric is called.")
     top1: bool = Field(description="Whether it is the share of rows whose largest output is the target class.")
     input_shape: list[int] = Field(description="Shape of one input, without the batch axis.")
+    input_type: str = Field(default="float32", description="Type of the numbers of an input, as numpy calls it.")
     preprocessing: dict[str, Any] | str | None = Field(description="How raw data become inputs, as the task tells it.")
     labels: list[str] = Field(description="Names of the outputs, in their order.")
 

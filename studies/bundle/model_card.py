@@ -50,7 +50,7 @@ def _inputs(config: dict[str, Any]) -> list[str]:
     if task is None:
         return [f"**Inputs** are prepared just as for the float32 model{_one_by_one(config)}."]
     shape = " x ".join(map(str, task["input_shape"])) or "one number"
-    lines = [f"**Inputs**: float32, one of shape {shape} a row{_one_by_one(config)}."]
+    lines = [f"**Inputs**: {task['input_type']}, one of shape {shape} a row{_one_by_one(config)}."]
     given = task["preprocessing"]
     if given is None:
         return [*lines, "The task does not say how raw data become inputs: just as for the float32 model."]

@@ -39,6 +39,7 @@ class TaskPaper:
         input_shape: Shape of one input, without the batch axis.
         preprocessing: How raw data become inputs, as the task tells it.
         labels: Names of the outputs, in their order; none where the task gives none.
+        input_type: Type of the numbers of an input, as numpy calls it.
     """
 
     metric: str
@@ -46,6 +47,7 @@ class TaskPaper:
     input_shape: tuple[int, ...]
     preprocessing: dict[str, Any] | str | None = None
     labels: tuple[str, ...] = field(default=())
+    input_type: str = "float32"
 
 
 def write_samples(task: Task, files: Sequence[Path], folder: RunFolder) -> None:
@@ -66,7 +68,12 @@ def write_samples(task: Task, files: Sequence[Path], folder: RunFolder) -> None:
     from ...spaces.task import top1_accuracy
 
     paper = TaskPaper(
-        task.metric_name, task.metric is top1_accuracy, task.input_shape, _plain(task.preprocessing), tuple(task.labels)
+        task.metric_name,
+        task.metric is top1_accuracy,
+        task.input_shape,
+        _plain(task.preprocessing),
+        tuple(task.labels),
+        task.input_type,
     )
     write_atomically(folder.deploy / "task.json", json.dumps(asdict(paper), indent=2, ensure_ascii=False).encode())
     given = _sample_inputs(task)

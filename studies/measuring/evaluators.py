@@ -173,8 +173,8 @@ class StudyEvaluators:
 
     def _like_the_study(self, real: NDArray[Any]) -> NDArray[Any]:
         """Return the inputs that the study wants latency to be measured with."""
-        if self._spec.latency.inputs == "real":
-            return real
+        if self._spec.latency.inputs == "real" or not np.issubdtype(real.dtype, np.floating):
+            return real  # what is drawn would be no token, or no truth value
         drawn: NDArray[Any] = np.random.default_rng(0).normal(size=real.shape).astype(real.dtype)
         return drawn
 

@@ -67,7 +67,10 @@ def main():
     if len(sys.argv) > 2 or (len(sys.argv) == 1 and samples is None):
         return fault("usage: python run.py INPUTS.npy")
     arrays = read(sys.argv[1] if len(sys.argv) == 2 else HERE / samples["file"])
-    inputs = np.ascontiguousarray(arrays["inputs"], dtype=np.float32)
+    kind = np.dtype(task.get("input_type", "float32"))
+    inputs = np.ascontiguousarray(arrays["inputs"].astype(kind))
+    if not np.issubdtype(kind, np.floating) and not np.array_equal(inputs, arrays["inputs"]):
+        return fault(f"inputs that {kind} can hold expected, got others in {arrays['inputs'].dtype}")
     if task["input_shape"] is not None and list(inputs.shape[1:]) != task["input_shape"]:
         return fault(f"inputs of shape (n, {str(task['input_shape'])[1:-1]}) expected, got {inputs.shape}")
     outputs = run(inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -185,3 +186,43 @@ def test_removing_identities_changes_no_output(name: str) -> None:
     left = sum(node.op_type == "Identity" for node in model.graph.node)
     needed = name in ("input as output", "weight as output", "two outputs of one tensor", "output into output")
     assert left == (1 if needed else 0) < max(identities, 2)
+
+
+class Branching(nn.Module):
+    """Does one thing or another, by a value of its input."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * 2.0 if float(inputs[0, 0]) > 0 else inputs - 3.0
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.1])
+def test_a_network_that_branches_on_values_is_refused(low: float, tmp_path: Path) -> None:
+    """By other rows in front where the rows differ, by other values where all of them take one branch."""
+    example = torch.tensor([[1.0, 2.0], [low, 1.0], [3.0, 1.0]])
+    with pytest.raises(CandidateFailure, match="parity"):
+        export_onnx(Branching(), example, tmp_path / "never.onnx")
+
+
+def test_a_batch_size_that_was_read_as_a_number_is_told(tmp_path: Path) -> None:
+    class Token(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return torch.cat([torch.ones(1, 1, 3).expand(len(inputs), -1, -1), inputs], dim=1)
+
+    with pytest.raises(CandidateFailure, match=r"not of another size: is it read as a number, as by len\(x\)"):
+        export_onnx(Token(), torch.randn(3, 2, 3), tmp_path / "never.onnx")
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 8)])
+@pytest.mark.parametrize("options", [{}, {"eps": 0.5}, {"elementwise_affine": False}])
+def test_the_norm_of_root_mean_squares_is_exported(
+    shape: tuple[int, ...], options: dict[str, Any], tmp_path: Path
+) -> None:
+    network = nn.RMSNorm(shape, **options)
+    if network.weight is not None:
+        nn.init.uniform_(network.weight)
+    export_onnx(network, torch.randn(2, 4, 8), tmp_path / "norm.onnx")
+    inputs = np.random.default_rng(0).normal(size=(3, 4, 8)).astype(np.float32)
+    axes = tuple(range(-len(shape), 0))
+    root = np.sqrt((inputs**2).mean(axis=axes, keepdims=True) + options.get("eps", np.finfo(np.float32).eps))
+    weight = 1.0 if network.weight is None else network.weight.detach().numpy()
+    np.testing.assert_allclose(run_file(tmp_path / "norm.onnx", inputs), inputs / root * weight, atol=1e-5)

@@ -334,13 +334,16 @@ def test_certification_leaves_inputs_of_the_test_split_and_what_the_file_answers
     write_samples(task, [file], folder)
     arrays = read_samples(folder, file, file_digest(file))
     assert arrays is not None
-    rows = np.arange(MOST_SAMPLES) * 40 // MOST_SAMPLES
+    rows = arrays["inputs"][:, 0].astype(int) // 4
+    parts = np.arange(MOST_SAMPLES + 1) * 40 // MOST_SAMPLES
+    assert ((parts[:-1] <= rows) & (rows < parts[1:])).all()
     np.testing.assert_array_equal(arrays["inputs"], np.arange(160.0, dtype=np.float32).reshape(40, 4)[rows])
     np.testing.assert_allclose(arrays["outputs"], 3 * arrays["inputs"])
     assert arrays["targets"].tolist() == (rows % 4).tolist()
     paper = read_task_paper(folder)
     assert paper is not None
     assert (paper.metric, paper.top1, paper.input_shape) == ("hits", True, (4,))
+    assert paper.input_type == "float32"
     assert (paper.preprocessing, paper.labels) == ("as it is", ("a", "b", "c", "d"))
     assert {path.name for path in (tmp_path / "deploy").iterdir()} == {"task.json", "p01-aa.npz"}
     assert read_samples(folder, file, "0" * 64) is None, "of another file"
