@@ -86,16 +86,23 @@ def _depths(space: SearchSpace, task: Task) -> Iterator[str]:
     example = task.calibration_batch(2)
     blocks = droppable_blocks(task.model, example)
     if not blocks:
-        yield "none of the model's blocks can be dropped, as none repeats: depths of [students] change nothing"
+        try:
+            shallower(task.model, example, width=1.0, depth=depths[-1])
+        except CandidateFailure as failure:
+            yield f"none of the model's blocks can be dropped: {failure.reason}"
+        else:
+            yield "none of the model's blocks can be dropped, as none repeats: depths of [students] change nothing"
         return
     dropped = {depth: droppable_blocks(task.model, example, depth) for depth in depths}
     listed = ", ".join(f"{count or 'none'} at depth {depth:g}" for depth, count in dropped.items())
     yield f"{blocks} of the model's blocks can be dropped: {listed}"
     for depth in depths:
+        spared: list[str] = []
         try:
-            shallower(task.model, example, width=1.0, depth=depth)
+            shallower(task.model, example, width=1.0, depth=depth, note=spared.append)
         except CandidateFailure as failure:
             yield f"the model cannot be cut to depth {depth:g}: {failure.reason}"
+        yield from (f"at depth {depth:g}, {sentence}" for sentence in spared)
 
 
 def _resolutions(space: SearchSpace, task: Task) -> Iterator[str]:

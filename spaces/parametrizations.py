@@ -59,11 +59,6 @@ def fold_parametrizations(network: nn.Module) -> nn.Module:
     return folded
 
 
-def copied(network: nn.Module) -> nn.Module:
-    """Return a deep copy, also of a network that keeps computed tensors among its attributes, as the older hooks do."""
-    return copy_network(network)
-
-
 def _hooks(module: nn.Module) -> Iterator[WeightNorm | SpectralNorm | BasePruningMethod]:
     return (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _Hooks))
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from .architect import seed_of
 from .build_settings import BuildSettings
-from .candidate import Candidate, network_of
+from .candidate import Candidate, Student, network_of
 from .cells.axis import CellsAxis
 from .quantization.settings import QuantizationSettings
 from .supernet.axes import SharingAxes, SharingAxis
@@ -80,6 +80,8 @@ class StageKeys:
             described["zeroed"] = "attention too"  # its projections were left alone before
         if self._ties and network_of(candidate) != Candidate():
             described["shared"] = "kept"  # parameters came apart where channels were removed before
+        if network_of(candidate).removed_channels or isinstance(candidate.architecture, Student):
+            described["channels"] = "as masked"  # before, they were counted otherwise, and some were wired wrongly
         if (axis := self._sharing.of(candidate.architecture)) is not None:
             described["supernet"] = self.supernet(axis)
             if (epochs := self._settings.inherited()) != self._settings.epochs:

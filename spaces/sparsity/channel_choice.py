@@ -9,64 +9,96 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .channel_graph import TiedChannels
+
 KEPT_AT_LEAST = 0.1
 """Fraction of its channels that a layer keeps where layers compete: one that loses nearly all cuts the network off."""
 
 
 @dataclass(frozen=True)
 class RankedChannels:
-    """The channels of one group of tied layers, scored.
+    """What can go of one group of tied layers, scored.
 
     Args:
-        scores: Mean score of each position, shape (positions,); a position is one channel in every part.
-        parts: Into how many equal parts the channels fall, as those of a grouped convolution do.
+        scores: Score of each unit, lowest for what goes first, shape (units,); a unit is one channel, or several that
+            go together, as one of every part of a grouped convolution does.
+        parts: How many channels a unit is.
+        held: Channels that cannot go; the fraction is of the others.
     """
 
     scores: Tensor
     parts: int
+    held: int = 0
 
-    def positions_step(self, multiple: int) -> int:
-        """Return of what number the kept positions are a multiple, so that the channels are one of ``multiple``."""
+    @property
+    def channels(self) -> int:
+        """All channels, those that cannot go as well."""
+        return len(self.scores) * self.parts + self.held
+
+    def step(self, multiple: int) -> int:
+        """Return of what number the units that go are a multiple, so that channels are left in multiples."""
         return multiple // math.gcd(multiple, self.parts)
 
-    def weakest(self, kept_positions: int) -> list[int]:
-        """Return the channels to remove, ascending: the same positions in every part."""
-        positions = len(self.scores)
-        places = torch.argsort(self.scores, stable=True)[: positions - kept_positions].tolist()
-        return sorted(place + part * positions for place in places for part in range(self.parts))
+    def weakest(self, kept_units: int) -> list[int]:
+        """Return the numbers of the units that go, ascending."""
+        gone = torch.argsort(self.scores, stable=True)[: len(self.scores) - kept_units].tolist()
+        return sorted(gone)
 
 
-def rank_channels(scores: Tensor, parts: int) -> RankedChannels:
-    """Return the channels with their scores averaged over the parts; scores have the shape (channels,)."""
-    return RankedChannels(scores.reshape(parts, -1).mean(dim=0), parts)
+def rank_channels(scores: Tensor, tied: TiedChannels) -> RankedChannels:
+    """Return what can go of a group with the scores of its units, shape (units,)."""
+    parts = max(1, round(sum(tied.counts) / len(tied.counts)))
+    return RankedChannels(scores, parts, max(0, tied.channels - len(tied.counts) * parts))
 
 
 def kept_channels(channels: int, fraction: float, multiple: int) -> int:
-    """Return how many of the channels stay: see ``multiple`` of :func:`~.channels.remove_channels`."""
-    wanted = channels * (1.0 - fraction)
-    if channels < multiple:
-        return max(1, round(wanted))
-    # half a step is rounded down, with room for what 1 - fraction loses in floating point
-    steps = max(1, math.ceil(wanted / multiple - 0.5 - 1e-9)) if multiple > 1 else max(1, round(wanted))
-    return min(channels, steps * multiple)
+    """Return how many of the channels stay: see ``multiple`` of :func:`~.channels.remove_channels`; of two counts that
+    are as near, the lower."""
+    return _nearest(RankedChannels(torch.zeros(channels), 1), fraction, multiple)[0]
+
+
+def _nearest(group: RankedChannels, fraction: float, multiple: int) -> list[int]:
+    """Return the counts of units that are left nearest to the fraction, ascending: one, or two that are as near."""
+    units = len(group.scores)
+    wanted = group.held + units * group.parts * (1.0 - fraction)
+    counts = list(range(1, units + 1))
+    if group.channels >= multiple:
+        even = [count for count in counts if (group.held + count * group.parts) % multiple == 0]
+        counts = sorted({*even, units})
+    off = {count: abs(group.held + count * group.parts - wanted) for count in counts}
+    best = min(off.values())
+    # with room for what 1 - fraction loses in floating point
+    return [count for count in counts if off[count] <= best + 1e-9 * group.channels]
 
 
 def keep_by_layer(groups: Sequence[RankedChannels], fraction: float, multiple: int) -> list[int]:
-    """Return how many positions each group keeps where all lose the same fraction."""
-    return [kept_channels(len(group.scores), fraction, group.positions_step(multiple)) for group in groups]
+    """Return how many units each group keeps where all lose the same fraction.
+
+    Of two counts that are as near, it is the one that brings the fraction of all channels so far nearer.
+    """
+    kept = []
+    surplus = 0.0
+    for group in groups:
+        nearest = _nearest(group, fraction, multiple)
+        wanted = len(group.scores) * (1.0 - fraction)
+        offs = [(count - wanted) * group.parts for count in nearest]
+        number = min(range(len(offs)), key=lambda place: (abs(surplus + offs[place]), place))
+        surplus += offs[number]
+        kept.append(nearest[number])
+    return kept
 
 
 @dataclass(frozen=True, order=True)
 class _Step:
-    """Positions of one group that go together; ordered by what goes first."""
+    """Units of one group that go together; ordered by what goes first."""
 
     score: float
     group: int
-    positions: int
+    units: int
 
 
 def keep_globally(groups: Sequence[RankedChannels], fraction: float, multiple: int) -> list[int]:
-    """Return how many positions each group keeps where the channels of all groups compete.
+    """Return how many units each group keeps where the channels of all groups compete.
 
     Scores are divided by their group's mean: weights of layers of other widths are not of one size. The lowest go
     until the fraction of all channels is reached as nearly as steps of ``multiple`` allow. A group keeps at least
@@ -77,26 +109,26 @@ def keep_globally(groups: Sequence[RankedChannels], fraction: float, multiple: i
     removed = 0
     closed: set[int] = set()
     for step in sorted(step for number, group in enumerate(groups) for step in _steps(number, group, multiple)):
-        channels = step.positions * groups[step.group].parts
+        channels = step.units * groups[step.group].parts
         if step.group in closed or removed + channels / 2 > wanted + 1e-9:
             # a later step of this group may not go before this one
             closed.add(step.group)
             continue
         removed += channels
-        kept[step.group] -= step.positions
+        kept[step.group] -= step.units
     return kept
 
 
 def _steps(number: int, group: RankedChannels, multiple: int) -> list[_Step]:
-    """Return the steps in which a group may lose positions, its weakest first."""
+    """Return the steps in which a group may lose units, its weakest first."""
     scores = group.scores.double().sort(stable=True).values
     mean = float(scores.mean())
-    positions = len(scores)
-    step = group.positions_step(multiple) if positions >= group.positions_step(multiple) else 1
-    least = max(step, math.ceil(KEPT_AT_LEAST * positions - 1e-9))
+    units = len(scores)
+    step = group.step(multiple) if units >= group.step(multiple) else 1
+    least = max(step, math.ceil(KEPT_AT_LEAST * units - 1e-9))
     steps, start = [], 0
-    end = positions % step or step
-    while positions - end >= least:
+    end = units % step or step
+    while units - end >= least:
         score = float(scores[start:end].mean()) / (mean if mean > 0.0 else 1.0)
         steps.append(_Step(score, number, end - start))
         start, end = end, end + step

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
-from .bounded_graph import BoundedGraph
-from .channel_blocks import FixedChannels, block_pruners, traced_as_one
+from .labels import Indices, Labels, Place
+from .tracing import Split, Trace
 
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 
 OUTPUT = "makes the output"
-TIED_TO_OUTPUT = "tied to a layer that makes the output"
-SHUFFLED = "tied to a channel shuffle"
-ENDLESS = "tied to other layers without end, over axes that the network folds into each other"
 ONE_CHANNEL = "one channel, or one in each group"
 NOT_RUN = "not run on the example"
-IN_BLOCK = "in an attention, not of its channels"
+INPUTS = "tied to an input or a constant"
+
+Unit = dict[Place, Indices]
+"""What goes at once: positions along axes of parameters and buffers."""
 
 
 @dataclass(frozen=True)
@@ -31,160 +29,194 @@ class TiedChannels:
     """Layers whose channels go together.
 
     Args:
-        group: What narrows them, over all of their channels.
-        parts: Into how many equal parts the channels fall, because a grouped convolution, a grouped norm or the heads
-            of an attention are among the layers.
         layers: Names of the convolutions and linear layers that lose channels of their own.
+        channels: Channels of the first of them.
+        units: What can go, each at once; in the order of the first layer's channels.
+        counts: How many channels of the first layer each unit has, shape (units,).
+        is_split: Whether channels of theirs are split into parts somewhere, so that what goes together was a guess.
+        renamed: Whether numbers among the attributes of the modules that hold the layers, such as the number of heads,
+            follow what is removed.
     """
 
-    group: torch_pruning.Group
-    parts: int
     layers: tuple[str, ...]
+    channels: int
+    units: tuple[Unit, ...]
+    counts: tuple[int, ...]
+    is_split: bool = False
+    renamed: bool = False
 
-    @property
-    def channels(self) -> int:
-        """Channels of the first of the layers."""
-        return len(self.group[0].idxs)
+    def with_renaming(self) -> TiedChannels:
+        """Return the same layers, numbers among attributes following."""
+        return replace(self, renamed=True)
 
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """What of a network can be narrowed.
+    """What of a network can be narrowed, as far as its operators tell.
 
     Args:
-        graph: The dependency graph (Fang et al., CVPR 2023, arXiv:2301.12900), through which it is.
         tied: The groups of layers that can lose channels.
         layers: Names of all convolutions and linear layers, in the network's order.
         fixed: Why the others of them keep all of theirs, by name.
+        has_splits: Whether any channels are split into parts.
     """
 
-    graph: BoundedGraph
     tied: tuple[TiedChannels, ...]
     layers: tuple[str, ...]
     fixed: dict[str, str]
+    has_splits: bool
 
 
-def trace_channels(network: nn.Module, example: Tensor) -> ChannelGraph:
-    """Return what of a network can be narrowed; the network is left in evaluation mode, its parameters trainable.
+def trace_channels(network: nn.Module, example: Tensor, split: Split = "places") -> ChannelGraph:
+    """Return what of a network can be narrowed; the network is left in evaluation mode.
 
     Args:
         network: As it runs; for one with further outputs in training, such as auxiliary heads, those count as well.
         example: A batch of inputs, shape (n, *input_shape), by which the network is traced.
+        split: What goes together where channels are split into parts.
     """
     network.eval()
-    with_training_outputs = output_shapes(network, example) != output_shapes(network, example, as_in_training=True)
-    # tracing follows autograd, so a frozen network or a caller's no_grad would hide the graph
-    with torch.enable_grad(), warnings.catch_warnings(), traced_as_one(network):
-        warnings.simplefilter("ignore")
-        for parameter in network.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        graph = BoundedGraph()
-        graph.build_dependency(
-            network,
-            # a bare tensor would be tried as network(*example) first: one sample without its batch axis
-            example_inputs=(example,),
-            forward_fn=lambda network, inputs: _run(network, inputs[0], with_training_outputs),
-            customized_pruners=block_pruners(network),
-        )
-    return _sorted_out(network, graph)
+    labels = Labels(network)
+    trace = Trace(labels, split)
+    _tie_attentions(network, trace)
+    shapes = [shapes_of(network, example, as_in_training=in_training) for in_training in (False, True)]
+    for in_training in (False, True)[: 2 if shapes[0] != shapes[1] else 1]:
+        with torch.no_grad(), _every_operator_seen(), trace:
+            outputs = outputs_of(network, example, as_in_training=in_training)
+        trace.fix_all(outputs, OUTPUT)
+    return _grouped(network, trace)
 
 
-def output_shapes(network: nn.Module, example: Tensor, *, as_in_training: bool = False) -> list[tuple[int, ...]]:
-    """Return the shapes of all that the network returns, in evaluation mode or with its training's further outputs."""
+def outputs_of(network: nn.Module, example: Tensor, *, as_in_training: bool = False) -> list[Tensor]:
+    """Return all that the network returns, in evaluation mode or with its training's further outputs."""
+    with torch.random.fork_rng(devices=[]), _containers_in_training(network) if as_in_training else nullcontext():
+        torch.manual_seed(0)
+        outputs = network(example.detach().clone())  # which the network may change
+    return [output for output in torch.utils._pytree.tree_leaves(outputs) if isinstance(output, Tensor)]
+
+
+def shapes_of(network: nn.Module, example: Tensor, *, as_in_training: bool) -> list[tuple[int, ...]]:
+    """Return the shapes of all that the network returns."""
     with torch.no_grad():
-        return [tuple(output.shape) for output in _run(network, example, as_in_training)]
-
-
-def _run(network: nn.Module, example: Tensor, as_in_training: bool) -> list[Tensor]:
-    with _containers_in_training(network) if as_in_training else nullcontext():
-        outputs = network(example)
-    flat = torch.utils._pytree.tree_leaves(outputs)
-    return [output for output in flat if isinstance(output, Tensor)]
+        return [tuple(output.shape) for output in outputs_of(network, example, as_in_training=as_in_training)]
 
 
 @contextmanager
 def _containers_in_training(network: nn.Module) -> Iterator[None]:
     """Put the modules that hold others into training mode: they choose the outputs, and no layer's statistics move."""
     containers = [module for module in network.modules() if any(True for _ in module.children())]
-    with torch.random.fork_rng(devices=[]):
+    for module in containers:
+        module.training = True
+    try:
+        yield
+    finally:
         for module in containers:
-            module.training = True
-        try:
-            yield
-        finally:
-            for module in containers:
-                module.training = False
+            module.training = False
 
 
-def _sorted_out(network: nn.Module, graph: BoundedGraph) -> ChannelGraph:
-    output_layers = _output_layers(graph)
-    makers_of = _makers_of_channels(network, graph)
-    fixed = {name: NOT_RUN if maker is not None else IN_BLOCK for name, maker in makers_of.items()}
-    tied = []
-    for group, makers in graph.tied_groups(ROOTS):
-        layers = tuple(name for name, maker in makers_of.items() if maker in makers)
-        reason: str | None = ENDLESS
-        if group is not None:
-            members = TiedChannels(group, _parts(graph, group), layers)
-            reason = _why_fixed(members, not makers.isdisjoint(output_layers))
-            if reason is None:
-                tied.append(members)
-        for name in layers:
-            fixed[name] = OUTPUT if makers_of[name] in output_layers else reason or ""
-    unmoved = {name: reason for name, reason in fixed.items() if reason}
-    return ChannelGraph(graph, tuple(tied), tuple(makers_of), unmoved)
+@contextmanager
+def _every_operator_seen() -> Iterator[None]:
+    """Keep torch from running an attention as one operator of its own."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _makers_of_channels(network: nn.Module, graph: torch_pruning.DependencyGraph) -> dict[str, nn.Module | None]:
-    """Return, for each convolution and linear layer, what of the graph its channels are: itself, or its block.
-
-    None where it lies deeper in a block, and has channels of its own that the block does not show.
-    """
-    modules = dict(network.named_modules())
-    blocks = tuple(graph.CUSTOMIZED_PRUNERS)
-    makers: dict[str, nn.Module | None] = {}
-    for name, layer in modules.items():
-        if isinstance(layer, ROOTS):
-            holders = [modules[name[:end]] for end, letter in enumerate(name) if letter == "."]
-            block = next((holder for holder in holders if isinstance(holder, blocks)), None)
-            makers[name] = layer if block is None else block if block is holders[-1] else None
-    return makers
+def _tie_attentions(network: nn.Module, trace: Trace) -> None:
+    """``nn.MultiheadAttention`` is as wide inside as the tokens that it reads; its heads go whole."""
+    for attention in network.modules():
+        if isinstance(attention, nn.MultiheadAttention) and attention.in_proj_weight is not None:
+            rows, columns = trace.labels.of_tensor(attention.in_proj_weight) or []
+            inner, outer = trace.labels.of_tensor(attention.out_proj.weight) or []
+            trace.tie_parts(columns.flatten(), 0, attention.num_heads, wholes=True)
+            for part in rows.flatten().chunk(3):
+                for other in (columns, inner, outer):
+                    trace.labels.tie(part, other.flatten())
 
 
-def _why_fixed(members: TiedChannels, makes_output: bool) -> str | None:
-    """Return why no channel of these layers may go, or None where some may."""
-    if makes_output:
-        return TIED_TO_OUTPUT
-    operations = (str(getattr(dep.target.module, "_grad_fn", "")) for dep, _ in members.group)
-    if any(FixedChannels.__name__ in operation for operation in operations):
-        return SHUFFLED
-    return ONE_CHANNEL if members.channels <= members.parts else None
-
-
-def _parts(graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> int:
-    """Return into how many equal parts the channels fall."""
-    parts = 1
-    for dependency, _ in group:
-        layer = dependency.target.module
-        depthwise = isinstance(layer, ROOTS[0]) and layer.groups == layer.out_channels
-        if isinstance(layer, nn.Module) and not depthwise:
-            pruner = graph.get_pruner_of_module(layer)
-            produces = graph.is_out_channel_pruning_fn(dependency.handler)
-            count = pruner.get_out_channel_groups(layer) if produces else pruner.get_in_channel_groups(layer)
-            parts = math.lcm(parts, count)
-    return parts
-
-
-def _output_layers(graph: torch_pruning.DependencyGraph) -> set[nn.Module]:
-    """Return the layers whose channels are those of the network's outputs: the last ones on every way to them."""
-    waiting = [node for node in graph.module2node.values() if not node.outputs]
-    seen = set(waiting)
-    layers: set[nn.Module] = set()
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node.module, ROOTS) or type(node.module) in graph.CUSTOMIZED_PRUNERS:
-            layers.add(node.module)
+def _grouped(network: nn.Module, trace: Trace) -> ChannelGraph:
+    labels = trace.labels
+    tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(
+        network.named_buffers(remove_duplicate=False)
+    )
+    places = {(id(tensors[place.name]), place.axis): place for place in labels.places}
+    along = {place: labels.along(place) for place in labels.places}
+    roots = {name: layer for name, layer in network.named_modules() if isinstance(layer, ROOTS)}
+    made: dict[str, Place | None] = {}
+    fixed: dict[str, str] = {}
+    for name, layer in roots.items():
+        if id(layer.weight) not in trace.read:
+            fixed[name] = NOT_RUN
             continue
-        waiting += [before for before in node.inputs if before not in seen]
-        seen.update(node.inputs)
-    return layers
+        made[name] = places.get((id(layer.weight), 1 if getattr(layer, "transposed", False) else 0))
+    by_label = _positions(along)
+    split = {int(label) for layer in trace.splits for label in np.unique(labels.found(layer).numpy())}
+    tied = []
+    for names in _components(made, along, labels):
+        group = _tied(names, made, along, by_label, labels, split)
+        if group is not None:
+            tied.append(group)
+    reached = {name for group in tied for name in group.layers}
+    for name, place in made.items():
+        if name not in reached:
+            fixed[name] = _why_fixed(place, along, labels)
+    ordered = {name: fixed[name] for name in roots if name in fixed}
+    return ChannelGraph(tuple(tied), tuple(roots), ordered, bool(trace.splits))
+
+
+def _positions(along: dict[Place, Indices]) -> dict[int, Unit]:
+    """Return, for each label, where it lies."""
+    by_label: dict[int, Unit] = {}
+    for place, labels in along.items():
+        order = np.argsort(labels, kind="stable")
+        unique, starts = np.unique(labels[order], return_index=True)
+        for label, positions in zip(unique.tolist(), np.split(order, starts[1:]), strict=True):
+            by_label.setdefault(label, {})[place] = positions
+    return by_label
+
+
+def _components(made: dict[str, Place | None], along: dict[Place, Indices], labels: Labels) -> list[list[str]]:
+    """Return the names of layers that make channels of one label, those that share any together."""
+    holders: dict[int, int] = {}
+    groups: dict[int, list[str]] = {}
+    for number, (name, place) in enumerate(made.items()):
+        if place is None:
+            continue
+        own = [label for label in np.unique(along[place]).tolist() if labels.reason(label) is None]
+        before = {holders[label] for label in own if label in holders}
+        groups[number] = [*(each for other in sorted(before) for each in groups.pop(other)), name]
+        holders |= dict.fromkeys(own, number)
+        for label, holder in list(holders.items()) if before else ():
+            if holder in before:
+                holders[label] = number
+    return sorted(groups.values(), key=lambda names: list(made).index(names[0]))
+
+
+def _tied(
+    names: list[str],
+    made: dict[str, Place | None],
+    along: dict[Place, Indices],
+    by_label: dict[int, Unit],
+    labels: Labels,
+    split: set[int],
+) -> TiedChannels | None:
+    own = [along[place] for name in names if (place := made[name]) is not None]
+    first = max(own, key=len)
+    ordered = list(dict.fromkeys(label for each in (first, *own) for label in each.tolist()))
+    free = [label for label in ordered if labels.reason(label) is None]
+    if not free or (len(free) == 1 and any(np.isin(each, free).all() for each in own)):
+        return None
+    counts = tuple(int((first == label).sum()) for label in free)
+    units = tuple(by_label[label] for label in free)
+    return TiedChannels(tuple(names), len(first), units, counts, is_split=not split.isdisjoint(ordered))
+
+
+def _why_fixed(place: Place | None, along: dict[Place, Indices], labels: Labels) -> str:
+    if place is None:
+        return ONE_CHANNEL
+    reasons = [labels.reason(label) for label in np.unique(along[place]).tolist()]
+    told = [reason for reason in reasons if reason is not None]
+    return told[0] if told else ONE_CHANNEL

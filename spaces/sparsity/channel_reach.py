@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .channels import breaking_layers, traced_or_failed
+from .channels import removable_channels
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,6 @@ def channel_reach(network: nn.Module, example: Tensor) -> Reach:
     Raises:
         CandidateFailure: Where the network cannot be traced, or does not run with fewer channels in any layer.
     """
-    traced = traced_or_failed(copy.deepcopy(network), example)
-    breaking = breaking_layers(network, example)
-    why = {name: traced.fixed.get(name) or breaking.get(name) for name in traced.layers}
-    reasons = tuple(f"{name}: {reason}" for name, reason in why.items() if reason)
-    return Reach(len(why) - len(reasons), len(why), reasons)
+    found = removable_channels(network, example)
+    reasons = tuple(f"{name}: {found.reasons[name]}" for name in found.layers if name in found.reasons)
+    return Reach(len(found.layers) - len(reasons), len(found.layers), reasons)

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure
 from ..notes import Note, untold
+from ..parametrizations import fold_parametrizations
 from ..running import copy_network
 from ..sparsity.channels import remove_channels
+from ..sparsity.verification import Verification
+from .blocks import Stage, find_stages, make_identities, pass_over
 from .resolution import coarsen
 from .trial_run import output_shape
-
-Shapes = dict[nn.Module, bool]
-"""For every module that ran: whether each of its calls mapped one tensor to one of the same shape."""
-
-_Run = list[tuple[str, nn.Module]]
-"""Names and modules of children of one class that follow each other."""
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """Blocks of one class that follow each other at one shape; ``droppable`` names those that keep it, in order."""
-
-    parent: nn.Module
-    blocks: int
-    droppable: tuple[str, ...]
-    whole_blocks: bool
-
-    def dropped(self, depth: float) -> tuple[str, ...]:
-        """Return the names of those that are not kept at a depth: the last ones."""
-        kept = max(1, round(depth * self.blocks))
-        return self.droppable[max(0, len(self.droppable) - (self.blocks - kept)) :]
 
 
 def shallower(
@@ -67,14 +48,15 @@ def shallower(
     for name, value in (("width", width), ("depth", depth)):
         if not 0.0 < value <= 1.0:
             raise ValueError(f"{name} of a shallower student: expected 0 < {name} <= 1, got {value}")
-    student = copy_network(baseline)
-    dropped = 0
-    for stage in _stages(student, example):
-        for name in stage.dropped(depth):
-            delattr(stage.parent, name)
-            dropped += 1
-    if dropped:
-        _check(student, baseline, example, "without the dropped blocks")
+    student = fold_parametrizations(baseline)
+    stages, failures = _right(
+        student, example, [stage for stage in find_stages(student, example) if stage.dropped(depth)], depth
+    )
+    if failures and not stages:
+        raise CandidateFailure("architecture", next(iter(failures.values())))
+    for name, reason in failures.items():
+        note(f"all blocks of {name} were kept: {reason}")
+    student = _without(student, stages, depth)
     if resolution != 1.0:
         coarsen(student, example, resolution)
         _check(student, baseline, example, f"at resolution {resolution:g}")
@@ -89,75 +71,48 @@ def droppable_blocks(baseline: nn.Module, example: Tensor, depth: float = 0.0) -
         example: A batch of inputs, shape (n, *input_shape).
         depth: As in :func:`shallower`; at 0, as at the smallest one, every stage keeps one block.
     """
-    return sum(len(stage.dropped(depth)) for stage in _stages(copy_network(baseline), example))
+    network = fold_parametrizations(baseline)
+    found = [stage for stage in find_stages(network, example) if stage.dropped(depth)]
+    return sum(len(stage.dropped(depth)) for stage in _right(network, example, found, depth)[0])
 
 
-def _stages(network: nn.Module, example: Tensor) -> list[_Stage]:
-    """Find the runs of blocks of one class in every ``nn.Sequential``, cut where the shape changes."""
-    return _search(network, _trace(network, example))
+def _without(network: nn.Module, stages: Sequence[Stage], depth: float) -> nn.Module:
+    """Return a copy without the blocks that a depth drops; the last of a container first, as the others are renamed."""
+    smaller = copy_network(network)
+    for stage in reversed(stages):
+        pass_over(smaller, stage.parent, stage.dropped(depth))
+    return smaller
 
 
-def _search(module: nn.Module, keeps_shape: Shapes) -> list[_Stage]:
-    """Return the stages in a module; of a stage within a block of another stage only one counts.
+def _right(
+    network: nn.Module, example: Tensor, stages: list[Stage], depth: float
+) -> tuple[list[Stage], dict[str, str]]:
+    """Return the stages without whose last blocks the network computes what it does with those as identities.
 
-    The inner one does where it is a stage of whole blocks, or where the outer block is a mere container; otherwise
-    (a depthwise convolution within an inverted residual, say) the outer one does.
+    And for the others, by the name of what holds them, why not.
     """
-    inner = {child: _search(child, keeps_shape) for child in module.children()}
-    own: list[_Stage] = []
-    for run in _runs(module, keeps_shape):
-        nested = any(
-            stage.whole_blocks or isinstance(child, nn.Sequential) for _, child in run for stage in inner[child]
-        )
-        if not nested:
-            inner |= {child: [] for _, child in run}
-            own += _cut(module, run, keeps_shape)
-    return own + [stage for stages in inner.values() for stage in stages]
+    verification = Verification(network, example)
 
+    def failure(of: Sequence[Stage]) -> str | None:
+        def masked(drawn: nn.Module) -> nn.Module:
+            twin = copy_network(drawn)
+            for stage in of:
+                make_identities(twin, stage.parent, stage.dropped(depth))
+            return twin
 
-def _runs(module: nn.Module, keeps_shape: Shapes) -> list[_Run]:
-    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
-        return []
-    children = [(name, child) for name, child in module.named_children() if child in keeps_shape]
-    runs = [list(run) for _, run in groupby(children, key=lambda item: type(item[1]))]
-    return [run for run in runs if len(run) > 1 and _weighted_layers(run[-1][1])]
+        return verification.compared(masked, lambda drawn: _without(drawn, of, depth), "the dropped blocks")
 
-
-def _cut(parent: nn.Module, run: _Run, keeps_shape: Shapes) -> list[_Stage]:
-    parts: list[_Run] = [[]]
-    for name, block in run:
-        if not keeps_shape[block] and parts[-1]:
-            parts.append([])
-        parts[-1].append((name, block))
-    stages = []
-    for part in parts:
-        droppable = tuple(name for name, block in part if keeps_shape[block])
-        if len(part) > 1:
-            stages.append(_Stage(parent, len(part), droppable, whole_blocks=_weighted_layers(part[-1][1]) > 1))
-    return stages
-
-
-def _weighted_layers(block: nn.Module) -> int:
-    return sum(isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) for layer in block.modules())
-
-
-def _trace(network: nn.Module, example: Tensor) -> Shapes:
-    keeps_shape: Shapes = {}
-
-    def record(module: nn.Module, inputs: tuple[object, ...], outputs: object) -> None:
-        same = (
-            len(inputs) == 1
-            and isinstance(inputs[0], Tensor)
-            and isinstance(outputs, Tensor)
-            and inputs[0].shape == outputs.shape
-        )
-        keeps_shape[module] = same and keeps_shape.get(module, True)
-
-    handles = [module.register_forward_hook(record) for module in network.modules()]
-    output_shape(network, example)
-    for handle in handles:
-        handle.remove()
-    return keeps_shape
+    if not stages or failure(stages) is None:
+        return stages, {}
+    right: list[Stage] = []
+    failures: dict[str, str] = {}
+    for stage in stages:
+        reason = failure([*right, stage])
+        if reason is None:
+            right.append(stage)
+        else:
+            failures[stage.parent or "the network"] = reason
+    return right, failures
 
 
 def _check(student: nn.Module, baseline: nn.Module, example: Tensor, how: str) -> None:
