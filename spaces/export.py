@@ -216,22 +216,23 @@ def _check(model: onnx.ModelProto) -> None:
 def _check_parity(
     model: onnx.ModelProto, batch: np.ndarray, expected: np.ndarray, how: str = "", hint: str = ""
 ) -> None:
-    of_what = f"on a batch of {len(batch)}{how}"
     try:
         output = _run(model, batch)
     except Exception as error:  # the runtime's own exceptions share no base class below Exception
-        raise CandidateFailure(_STAGE, f"the file fails {of_what}{hint}: {error}") from error
+        raise CandidateFailure(_STAGE, f"the file fails on a batch of {len(batch)}{how}{hint}: {error}") from error
     if output.shape != expected.shape:
         raise CandidateFailure(
             _STAGE,
-            f"parity: {of_what} the file's output has shape {output.shape}, the network's {expected.shape}",
+            f"parity: on a batch of {len(batch)}{how} the file's output has shape {output.shape}, the network's "
+            f"{expected.shape}",
         )
     difference = float(np.abs(output.astype(np.float64) - expected).max(initial=0.0))
     allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
     if not difference <= allowed:
         raise CandidateFailure(
             _STAGE,
-            f"parity: {of_what} the file's output differs by {difference:.3g} (allowed {allowed:.3g})",
+            f"parity: on a batch of {len(batch)}{how} the file's output differs by {difference:.3g} "
+            f"(allowed {allowed:.3g})",
         )
 
 

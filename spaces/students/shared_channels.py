@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from ..quiet import quiet
 from ..sparsity.bounded_graph import BoundedGraph
 
 _ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -49,13 +49,12 @@ def shared_channels(network: nn.Module, example: Tensor) -> list[SharedChannels]
 
 def _trace(network: nn.Module, example: Tensor) -> list[SharedChannels]:
     # tracing follows autograd, so a frozen network or a caller's no_grad would hide the graph
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.enable_grad(), quiet():
         for parameter in network.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         graph = BoundedGraph()
         # a bare tensor would be tried as network(*example) first: one sample without its batch axis
-        graph.build_dependency(network, example_inputs=(example,))
+        graph.build_dependency(network, example_inputs=(example.clone(),))
         importance = torch_pruning.importance.MagnitudeImportance(p=2)
         names = {module: name for name, module in network.named_modules()}
         groups = []
