@@ -28,7 +28,7 @@ _FOR_THE_USER = (
 _REMEDIES = {
     "host key": "connect once by hand (ssh HOST) and check the key's fingerprint; where the device was set up anew, "
     "remove the old key with ssh-keygen -R HOST",
-    "login": "make `ssh HOST true` work without a password: ssh-copy-id HOST",
+    "login": "make `ssh HOST true` work without a password, by `ssh-copy-id HOST`",
     "settings": "correct the ssh settings",
 }
 
