@@ -4,9 +4,10 @@ Every value carries a spread, half the width of its 95 % interval; of what is ex
 differ *beyond noise* where their difference is at least the root of the sum of their squared spreads, which is half the
 width of the 95 % interval of the difference of two independent values.
 
-Accuracies of two files on the same samples are not independent: both stumble over the same hard ones. Which samples
-a file had right is not kept, so their differences are taken for as noisy as those of independent values, which is more
-than they are. Nobody is called beaten for that who is not; some who are beaten are not called so.
+Accuracies of two files on the same rows are not independent: both stumble over the same hard ones. Where it is known
+which rows each got right, the spread of their difference is given instead (``differences``); where it is not, they
+count as independent, which is noisier than they are: nobody is called beaten for that who is not, and some who are
+beaten are not called so.
 
 Sources: Hughes, "Evolutionary multi-objective ranking with uncertainty and noise", EMO 2001, and Teich, "Pareto-front
 exploration with uncertain objectives", EMO 2001 (dominance as a probability); Mlakar et al., "Comparing solutions under
@@ -15,7 +16,7 @@ uncertainty in multiobjective optimization", Mathematical Problems in Engineerin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,20 +39,25 @@ _OUT_OF_REACH = 2.0
 _ROWS_AT_ONCE = 256
 
 Floats = NDArray[np.float64]
+Indices = Sequence[int] | NDArray[np.intp]
 
 
-def dominated_beyond_noise(values: Points, spreads: Points, objectives: Sequence[Objective]) -> NDArray[np.bool_]:
+def dominated_beyond_noise(
+    values: Points, spreads: Points, objectives: Sequence[Objective], differences: Floats | None = None
+) -> NDArray[np.bool_]:
     """Say which points another one dominates beyond noise: no search needs to look at them again.
 
     One point dominates another beyond noise where it is better beyond noise in every objective in which either is
     noisy, no worse in those in which both are exact, and better in one at least. That is a strict partial order: no
     point dominates itself, and who is dominated by a dominated one is dominated by its dominator as well, since the
-    root of the sum of two squares is no more than their sum. Without noise it is Pareto dominance.
+    deviation of a sum is no more than the sum of the deviations. Without noise it is Pareto dominance.
 
     Args:
         values: Shape (n_points, n_objectives), finite.
         spreads: Half widths of their 95 % intervals, of the same shape.
         objectives: The columns' objectives.
+        differences: Half widths of the 95 % intervals of the differences of every two points, where they are known
+            better than by these: shape (n_points, n_points, n_objectives), NaN where two values are independent.
 
     Returns:
         Shape (n_points,).
@@ -59,10 +65,12 @@ def dominated_beyond_noise(values: Points, spreads: Points, objectives: Sequence
     Raises:
         ValueError: Where a value is missing or not finite, or a spread is negative.
     """
-    return _dominated(*_checked(values, spreads, objectives), times=1.0)
+    return _dominated(*_checked(values, spreads, objectives), differences, times=1.0)
 
 
-def cover(values: Points, spreads: Points, objectives: Sequence[Objective]) -> tuple[int | None, ...]:
+def cover(
+    values: Points, spreads: Points, objectives: Sequence[Objective], differences: Floats | None = None
+) -> tuple[int | None, ...]:
     """Say for every point which other one makes it unnecessary: all that it gains over that may be noise.
 
     Point j covers point i where i is worse beyond noise in all objectives but at most one (or exactly alike, where
@@ -77,6 +85,7 @@ def cover(values: Points, spreads: Points, objectives: Sequence[Objective]) -> t
         values: Shape (n_points, n_objectives), finite.
         spreads: Half widths of their 95 % intervals, of the same shape.
         objectives: The columns' objectives.
+        differences: As for :func:`dominated_beyond_noise`.
 
     Returns:
         For every point the index of one that covers it, the first in that order; None where none does.
@@ -89,7 +98,7 @@ def cover(values: Points, spreads: Points, objectives: Sequence[Objective]) -> t
     kept: list[int] = []
     for point in np.lexsort(losses.T[::-1]).tolist():
         gaps = losses[point] - losses[kept]
-        noise = np.hypot(widths[point], widths[kept])
+        noise = _noise(widths, differences, [point], kept)[0]
         no_gain = np.all((gaps >= 0) | (-gaps < noise), axis=1)
         no_better = np.sum(gaps >= noise, axis=1) >= len(objectives) - 1
         worse = np.any((gaps > 0) & (gaps >= noise), axis=1)
@@ -102,18 +111,26 @@ def cover(values: Points, spreads: Points, objectives: Sequence[Objective]) -> t
 
 
 def front_probability(
-    values: Points, spreads: Points, objectives: Sequence[Objective], *, resamples: int = RESAMPLES, seed: int = 0
+    values: Points,
+    spreads: Points,
+    objectives: Sequence[Objective],
+    differences: Floats | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Floats:
     """Return for every point how likely it belongs to the front, given how well each value is known.
 
     A parametric bootstrap over the measurements (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section
-    6.5): every value is drawn from the normal distribution of its spread, all independently, and the share of the draws
-    is counted in which no other point dominates it. Of points that are equal in a draw the first counts.
+    6.5): every value is drawn from the normal distribution of its spread, independently of the others but where the
+    spread of their difference says how much they go together, and the share of the draws is counted in which no other
+    point dominates it. Of points that are equal in a draw the first counts.
 
     Args:
         values: Shape (n_points, n_objectives), finite.
         spreads: Half widths of their 95 % intervals, of the same shape.
         objectives: The columns' objectives.
+        differences: As for :func:`dominated_beyond_noise`.
         resamples: How many draws.
         seed: Seed of the draws.
 
@@ -125,11 +142,14 @@ def front_probability(
     """
     losses, widths = _checked(values, spreads, objectives)
     probability = np.zeros(len(losses))
-    within_reach = np.flatnonzero(~_dominated(losses, widths, times=_OUT_OF_REACH))
+    within_reach = np.flatnonzero(~_dominated(losses, widths, differences, times=_OUT_OF_REACH))
     losses, deviations = losses[within_reach], widths[within_reach] / SPREAD_PER_DEVIATION
+    if differences is not None:
+        differences = differences[np.ix_(within_reach, within_reach)] / SPREAD_PER_DEVIATION
     if len(losses):
         chance = np.random.default_rng(seed)
-        draws = (losses + deviations * chance.standard_normal(losses.shape) for _ in range(resamples))
+        vary = _variation(deviations, differences)
+        draws = (losses + vary(chance.standard_normal(losses.shape)) for _ in range(resamples))
         times = np.sum([nondominated(drawn) for drawn in draws], axis=0)
         probability[within_reach] = times / resamples
     return probability
@@ -170,7 +190,34 @@ def _checked(values: Points, spreads: Points, objectives: Sequence[Objective]) -
     return losses, widths
 
 
-def _dominated(losses: Floats, widths: Floats, times: float) -> NDArray[np.bool_]:
+def _noise(widths: Floats, differences: Floats | None, rows: Indices, others: Indices) -> Floats:
+    """Return by how much values of points may differ by noise, shape (n_rows, n_others, n_objectives)."""
+    apart: Floats = np.hypot(widths[rows][:, None], widths[others])
+    if differences is None:
+        return apart
+    known = differences[np.ix_(np.asarray(rows, dtype=np.intp), np.asarray(others, dtype=np.intp))]
+    return np.where(np.isnan(known), apart, known)
+
+
+def _variation(deviations: Floats, differences: Floats | None) -> Callable[[Floats], Floats]:
+    """Return what makes of standard normal numbers, shape (n_points, n_objectives), how points vary together.
+
+    Args:
+        deviations: Of each point, of that shape.
+        differences: Of the difference of every two, as for :func:`dominated_beyond_noise`.
+    """
+    if differences is None:
+        return lambda drawn: deviations * drawn
+    roots = []
+    for column, variances in enumerate(deviations.T**2):
+        together = (variances[:, None] + variances - differences[:, :, column] ** 2) / 2
+        # Spreads are estimates, so that this may be no covariance quite: the nearest one is taken.
+        shares, directions = np.linalg.eigh(np.where(np.isnan(together), np.diag(variances), together))
+        roots.append(directions * np.sqrt(np.maximum(shares, 0.0)))
+    return lambda drawn: np.column_stack([root @ drawn[:, column] for column, root in enumerate(roots)])
+
+
+def _dominated(losses: Floats, widths: Floats, differences: Floats | None, times: float) -> NDArray[np.bool_]:
     """Say which points another one dominates by so many times the noise."""
     found = np.zeros(len(losses), dtype=bool)
     # Most are dominated by the front itself, which is small; only who is not has to be compared with everybody.
@@ -179,7 +226,7 @@ def _dominated(losses: Floats, widths: Floats, times: float) -> NDArray[np.bool_
         for start in range(0, len(left), _ROWS_AT_ONCE):
             rows = left[start : start + _ROWS_AT_ONCE]
             gaps = losses[rows, None] - losses[rivals]
-            noise = times * np.hypot(widths[rows, None], widths[rivals])
+            noise = times * _noise(widths, differences, rows, rivals)
             dominates = np.all(gaps >= noise, axis=2) & np.any(gaps > 0, axis=2)
             found[rows] = np.any(dominates, axis=1)
     return found

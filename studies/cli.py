@@ -19,6 +19,12 @@ from .commands.views import cache_view, front_view, preflight_view, training_vie
 from .storage.folder import CACHE_NAME, explain_cache_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from ..evaluators.measurement import Measurement
+    from ..search.objectives import Objective
     from .run import StudyResult
 
 app = typer.Typer(
@@ -105,7 +111,7 @@ def front(
     """Print the Pareto front of a study: every point's size, speed and accuracy."""
     from .certifying.certification import read_certification
     from .further import further_of
-    from .read import find_results, read_front, read_objectives
+    from .read import find_results, read_baseline_measurements, read_front, read_objectives
 
     results = find_results(study, out, storage)
     table = read_front(results)
@@ -115,11 +121,23 @@ def front(
         sys.stdout.write(table.to_json(orient="records", indent=2) + "\n")
     else:
         console = Console()
-        console.print(front_view(table, further_of(read_objectives(results))), soft_wrap=True)
+        further = further_of(read_objectives(results))
+        console.print(front_view(table, further), soft_wrap=True)
         if len(table) and "test_accuracy" not in table.columns:
             console.print("The front so far, by validation accuracy: the search has not finished.")
         elif len(table) and (certification := read_certification(results.folder)) is not None:
             console.print(certification.describe(), highlight=False, soft_wrap=True)
+        _recommend(console, table, read_baseline_measurements(results) if len(table) else {}, further)
+
+
+def _recommend(
+    console: Console, table: pd.DataFrame, baseline: Mapping[str, Measurement], further: Sequence[Objective]
+) -> None:
+    """Print which points of a front are recommended."""
+    from .choosing.recommendation import front_recommendation
+
+    for sentence in front_recommendation(table, baseline, further):
+        console.print(Text(sentence), soft_wrap=True)
 
 
 add_commands(app)
@@ -266,4 +284,5 @@ def _show_result(console: Console, result: StudyResult) -> None:
     console.print(front_view(result.front, further_of(result.objectives)), soft_wrap=True)
     if result.certification is not None:
         console.print(result.certification.describe(), highlight=False, soft_wrap=True)
+    _recommend(console, result.front, result.baseline, further_of(result.objectives))
     console.print(Text(f"results: {result.folder}/ (front.csv, front.png, trials.csv, front/*.onnx)"))

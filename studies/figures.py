@@ -143,7 +143,10 @@ def _front_numbers(
         table, trials, baseline = _read(front, out, storage)
         values = {name: item.value for name, item in baseline.items()}
         metric = str(baseline["accuracy"].conditions.get("metric", "accuracy"))
-        return front_numbers(table, trials, values, metric)
+        objectives = (
+            front.objectives if isinstance(front, StudyResult) else read_objectives(find_results(front, out, storage))
+        )
+        return front_numbers(table, trials, values, metric, objectives)
     import pandas as pd
 
     return front_numbers(front, pd.DataFrame(), _baseline_behind(front))
@@ -153,10 +156,12 @@ def _baseline_behind(front: pd.DataFrame) -> dict[str, float] | None:
     """Return the baseline's values that a re-measured front tells by its ratios; None where it tells none."""
     if not len(front) or not {"size_x", "latency_ratio", "test_accuracy", "drop_points"} <= set(front.columns):
         return None
-    # Each row gives the same but for rounding.
+    # Each row gives the same but for rounding. Fronts of earlier versions know test accuracy only, in points.
+    lost = front["test_accuracy_lost"] if "test_accuracy_lost" in front.columns else front["drop_points"] / 100
+    known = {"accuracy", "accuracy_lost"} <= set(front.columns)
     return {
         "size_bytes": float(np.median(front["size_bytes"] * front["size_x"])),
         "latency_ms": float(np.median(front["latency_ms"] / front["latency_ratio"])),
-        "accuracy": float("nan"),
-        "test_accuracy": float(np.median(front["test_accuracy"] + front["drop_points"] / 100)),
+        "accuracy": float(np.median(front["accuracy"] + front["accuracy_lost"])) if known else float("nan"),
+        "test_accuracy": float(np.median(front["test_accuracy"] + lost)),
     }

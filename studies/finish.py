@@ -120,7 +120,7 @@ class Finish:
 
         if len(front):
             values = {name: item.value for name, item in self.bench.baseline.items()}
-            numbers = front_numbers(front, trials, values, self.bench.task.metric_name)
+            numbers = front_numbers(front, trials, values, self.bench.task.metric_name, self.spec.objectives())
             title = (
                 f"{self.spec.name}: {len(front)} files on the front, "
                 f"up to {front['size_x'].max():.0f}x smaller and {front['speed_x'].max():.1f}x faster"

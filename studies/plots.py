@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from ..search.objectives import OBJECTIVES, Objective
+from .choosing.judge import accuracy_column
+from .choosing.recommend import recommend
 from .storage.folder import explain_os_errors, write_atomically
 
 if TYPE_CHECKING:
@@ -48,33 +54,50 @@ class FrontNumbers:
     Args:
         trials: All feasible evaluated trials, by validation accuracy.
         front: The points of the front by kind of architecture; test accuracy where it was measured.
-        steps: The front in accuracy over latency and over size: the best accuracy at or under each cost.
+        steps: The front over latencies and over sizes: costs and accuracies of the points that are the best by
+            validation at or under each cost. On test they may go down: nothing is chosen by that.
         baseline: The baseline as a series of one; of none where nothing is known of it.
+        recommended: The point that is recommended as a series of one; of none where the baseline is not known.
         on_test: Whether the front's accuracies are those of the test split.
         metric_name: What the metric is called.
     """
 
     trials: Series
     front: dict[str, Series]
+    steps: dict[str, tuple[list[float], list[float]]]
     baseline: Series
+    recommended: Series
     on_test: bool
     metric_name: str
 
 
-def staircase(costs: tuple[float, ...], accuracies: tuple[float, ...]) -> tuple[list[float], list[float]]:
-    """Return the corners of "best accuracy at no more than this cost", cheapest first."""
+def staircase(
+    costs: Sequence[float], accuracies: Sequence[float], reported: Sequence[float] | None = None
+) -> tuple[list[float], list[float]]:
+    """Return the corners of "best accuracy at no more than this cost", cheapest first.
+
+    Args:
+        costs: Of each point.
+        accuracies: By which the best are chosen.
+        reported: What is returned of these in place of the accuracies by which they were chosen.
+    """
     corners: tuple[list[float], list[float]] = ([], [])
     best = float("-inf")
-    for cost, accuracy in sorted(zip(costs, accuracies, strict=True), key=lambda pair: (pair[0], -pair[1])):
+    triples = zip(costs, accuracies, accuracies if reported is None else reported, strict=True)
+    for cost, accuracy, shown in sorted(triples, key=lambda each: (each[0], -each[1])):
         if accuracy > best:
             best = accuracy
             corners[0].append(cost)
-            corners[1].append(accuracy)
+            corners[1].append(shown)
     return corners
 
 
 def front_numbers(
-    front: pd.DataFrame, trials: pd.DataFrame, baseline: dict[str, float] | None, metric_name: str = "accuracy"
+    front: pd.DataFrame,
+    trials: pd.DataFrame,
+    baseline: dict[str, float] | None,
+    metric_name: str = "accuracy",
+    objectives: Sequence[Objective] = OBJECTIVES,
 ) -> FrontNumbers:
     """Collect what the plot of a front shows.
 
@@ -84,6 +107,7 @@ def front_numbers(
         baseline: The baseline's ``size_bytes``, ``latency_ms``, ``accuracy`` and, where known, ``test_accuracy``; None
             where nothing is known of it.
         metric_name: What the metric is called.
+        objectives: Those of the study.
     """
     on_test = "test_accuracy" in front.columns
     column = "test_accuracy" if on_test else "accuracy"
@@ -93,10 +117,30 @@ def front_numbers(
     return FrontNumbers(
         trials=_series(evaluated, "accuracy") if len(evaluated) else Series((), (), (), ()),
         front=by_kind,
+        steps=_steps(front, column),
         baseline=_baseline_series(baseline, column),
+        recommended=_recommended(front, column, baseline, objectives),
         on_test=on_test,
         metric_name=metric_name,
     )
+
+
+def _steps(front: pd.DataFrame, reported: str) -> dict[str, tuple[list[float], list[float]]]:
+    if not len(front):
+        return {cost: ([], []) for cost in ("sizes_kb", "latencies_ms")}
+    chosen_by, shown = front[accuracy_column(front)].tolist(), front[reported].tolist()
+    costs = {"sizes_kb": (front["size_bytes"] / 1e3).tolist(), "latencies_ms": front["latency_ms"].tolist()}
+    return {cost: staircase(values, chosen_by, shown) for cost, values in costs.items()}
+
+
+def _recommended(
+    front: pd.DataFrame, reported: str, baseline: dict[str, float] | None, objectives: Sequence[Objective]
+) -> Series:
+    names = [accuracy_column(front) if item.name == "accuracy" else item.name for item in objectives]
+    if baseline is None or not len(front) or not math.isfinite(baseline.get("accuracy", math.nan)):
+        return Series((), (), (), ())
+    found = recommend(front[names].to_numpy(dtype=np.float64), objectives, baseline["accuracy"])
+    return Series((), (), (), ()) if found is None else _series(front.iloc[[found.best]], reported)
 
 
 def _baseline_series(baseline: dict[str, float] | None, column: str) -> Series:
@@ -123,10 +167,8 @@ def draw_front(axes: Axes, numbers: FrontNumbers, cost: str) -> None:
         axes.scatter(
             getattr(trials, cost), trials.accuracies, s=14, color="0.75", linewidths=0, label="all trials (validation)"
         )
-    all_costs = tuple(value for series in numbers.front.values() for value in getattr(series, cost))
-    all_accuracies = tuple(value for series in numbers.front.values() for value in series.accuracies)
-    corners = staircase(all_costs, all_accuracies)
-    axes.step(*corners, where="post", color="0.35", linewidth=1.2, zorder=2)
+    chosen = "best by validation at each cost" if numbers.on_test else None
+    axes.step(*numbers.steps[cost], where="post", color="0.35", linewidth=1.2, zorder=2, label=chosen)
     for kind, series in numbers.front.items():
         axes.errorbar(
             getattr(series, cost),
@@ -151,6 +193,18 @@ def draw_front(axes: Axes, numbers: FrontNumbers, cost: str) -> None:
         zorder=4,
         label="your model (float32)" if numbers.baseline.accuracies else None,
     )
+    if numbers.recommended.accuracies:
+        axes.scatter(
+            getattr(numbers.recommended, cost),
+            numbers.recommended.accuracies,
+            marker="o",
+            s=170,
+            facecolors="none",
+            edgecolors="black",
+            linewidths=1.4,
+            zorder=4,
+            label="recommended",
+        )
     axes.set_xscale("log")
     label_ticks(axes.xaxis)
     axes.set_xlabel("latency, ms (log)" if cost == "latencies_ms" else "file size, KB (log)")

@@ -46,11 +46,6 @@ def names_of(objectives: Sequence[Objective]) -> tuple[str, ...]:
     return tuple(objective.name for objective in objectives)
 
 
-def fresh_names(objectives: Sequence[Objective]) -> tuple[str, ...]:
-    """Return by what a front is judged once it was measured again: the same, but accuracy on the test split."""
-    return tuple(TEST_ACCURACY if name == "accuracy" else name for name in names_of(objectives))
-
-
 def front_records(records: Sequence[TrialRecord], objectives: Sequence[Objective] = OBJECTIVES) -> list[TrialRecord]:
     """Return the feasible trials that no other feasible trial dominates or has taken the place of, smallest file first.
 

@@ -14,6 +14,11 @@ HOLDS: Mark = "holds"
 WITHIN_NOISE: Mark = "within noise"
 FELL_OFF: Mark = "fell off"
 
+CHOSEN_BY_TEST = (
+    "An earlier version measured this front again: marks, and points from the edge of the front, were chosen by the "
+    "very test accuracies that are shown. Run the search once more to have them chosen by validation."
+)
+
 _IN_WORDS: dict[str, str] = {HOLDS: "hold", WITHIN_NOISE: "within noise", FELL_OFF: "fell off"}
 
 
@@ -37,6 +42,8 @@ class Certification:
             split than on validation: the winner's curse. None without points.
         latency_rise_percent: By how many percent the median point was slower than in the search; None without points.
         lost: For each file of the front that could not be measured one sentence that says why.
+        chosen_by: The split by which edge points were admitted and points compared with each other; earlier versions
+            did so by ``test``, and did not say it.
     """
 
     time: str
@@ -52,6 +59,7 @@ class Certification:
     accuracy_fall_points: float | None
     latency_rise_percent: float | None
     lost: tuple[str, ...] = ()
+    chosen_by: str = "test"
     format: int = 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +82,8 @@ class Certification:
         ]
         if self.points > 1:
             lines.append(f"rank correlation of the search's values with these (Kendall's tau): {', '.join(ranked)}")
+        if self.chosen_by == "test":
+            lines.append(CHOSEN_BY_TEST)
         return "\n".join(lines)
 
 

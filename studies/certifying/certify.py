@@ -11,9 +11,11 @@ from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ... import __version__
 from ...errors import OutputError
-from ...evaluators.measurement import Measurement
+from ...evaluators.measurement import Measurement, metric_range
 from ...search.front import pareto_mask
 from ...search.noise import cover, front_probability
 from ...search.objectives import OBJECTIVES, Objective
@@ -24,6 +26,7 @@ from ..tables import TEST_ACCURACY as TEST_ACCURACY
 from ..tables import measurement_columns, names_of
 from .certification import HOLDS, Certification, Mark
 from .marks import marks_of, summarize
+from .pairing import SPLITS, Pairing, pairing_of
 from .remeasuring import Fresh, MeasuredAgain, objectives_of
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class FrontPoint:
         name: ``p01`` for the smallest file, and so on.
         record: The trial.
         measurements: By name; latency is the fresh one, ``accuracy`` is validation, ``test_accuracy`` is test.
+        loss_spreads: Half widths of the 95 % intervals of what it loses against the baseline in these two.
         mark: What the point is worth, measured again; see :func:`~karui.studies.certifying.marks.marks_of`.
         front_probability: How likely it belongs to the front, given how well everything is known.
         covered_by: Name of a point than which it is certainly worse, but for a gain that may be noise (see
@@ -50,6 +54,7 @@ class FrontPoint:
     name: str
     record: TrialRecord
     measurements: Mapping[str, Measurement]
+    loss_spreads: Mapping[str, float]
     mark: Mark
     front_probability: float
     covered_by: str | None
@@ -106,8 +111,9 @@ def certify(
 ) -> Certified:
     """Judge a front by what was measured again, and copy its files to the front's folder.
 
-    Every point of the front stays, with its mark; from its edge those come in that nothing dominates, measured again.
-    A file that could not be measured is left out, and never ends the certifying of the others.
+    Every point of the front stays, with its mark; from its edge those come in that nothing dominates, their latency
+    measured again. Both go by validation accuracy: test accuracy is reported, and chooses nothing. A file that could
+    not be measured is left out, and never ends the certifying of the others.
 
     Args:
         front: The trials that no other dominated in the search.
@@ -117,7 +123,7 @@ def certify(
         conditions: Of the latencies.
     """
     own = {record.number for record in front}
-    points = _points(again.found, own, baseline, folder)
+    points = _points(again.found, own, baseline, folder, pairing_of(folder.rows, baseline))
     found = {fresh.record.number: fresh for fresh in again.found}
     kept = [found[point.record.number] for point in points]
     folder.front_files.mkdir(parents=True, exist_ok=True)
@@ -140,24 +146,30 @@ def certify(
 
 
 def _points(
-    found: Sequence[Fresh], own: set[int], baseline: Mapping[str, Measurement], folder: RunFolder
+    found: Sequence[Fresh], own: set[int], baseline: Mapping[str, Measurement], folder: RunFolder, pairing: Pairing
 ) -> list[FrontPoint]:
     """Return the points of the front and those of its edge that nothing dominates, smallest file first."""
     values, spreads = [fresh.values for fresh in found], [fresh.spreads for fresh in found]
     objectives = objectives_of(found)
-    likely = front_probability(values, spreads, objectives)
+    differences = pairing.differences([fresh.artifact.digest for fresh in found], objectives)
+    likely = front_probability(values, spreads, objectives, differences)
     undominated = pareto_mask(values, objectives)
     rows = [index for index, fresh in enumerate(found) if fresh.record.number in own or undominated[index]]
     rows.sort(key=lambda index: found[index].record.values(names_of(objectives)))
     kept = [found[index] for index in rows]
-    marks = marks_of(kept, baseline)
-    covering = cover([fresh.values for fresh in kept], [fresh.spreads for fresh in kept], objectives)
+    marks = marks_of(kept, baseline, pairing)
+    among = None if differences is None else differences[np.ix_(rows, rows)]
+    covering = cover([fresh.values for fresh in kept], [fresh.spreads for fresh in kept], objectives, among)
     names = [f"p{rank:02d}" for rank in range(1, len(kept) + 1)]
     return [
         FrontPoint(
             name=name,
             record=fresh.record,
             measurements=fresh.measurements,
+            loss_spreads={
+                name: pairing.spread_of_loss(fresh.artifact.digest, fresh.measurements[name], baseline)
+                for name in SPLITS
+            },
             mark=mark,
             front_probability=float(likely[index]),
             covered_by=None if by is None else names[by],
@@ -183,7 +195,7 @@ def _front_row(point: FrontPoint, baseline: Mapping[str, Measurement]) -> dict[s
         "candidate": point.record.candidate.describe() if point.record.candidate else "",
         "size_x": baseline["size_bytes"].value / found["size_bytes"].value,
         "speed_x": 1.0 / found["latency_ratio"].value,
-        "drop_points": 100.0 * (baseline[TEST_ACCURACY].value - found[TEST_ACCURACY].value),
+        **_losses(point, baseline),
         "holds": point.holds,
         "mark": point.mark,
         "front_probability": point.front_probability,
@@ -195,6 +207,15 @@ def _front_row(point: FrontPoint, baseline: Mapping[str, Measurement]) -> dict[s
         "sha256": point.record.outcome.digest if point.record.outcome else "",
         "file": f"{point.file.parent.name}/{point.file.name}",
     }
+
+
+def _losses(point: FrontPoint, baseline: Mapping[str, Measurement]) -> dict[str, float]:
+    """Return what a point loses against the baseline, on test in points, and on both splits in the metric's unit."""
+    lost = {name: baseline[name].value - point.measurements[name].value for name in SPLITS}
+    told = {"drop_points": 100.0 * lost[TEST_ACCURACY] / (metric_range(baseline[TEST_ACCURACY].value) or 1.0)}
+    for name, value in lost.items():
+        told |= {f"{name}_lost": value, f"{name}_lost_spread": point.loss_spreads[name]}
+    return told
 
 
 def describe_point(

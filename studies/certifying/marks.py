@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist, median
 from typing import Any
 
-from ...evaluators.measurement import Measurement
+from ...evaluators.measurement import Measurement, metric_range
 from ...search.front import pareto_mask
 from ...search.noise import SPREAD_PER_DEVIATION, dominated_beyond_noise
 from ...search.objectives import Objective
 from ...search.rank_correlation import kendall_tau
 from ..tables import TEST_ACCURACY
 from .certification import FELL_OFF, HOLDS, WITHIN_NOISE, Certification, Mark
+from .pairing import Pairing
 from .remeasuring import Fresh, objectives_of
 
 RUN_TO_RUN = 0.05
@@ -26,25 +27,29 @@ ONE_SIDED = 0.025
 """Probability with which any point at all is said to be worse than the search saw it, where none is."""
 
 
-def marks_of(found: Sequence[Fresh], baseline: Mapping[str, Measurement]) -> list[Mark]:
+def marks_of(found: Sequence[Fresh], baseline: Mapping[str, Measurement], pairing: Pairing | None = None) -> list[Mark]:
     """Return the mark of every file, judged by what was measured again.
 
-    *holds*: no other file dominates it in the study's objectives, accuracy being that of the test split. *within
-    noise*: one does, but not beyond noise. *fell off*: one does beyond noise
+    *holds*: no other file dominates it in the study's objectives, accuracy being that of validation and latency that
+    measured again. *within noise*: one does, but not beyond noise. *fell off*: one does beyond noise
     (:func:`~karui.search.noise.dominated_beyond_noise`), or it is worse than the search saw it, beyond noise
-    (:func:`is_worse_than_seen`), whoever dominates it.
+    (:func:`is_worse_than_seen`), whoever dominates it. That is all that the test split has a say in: which of several
+    points is the better one it never decides.
 
     Args:
         found: The files in the table of the front.
         baseline: The baseline's measurements, test accuracy included.
+        pairing: Which rows files got right; nothing is paired without it.
     """
+    pairing = pairing or Pairing()
     values, spreads = [fresh.values for fresh in found], [fresh.spreads for fresh in found]
     objectives = objectives_of(found)
     front = pareto_mask(values, objectives)
-    beaten = dominated_beyond_noise(values, spreads, objectives)
+    differences = pairing.differences([fresh.artifact.digest for fresh in found], objectives)
+    beaten = dominated_beyond_noise(values, spreads, objectives, differences)
     comparisons = (1 + len(_latencies(objectives))) * len(found)
     fallen = [
-        is_beaten or is_worse_than_seen(fresh, baseline, comparisons)
+        is_beaten or is_worse_than_seen(fresh, baseline, comparisons, pairing)
         for fresh, is_beaten in zip(found, beaten, strict=True)
     ]
     return [
@@ -53,11 +58,13 @@ def marks_of(found: Sequence[Fresh], baseline: Mapping[str, Measurement]) -> lis
     ]
 
 
-def is_worse_than_seen(fresh: Fresh, baseline: Mapping[str, Measurement], comparisons: int) -> bool:
+def is_worse_than_seen(
+    fresh: Fresh, baseline: Mapping[str, Measurement], comparisons: int, pairing: Pairing | None = None
+) -> bool:
     """Say whether a file is slower, or loses more accuracy, than the search saw, by more than noise explains.
 
     Accuracy is compared as what is lost against the baseline on the same split, since one split may be harder than the
-    other. The four intervals are taken for independent; on one split they are not, so that the noise is overstated.
+    other. On each split the two are compared row by row where that is known, and count as independent otherwise.
     Latency may differ by :data:`RUN_TO_RUN` beside its intervals. Among many points one would exceed its noise by
     chance; the limit grows with their number, so that none does in most searches (Bonferroni's correction).
 
@@ -65,7 +72,9 @@ def is_worse_than_seen(fresh: Fresh, baseline: Mapping[str, Measurement], compar
         fresh: The file.
         baseline: The baseline's measurements, test accuracy included.
         comparisons: How many such comparisons are made in all.
+        pairing: Which rows files got right; nothing is paired without it.
     """
+    pairing = pairing or Pairing()
     known = fresh.record.outcome.measurements if fresh.record.outcome else {}
     times = NormalDist().inv_cdf(1.0 - ONE_SIDED / max(1, comparisons)) / SPREAD_PER_DEVIATION
     for name in _latencies(fresh.objectives):
@@ -73,8 +82,8 @@ def is_worse_than_seen(fresh: Fresh, baseline: Mapping[str, Measurement], compar
         noise = math.hypot(before.spread, after.spread, RUN_TO_RUN * before.value)
         if after.value - before.value > times * noise:
             return True
-    four = (known["accuracy"], baseline["accuracy"], fresh.measurements[TEST_ACCURACY], baseline[TEST_ACCURACY])
-    noise = math.hypot(*(item.spread for item in four))
+    both = (known["accuracy"], fresh.measurements[TEST_ACCURACY])
+    noise = math.hypot(*(pairing.spread_of_loss(fresh.artifact.digest, item, baseline) for item in both))
     return accuracy_fall(fresh, baseline) > times * noise
 
 
@@ -119,6 +128,7 @@ def summarize(
     fresh_latencies = [fresh.measurements["latency_ms"].value for fresh in points]
     rises = [100.0 * (after / before - 1.0) for before, after in zip(latencies, fresh_latencies, strict=True)]
     counts = Counter(marks)
+    point = (metric_range(baseline["accuracy"].value) or 1.0) / 100.0
     return Certification(
         time=time,
         same_process=same_process,
@@ -130,7 +140,8 @@ def summarize(
         marks={mark: counts[mark] for mark in (HOLDS, WITHIN_NOISE, FELL_OFF)},
         accuracy_tau=kendall_tau(accuracies, [fresh.measurements[TEST_ACCURACY].value for fresh in points]),
         latency_tau=kendall_tau(latencies, fresh_latencies),
-        accuracy_fall_points=median(100.0 * accuracy_fall(fresh, baseline) for fresh in points) if points else None,
+        accuracy_fall_points=median(accuracy_fall(fresh, baseline) for fresh in points) / point if points else None,
         latency_rise_percent=median(rises) if rises else None,
         lost=tuple(lost),
+        chosen_by="validation",
     )

@@ -19,7 +19,7 @@ from ...search.record import TrialRecord
 from ...search.workers import Workers
 from ...spaces.artifact import Artifact, file_digest
 from ..measuring.workbench import Workbench
-from ..tables import fresh_names
+from ..tables import names_of
 
 if TYPE_CHECKING:
     from ...search.gates import Gates
@@ -60,13 +60,16 @@ class Fresh:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """Its value of each objective: size, latency, test accuracy, and further ones where the study has them."""
-        return tuple(self.measurements[name].value for name in fresh_names(self.objectives))
+        """Its value of each objective: size, latency, validation accuracy, and further ones where the study has them.
+
+        Accuracy is that by which the search chose. Test accuracy is reported, and nothing is chosen by it.
+        """
+        return tuple(self.measurements[name].value for name in names_of(self.objectives))
 
     @property
     def spreads(self) -> tuple[float, ...]:
         """Their spreads."""
-        return tuple(self.measurements[name].spread for name in fresh_names(self.objectives))
+        return tuple(self.measurements[name].spread for name in names_of(self.objectives))
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class MeasuredAgain:
 
 class Remeasure:
     """Measures a file that is there already: latency, load and test accuracy; asked again, its latency only.
+
+    Which rows of validation it gets right is found out where another machine measured it, or an earlier version.
 
     It is an :class:`~karui.search.outcome.Evaluate` that makes nothing.
 
@@ -114,6 +119,7 @@ class Remeasure:
             evaluators.append(bench.test_accuracy)
         with bench.lock.working():
             found = {item.name: item for evaluator in evaluators for item in evaluator.measure(artifact)}
+            bench.complete_rows(artifact)
         self._measured.add(candidate.key)
         return Outcome(found, artifact.digest)
 

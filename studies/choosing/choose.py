@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ...evaluators.measurement import Measurement
 
 
-Preference = Literal["size", "latency", "accuracy", "knee"]
+Preference = Literal["recommended", "size", "latency", "accuracy", "knee"]
 
 
 def pick_point(
@@ -41,8 +41,10 @@ def pick_point(
     Args:
         front: As :func:`karui.load_front` returns it.
         budget: The bounds.
-        prefer: ``size``, ``latency`` or ``accuracy`` (best in that one, ties by the others), or ``knee`` (the best
-            compromise in all that was searched for, see :func:`karui.search.front.knee_index`).
+        prefer: ``recommended`` (the best compromise among those that lose at most one point of validation accuracy,
+            where there are any, else the most accurate; with a bound on accuracy, among all that keep it);
+            ``size``, ``latency`` or ``accuracy`` (best in that one, ties by the others); or ``knee`` (the best
+            compromise in all that was searched for, however inaccurate, see :func:`karui.search.front.knee_index`).
         baseline: The baseline's values by name, see :func:`judge_front`.
         point: Name of the point, such as ``p07``, instead of a preference; it has to keep the budget as well.
         further: What the study searched for beside size, latency and accuracy.
@@ -87,7 +89,7 @@ def choose(
     out: str | Path | None = None,
     storage: str | None = None,
     budget: Budget | None = None,
-    prefer: Preference = "knee",
+    prefer: Preference = "recommended",
     point: str | None = None,
 ) -> Choice:
     """Choose one point of a study's front; see :func:`pick`."""
@@ -118,7 +120,7 @@ def pick(
     max_size: str | float | None = None,
     max_latency: str | float | None = None,
     min_accuracy: str | float | None = None,
-    prefer: Preference = "knee",
+    prefer: Preference = "recommended",
     point: str | None = None,
     export: str | Path | None = None,
 ) -> pd.Series[Any]:
@@ -131,7 +133,7 @@ def pick(
         artifacts: Where the files of all machines are kept, if the file to export is not in the results folder.
         max_size: Largest file, such as ``60KB``, ``48000`` or ``0.1x`` of the baseline's.
         max_latency: Longest latency, such as ``0.4ms`` or ``0.3x``.
-        min_accuracy: Lowest accuracy, on the test split where the front was measured on it.
+        min_accuracy: Lowest accuracy, on validation, by which the search compared as well.
         prefer: What counts among the points that fit; see :func:`pick_point`.
         point: Name of a point, such as ``p07``, instead of a preference.
         export: Folder to write the bundle to; see :func:`~karui.studies.bundle.export.export_bundle`.
@@ -148,7 +150,10 @@ def pick(
 
 
 def _preferred(judged: JudgedFront, prefer: Preference) -> int:
-    if prefer == "knee":
+    recommended = judged.recommended()
+    if prefer == "recommended" and not judged.bounds_accuracy and recommended is not None:
+        return int(np.flatnonzero(judged.fitting == recommended.best)[0])
+    if prefer in ("recommended", "knee"):
         return knee_index(judged.searched_values[judged.fitting], judged.searched)
     losses = judged.values[judged.fitting] * np.array([1.0, 1.0, -1.0])
     first = ("size", "latency", "accuracy").index(prefer)

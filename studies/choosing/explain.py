@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ...evaluators.measurement import Measurement
 from ...search.front import knee_shares
 from ...search.objectives import as_losses
 from ..bundle.model_card import standing
+from ..certifying.pairing import SPLITS, Pairing, pairing_of
 from ..further import title_of
+from ..metric_text import has_points, loss_text, metric_text, one_point_text
 from .choose import Choice
 from .judge import JudgedFront, judge_front
+from .recommendation import describe_recommended, metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +36,8 @@ class Difference:
     Args:
         here: The chosen point's value.
         there: The other point's.
-        spread: Half the width of the 95 % interval of the difference, both taken to vary by themselves.
+        spread: Half the width of the 95 % interval of the difference; accuracies are compared row by row where it is
+            known which rows both got right, and everything else is taken to vary by itself.
     """
 
     here: float
@@ -61,7 +67,9 @@ class Neighbour:
     broken: tuple[str, ...]
 
 
-def find_neighbours(judged: JudgedFront, chosen: int) -> tuple[Neighbour | None, Neighbour | None, Neighbour | None]:
+def find_neighbours(
+    judged: JudgedFront, chosen: int, pairing: Pairing | None = None
+) -> tuple[Neighbour | None, Neighbour | None, Neighbour | None]:
     """Return the next smaller, the next faster and the next more accurate point; None where there is none.
 
     Of several that are alike in that objective the one that loses least in the others counts, latency and size by
@@ -70,6 +78,7 @@ def find_neighbours(judged: JudgedFront, chosen: int) -> tuple[Neighbour | None,
     Args:
         judged: The front.
         chosen: Row of the chosen point.
+        pairing: Which rows files got right; accuracies count as independent without it.
     """
     losses = as_losses(judged.values, judged.objectives)
     found: list[Neighbour | None] = []
@@ -81,7 +90,7 @@ def find_neighbours(judged: JudgedFront, chosen: int) -> tuple[Neighbour | None,
         nearest = better[losses[better, column] == losses[better, column].max()]
         others = [other for other in range(3) if other != column]
         rest = sorted(nearest, key=lambda index: (*losses[index, others], index))[0]
-        found.append(_neighbour(judged, chosen, int(rest), column))
+        found.append(_neighbour(judged, chosen, int(rest), column, pairing or Pairing()))
     return found[0], found[1], found[2]
 
 
@@ -90,20 +99,28 @@ def explain_choice(choice: Choice) -> list[str]:
     baseline = {name: item.value for name, item in choice.baseline.items()}
     judged = judge_front(choice.front, choice.budget, baseline, choice.further)
     chosen = judged.table["point"].tolist().index(choice.row["point"])
-    neighbours = find_neighbours(judged, chosen)
+    neighbours = find_neighbours(judged, chosen, pairing_of(choice.results.folder.rows, choice.baseline))
+    metric = metric_of(choice.baseline)
     return [
         *_why(judged, chosen, choice),
         *_excluded(judged),
-        *(_describe(found, column) for column, found in enumerate(neighbours)),
+        *(_describe(found, column, metric, baseline["accuracy"]) for column, found in enumerate(neighbours)),
     ]
 
 
-def _neighbour(judged: JudgedFront, chosen: int, other: int, column: int) -> Neighbour:
+def _neighbour(judged: JudgedFront, chosen: int, other: int, column: int, pairing: Pairing) -> Neighbour:
     here, there = judged.table.iloc[chosen], judged.table.iloc[other]
-    size, latency, accuracy = (
-        Difference(float(here[name]), float(there[name]), math.hypot(_spread(here, name), _spread(there, name)))
-        for name in judged.columns
-    )
+
+    def difference(name: str) -> Difference:
+        values = float(here[name]), float(there[name])
+        spreads = _spread(here, name), _spread(there, name)
+        if name not in SPLITS:
+            return Difference(*values, math.hypot(*spreads))
+        both = [Measurement(name, value, "1", spread) for value, spread in zip(values, spreads, strict=True)]
+        digests = [str(row.get("sha256", "")) for row in (here, there)]
+        return Difference(*values, pairing.spread(digests[0], digests[1], *both))
+
+    size, latency, accuracy = (difference(name) for name in judged.columns)
     broken = [
         objective.bound_text(judged.baseline[objective.name])
         for objective, share in zip(judged.objectives, judged.violations[other], strict=True)
@@ -124,9 +141,22 @@ def _why(judged: JudgedFront, chosen: int, choice: Choice) -> list[str]:
         return [f"{name} was named; it is one of {len(fitting)} of {len(judged.table)} points that keep the budget."]
     if len(fitting) == 1:
         return [f"{name} is the only one of {len(judged.table)} points that keeps the budget."]
-    if choice.prefer != "knee":
+    recommended = judged.recommended() if choice.prefer == "recommended" and not judged.bounds_accuracy else None
+    if recommended is not None:
+        fitting = np.array(recommended.among)
+        loss = one_point_text(judged.baseline["accuracy"], metric_of(choice.baseline))
+        among = f"the {len(fitting)} points that keep the budget and lose at most {loss} on validation"
+        if len(fitting) == 1:
+            return describe_recommended(judged, recommended, metric_of(choice.baseline))
+    if choice.prefer not in ("knee", "recommended"):
         word = {"size": "smallest", "latency": "fastest", "accuracy": "most accurate"}[choice.prefer]
         return [f"{name} is the {word} of {among}, of {len(judged.table)} on the front."]
+    return _why_compromise(judged, chosen, fitting, among)
+
+
+def _why_compromise(judged: JudgedFront, chosen: int, fitting: NDArray[np.intp], among: str) -> list[str]:
+    """Return how near the chosen point lies to the ideal one of those that it was chosen from."""
+    name = judged.table.iloc[chosen]["point"]
     shares = knee_shares(judged.searched_values[fitting], judged.searched)
     distances = np.linalg.norm(shares, axis=1)
     place = fitting.tolist().index(chosen)
@@ -140,7 +170,7 @@ def _why(judged: JudgedFront, chosen: int, choice: Choice) -> list[str]:
         f"{accuracy:.2f} in accuracy{further}: {distances[place]:.2f} away from a point that were best in all. Next "
         f"comes {judged.table.iloc[int(fitting[second])]['point']}, {distances[second]:.2f} away.",
         f"That is compromise programming (Yu 1973, Zeleny 1973), Euclidean distance. {all_of_them} count alike, from "
-        "best to worst of what the budget leaves: where a few points of accuracy decide, say so with --min-accuracy.",
+        "best to worst of these: where a few points of accuracy decide, say so with --min-accuracy.",
     ]
 
 
@@ -159,10 +189,10 @@ def _excluded(judged: JudgedFront) -> list[str]:
     return sentences
 
 
-def _describe(found: Neighbour | None, column: int) -> str:
+def _describe(found: Neighbour | None, column: int, metric: str, baseline: float) -> str:
     if found is None:
         return f"No point of the front is {_NEXT[column]}."
-    texts = (_size_text, _latency_text, _accuracy_text)
+    texts = (_size_text, _latency_text, lambda difference: _accuracy_text(difference, metric, baseline))
     order = [column, *(other for other in range(3) if other != column)]
     said = [texts[index](found.differences[index]) for index in order]
     text = f"Next {_NEXT[column]}: {found.row['point']} ({found.row['candidate']}), {'; '.join(said)}."
@@ -193,14 +223,14 @@ def _latency_text(difference: Difference) -> str:
     )
 
 
-def _accuracy_text(difference: Difference) -> str:
+def _accuracy_text(difference: Difference, metric: str, baseline: float) -> str:
     if difference.here == difference.there:
         return "as accurate"
-    points = 100 * (difference.there - difference.here)
-    word = "more" if points > 0 else "fewer"
+    gained = difference.there - difference.here
+    word = "more" if gained > 0 else "fewer" if has_points(baseline) else "less"
     return (
-        f"{abs(points):.2f} ± {100 * difference.spread:.2f} points of accuracy {word}{_noise(difference)} "
-        f"({difference.there:.4f} instead of {difference.here:.4f})"
+        f"{loss_text(gained, difference.spread, baseline, metric)} {word} on validation{_noise(difference)} "
+        f"({metric_text(difference.there)} instead of {metric_text(difference.here)})"
     )
 
 

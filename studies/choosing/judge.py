@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import KaruiError, NothingFits
 from ...search.objectives import OBJECTIVES, Objective, parse_bound
+from .recommend import Recommended, recommend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ class Budget:
     Args:
         max_size: Such as ``60KB`` or ``0.1x``.
         max_latency: Such as ``0.4ms`` or ``0.3x``.
-        min_accuracy: Such as ``0.97``.
+        min_accuracy: Such as ``0.97``, on validation.
     """
 
     max_size: str | float | None = None
@@ -88,18 +89,29 @@ class JudgedFront:
         """Rows of the points that keep every bound."""
         return np.flatnonzero((self.violations <= 0).all(axis=1))
 
+    @property
+    def bounds_accuracy(self) -> bool:
+        """Whether the budget itself says how accurate a point has to be."""
+        return self.objectives[2].bound is not None
+
+    def recommended(self) -> Recommended | None:
+        """Return which of the points that keep the budget are worth a look, as rows of the table; None without any."""
+        found = recommend(self.searched_values[self.fitting], self.searched, self.baseline["accuracy"])
+        return None if found is None else found.of(self.fitting.tolist())
+
 
 def judge_front(
     front: pd.DataFrame, budget: Budget, baseline: dict[str, float], further: Sequence[Objective] = ()
 ) -> JudgedFront:
     """Return a front with how far each point keeps a budget.
 
-    Accuracy is that of the test split where the front has it, which the search never saw.
+    Accuracy is that of validation, here as in the search: whoever chose by the test split would find its luck in the
+    number that is reported.
 
     Args:
         front: As :func:`karui.load_front` returns it.
         budget: The bounds.
-        baseline: The baseline's values by name, for bounds such as ``0.3x``; test accuracy is compared with its own.
+        baseline: The baseline's values by name, for bounds such as ``0.3x``.
         further: What the study searched for beside size, latency and accuracy.
 
     Raises:
@@ -110,15 +122,14 @@ def judge_front(
         raise NothingFits("the front is empty", remedy="search longer, or loosen the bounds of the study")
     objectives = budget.objectives()
     columns = tuple(accuracy_column(front) if item.name == "accuracy" else item.name for item in objectives)
-    baseline = {**baseline, "accuracy": baseline.get(accuracy_column(front), baseline["accuracy"])}
     values = front[list(columns)].to_numpy(dtype=np.float64)
     violations = np.array([_violations(row, objectives, baseline) for row in values])
     return JudgedFront(front, columns, values, objectives, baseline, violations, tuple(further))
 
 
 def accuracy_column(front: pd.DataFrame) -> str:
-    """Return the column by which points are judged: test accuracy where it was measured."""
-    return "test_accuracy" if "test_accuracy" in front.columns else "accuracy"
+    """Return the column by which points are judged: validation accuracy, but for a table that has no such column."""
+    return "accuracy" if "accuracy" in front.columns else "test_accuracy"
 
 
 def _violations(

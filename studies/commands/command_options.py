@@ -32,6 +32,7 @@ class Format(StrEnum):
 class Prefer(StrEnum):
     """What is preferred among the points that keep a budget."""
 
+    recommended = "recommended"
     size = "size"
     latency = "latency"
     accuracy = "accuracy"

@@ -24,8 +24,12 @@ def pick(
     max_latency: Annotated[
         str | None, typer.Option(metavar="TIME", help="Longest latency, such as 0.4ms, or 0.3x of the baseline's.")
     ] = None,
-    min_accuracy: Annotated[str | None, typer.Option(metavar="NUMBER", help="Lowest accuracy, such as 0.97.")] = None,
-    prefer: Annotated[Prefer, typer.Option(help="What to prefer among the points that fit.")] = Prefer.knee,
+    min_accuracy: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Lowest validation accuracy, such as 0.97 or 0.99x.")
+    ] = None,
+    prefer: Annotated[
+        Prefer, typer.Option(help="What to prefer among the points that fit; recommended loses at most one point.")
+    ] = Prefer.recommended,
     point: Annotated[
         str | None, typer.Option(metavar="NAME", help="The point of that name, such as p07, instead of a preference.")
     ] = None,
@@ -42,20 +46,27 @@ def pick(
 ) -> None:
     """Choose one point of the front under a budget, and export it.
 
+    Without a preference or a bound on accuracy it takes the best compromise among the points that lose at most one
+    point of accuracy, and names the smallest, the fastest and the most accurate of these. Points are chosen by
+    validation accuracy; test accuracy is told beside it, and chooses nothing.
+
     Exit code 1 where no point fits: then it says which bound fails by how much, and the nearest points.
     """
     from ..choosing.choose import Budget, choose, export_choice
     from ..choosing.cost import describe_saving, parse_price, parse_requests, saving_of
+    from ..choosing.recommendation import recommendation_of
 
     _check_pair(requests, price)
     served = None if requests is None or price is None else (parse_requests(requests), parse_price(price))
     choice = choose(study, out, storage, Budget(max_size, max_latency, min_accuracy), prefer.value, point)
     console = Console()
-    console.print(point_view(choice.row))
+    console.print(point_view(choice.row, choice.baseline))
+    recommendation = recommendation_of(choice)
+    _print_sentences(console, recommendation)
     if explain:
         from ..choosing.explain import explain_choice
 
-        _print_sentences(console, explain_choice(choice))
+        _print_sentences(console, [told for told in explain_choice(choice) if told not in recommendation])
     if served is not None:
         _print_sentences(console, describe_saving(saving_of(choice.row, choice.baseline, served[0]), served[1]))
     if export is not None:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from ..bundle.model_card import standing
 from ..certifying.certification import HOLDS
 from ..choosing.ranking import target_columns
+from ..metric_text import loss_of, loss_text, with_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
 
+    from ...evaluators.measurement import Measurement
     from ...evaluators.training_speed import TrainingSpeed
     from ...search.objectives import Objective
     from ...spaces.stage_cache import EntrySize
@@ -33,7 +36,7 @@ def front_view(table: pd.DataFrame, further: Sequence[Objective] = ()) -> Text:
     from ..further import title_of, value_text  # with numpy, which the command line does without until it needs it
 
     on_test = "test_accuracy" in table.columns
-    accuracy = "test_accuracy" if on_test else "accuracy"
+    accuracy = "test_accuracy" if on_test else "accuracy"  # what is reported, not what points are chosen by
     heads = ("point", "size", "latency", f"{'test' if on_test else 'validation'} accuracy", "mark" if on_test else "")
     view = Text(_columns(*heads) + "\n", style="")
     view.stylize("bold")
@@ -43,7 +46,7 @@ def front_view(table: pd.DataFrame, further: Sequence[Objective] = ()) -> Text:
             row["point"],
             f"{row['size_bytes'] / 1e3:,.1f} KB{smaller}",
             f"{row['latency_ms']:.3f} ms {1 / row['latency_ratio']:6.2f}x",
-            with_spread(row, accuracy, 4),
+            with_interval(row[accuracy], row.get(f"{accuracy}_spread", 0.0)),
             _mark(row) if on_test else "",
         )
         view.append(_columns(*cells) + "\n", style="not bold")
@@ -123,8 +126,13 @@ def verification_view(verification: Verification) -> Text:
     return view
 
 
-def point_view(row: pd.Series[Any]) -> Table:
-    """Lay one point of a front out."""
+def point_view(row: pd.Series[Any], baseline: Mapping[str, Measurement] | None = None) -> Table:
+    """Lay one point of a front out.
+
+    Args:
+        row: As in ``front.csv``.
+        baseline: The baseline's measurements by name; without them nothing is said of what is lost against it.
+    """
     view = Table.grid(padding=(0, 2))
     view.add_row("point", Text(f"{row['point']}, trial {row['trial']}: {row['candidate']}"))
     smaller = f" ({row['size_x']:.1f}x smaller)" if "size_x" in row else ""
@@ -143,9 +151,21 @@ def point_view(row: pd.Series[Any]) -> Table:
         view.add_row("memory", f"{memory / 1e6:,.1f} MB for opening and running it")
     if (energy := row.get("energy_mj", float("nan"))) == energy:
         view.add_row("energy", f"{energy:.4g} mJ a run ({row['energy_ratio']:.2f}x your model's)")
-    view.add_row("accuracy", f"{with_spread(row, 'accuracy', 4)} on validation")
+    view.add_row("accuracy", f"{_accuracy(row, baseline, 'accuracy')} on validation, by which points are chosen")
     if "test_accuracy" in row:
-        drop = f"{abs(row['drop_points']):.2f} points {'lost' if row['drop_points'] >= 0 else 'gained'}"
-        view.add_row("", f"{with_spread(row, 'test_accuracy', 4)} on test ({drop})")
+        view.add_row("", f"{_accuracy(row, baseline, 'test_accuracy')} on test, which chose nothing")
         view.add_row("file", Text(str(row["file"])))
+        if told := standing({str(name): value for name, value in row.items()}):
+            view.add_row("mark", Text(told))
     return view
+
+
+def _accuracy(row: pd.Series[Any], baseline: Mapping[str, Measurement] | None, name: str) -> str:
+    """Return a point's accuracy on one split, and what that is less than the baseline's."""
+    told = with_interval(float(row[name]), float(row.get(f"{name}_spread", 0.0)))
+    if baseline is None or name not in baseline:
+        return told
+    lost, spread = loss_of(row, baseline[name])
+    metric = str(baseline[name].conditions.get("metric", "accuracy"))
+    said = loss_text(lost, spread, baseline[name].value, metric)
+    return f"{told} ({said} {'lost' if lost >= 0 else 'gained'})"

@@ -126,6 +126,18 @@ class StudyEvaluators:
             TaskError: Where its accuracy has no meaning.
         """
         self.baseline |= {item.name: item for item in self._measure_accuracy(self.test_accuracy)}
+        self.complete_rows(self.artifact)
+
+    def complete_rows(self, artifact: Artifact) -> None:
+        """See to it that it is known which rows of validation a file gets right, where that is known of the baseline.
+
+        Raises:
+            CandidateFailure: Where it cannot be run.
+        """
+        if self.rows is None or self.rows.get(VALIDATION, artifact.digest) is not None:
+            return
+        if artifact.digest == self.artifact.digest or self.rows.get(VALIDATION, self.artifact.digest) is not None:
+            self.accuracy.measure(artifact)
 
     def _measure_accuracy(self, evaluator: Evaluator) -> tuple[Measurement, ...]:
         try:

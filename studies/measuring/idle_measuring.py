@@ -19,7 +19,7 @@ from ...search.objectives import OBJECTIVES, Objective
 from ...search.record import TrialRecord
 from ...spaces.artifact import Artifact, file_digest
 from ..certifying.remeasuring import Fresh, undecided
-from ..tables import TEST_ACCURACY, edge_records, front_records
+from ..tables import edge_records, front_records
 
 if TYPE_CHECKING:
     from .bench import Bench
@@ -117,9 +117,7 @@ class IdleMeasuring:
             if record.outcome is None or (artifact := self._file_of(record, record.outcome.digest)) is None:
                 continue
             known = record.outcome.measurements
-            # The test split is for the end; until then accuracy is what the search knows of it.
-            told = {**known, TEST_ACCURACY: known["accuracy"], **self._mean_of(artifact.digest)}
-            found.append(Fresh(record, artifact, told, self._objectives))
+            found.append(Fresh(record, artifact, {**known, **self._mean_of(artifact.digest)}, self._objectives))
         return found
 
     def _candidates(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:

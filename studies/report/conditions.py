@@ -65,7 +65,11 @@ def _accuracy(material: Material) -> str:
             )
     if not told:
         return ""
-    seen = "the search saw validation only" if material.on_test else "test examples are touched only when it is over"
+    seen = (
+        "points are chosen by validation, which is a little too good therefore, and told by test, which chose nothing"
+        if material.on_test
+        else "test examples are touched only when it is over"
+    )
     return f"{'; '.join(told)}; {seen}. ± is half the width of a 95 % interval"
 
 

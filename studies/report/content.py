@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ...evaluators.measurement import metric_range
 from ...spaces.candidate import Candidate
+from ..certifying.certification import CHOSEN_BY_TEST, read_certification
 from ..choosing.ranking import Flip, front_flips, target_columns
+from ..choosing.recommend import least_accuracy
 from ..further import title_of
+from ..metric_text import has_points, one_point_text
 from .axes import axes_used, combination_labels, parameter_names
 from .cloud import cloud_columns
 from .conditions import how_measured
@@ -120,6 +124,9 @@ def _notes(material: Material) -> list[str]:
             "The search has gone on since this front was measured again. The same search command, run to its end, "
             "measures the front of all trials."
         )
+    if material.is_front and material.on_test:
+        known = read_certification(material.folder)
+        notes += [CHOSEN_BY_TEST] if known is None or known.chosen_by == "test" else []
     return notes
 
 
@@ -128,7 +135,7 @@ def _interactive(material: Material, command: list[str]) -> dict[str, Any]:
     evaluated = material.evaluated
     names = [name for name in parameter_names(evaluated) if evaluated[name].nunique() > 1]
     others = evaluated[~evaluated["trial"].isin(set(material.points["trial"]))] if len(material.points) else evaluated
-    judged = material.baseline.get(material.accuracy, material.baseline["accuracy"])
+    tested = material.baseline.get("test_accuracy") if material.on_test else None
     return {
         "study": material.name,
         "isFront": material.is_front,
@@ -139,8 +146,13 @@ def _interactive(material: Material, command: list[str]) -> dict[str, Any]:
             "latency": latency,
             "accuracy": accuracy,
             "latencySpread": material.baseline["latency_ms"].spread,
-            "accuracySpread": judged.spread,
+            "accuracySpread": material.baseline["accuracy"].spread,
+            "test": None if tested is None else tested.value,
         },
+        "least": least_accuracy(accuracy),
+        "scale": metric_range(accuracy) or 1.0,
+        "onePoint": one_point_text(accuracy, material_metric(material)),
+        "hasPoints": has_points(accuracy),
         "int8": _uniform_int8(material),
         "parameters": names,
         "further": [{"name": item.name, "title": title_of(item)} for item in material.further],
@@ -159,17 +171,16 @@ def _uniform_int8(material: Material) -> dict[str, Any] | None:
         found = rows[rows["candidate"].isin(names)]
         return found.iloc[0] if len(found) else None
 
-    row, column = first(material.points) if material.is_front else None, material.accuracy
+    row = first(material.points) if material.is_front else None
     if row is None:
-        row, column = first(material.evaluated), "accuracy"
+        row = first(material.evaluated)
     if row is None:
         return None
     return {
         "trial": int(row["trial"]),
         "size": float(row["size_bytes"]),
         "latency": float(row["latency_ms"]),
-        "accuracy": float(row[column]),
-        "onTest": column == "test_accuracy",
+        "accuracy": float(row["accuracy"]),
     }
 
 
@@ -177,7 +188,10 @@ _CERTIFIED = {
     "same_process": ("Measured again", "in the search's own process: {}"),
     "accuracy_tau": ("Rank correlation", "{:.2f} between accuracy in the search and on the test split (Kendall's tau)"),
     "latency_tau": ("Rank correlation", "{:.2f} between latency in the search and measured again (Kendall's tau)"),
-    "accuracy_fall_points": ("Accuracy again", "the median point lost {:.2f} points more on the test split"),
+    "accuracy_fall_points": (
+        "Accuracy again",
+        "the median point lost {:.2f} hundredths of the metric's scale more on the test split",
+    ),
     "latency_rise_percent": ("Latency again", "the median point was {:.1f} % slower than in the search"),
 }
 """What ``certification.json`` says, in words."""

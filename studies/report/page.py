@@ -55,8 +55,10 @@ def _texts(content: Content) -> dict[str, str]:
     drawn = len(data["cloud"]["drawn"])
     some = f" ({drawn:,} of {behind:,} drawn)" if drawn < behind else ""
     hint = (
-        "Bars are 95 % intervals. Faint: trials that other points beat, by validation accuracy; a cross breaks a bound"
-        f"{some}. Drag to select an area, double-click to leave it; click a point for its details."
+        "Accuracy is that of validation, by which points are chosen"
+        f"{'; the table has test accuracy, which chose nothing' if data['onTest'] else ''}. Bars are 95 % intervals. "
+        f"Faint: trials that other points beat; a cross breaks a bound{some}. Drag to select an area, double-click to "
+        "leave it; click a point for its details."
     )
     lead = (
         "Every point is a file that was measured. Move a limit, and the plots and the table keep what fits."

@@ -51,7 +51,7 @@ def save_pictures(folder: Path, material: Material, content: Content) -> list[Pa
 def _front(material: Material) -> Figure:
     values = {name: item.value for name, item in material.baseline.items()}
     metric = str(material.baseline["accuracy"].conditions.get("metric", "accuracy"))
-    numbers = front_numbers(material.points, material.evaluated, values, plain(metric))
+    numbers = front_numbers(material.points, material.evaluated, values, plain(metric), material.objectives)
     figure = Figure(figsize=(16, 5.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     draw_front(left, numbers, "latencies_ms")

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...evaluators.measurement import Measurement
+from ...evaluators.measurement import Measurement, metric_range
 from ...search.objectives import Objective
 from ...spaces.architectures import Baseline
 from ..choosing.ranking import target_columns
 from ..further import value_text
+from ..metric_text import loss_of, loss_text, with_interval
 from .axes import axes_used, combination_labels
 from .cloud import plain_value
 from .documents import PointDocument
 from .layers import Layer, read_layers
 from .material import violations_of
-from .words import configuration, describe_bytes, describe_ms, drop_points
+from .words import configuration, describe_bytes, describe_ms, material_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,10 +80,8 @@ def _words(document: PointDocument) -> list[tuple[str, str]]:
 
 
 def _values(material: Material, row: pd.Series[Any]) -> dict[str, Any]:
-    name = material.accuracy
     size, latency, _ = material.baseline_values
     ratio = _number(row, "latency_ratio")
-    drop, drop_half = drop_points(material, row)
     broken = {} if material.is_front else violations_of(row, material.objectives, material.baseline)
     return {
         "name": str(row["point"]),
@@ -92,12 +91,13 @@ def _values(material: Material, row: pd.Series[Any]) -> dict[str, Any]:
         "size": float(row["size_bytes"]),
         "latency": float(row["latency_ms"]),
         "latencySpread": _number(row, "latency_ms_spread") or 0.0,
-        "accuracy": float(row[name]),
-        "accuracySpread": _number(row, f"{name}_spread") or 0.0,
+        "accuracy": float(row["accuracy"]),
+        "accuracySpread": _number(row, "accuracy_spread") or 0.0,
+        "test": _number(row, "test_accuracy") if material.on_test else None,
+        "testSpread": _number(row, "test_accuracy_spread") or 0.0,
         "smaller": size / float(row["size_bytes"]),
         "faster": 1 / ratio if ratio else latency / float(row["latency_ms"]),
-        "drop": drop,
-        "dropHalf": drop_half,
+        **_losses(material, row),
         "holds": bool(row["holds"]) if "holds" in row.index else None,
         "mark": str(row["mark"]) if isinstance(row.get("mark"), str) else None,
         "probability": _number(row, "front_probability"),
@@ -105,6 +105,20 @@ def _values(material: Material, row: pd.Series[Any]) -> dict[str, Any]:
         "further": {item.name: _further(row, item) for item in material.further},
         "broken": [f"{_TITLES[bound].lower()} by {share:.1%}" for bound, share in broken.items()],
         "targets": {target: _number(row, column) for target, column in target_columns(row.index).items()},
+    }
+
+
+def _losses(material: Material, row: pd.Series[Any]) -> dict[str, Any]:
+    """Return what a point loses on the split that is reported: in points, or in hundredths of the metric's scale."""
+    baseline = material.baseline.get(material.accuracy)
+    if baseline is None:
+        return {"drop": None, "dropText": ""}
+    lost, spread = loss_of(row, baseline)
+    told = loss_text(lost, spread, baseline.value, material_metric(material), digits=1)
+    split = "test" if material.on_test else "validation"
+    return {
+        "drop": 100.0 * lost / (metric_range(baseline.value) or 1.0),
+        "dropText": f"{told} {'lost' if lost >= 0 else 'gained'} on {split}",
     }
 
 
@@ -157,7 +171,7 @@ def _value(item: Measurement) -> str:
         return f"{item.value:.3g} mJ{f' ± {item.spread:.2g}' if item.spread else ''}"
     if item.unit == "ms":
         return f"{describe_ms(item.value)}{f' ± {item.spread:.2g}' if item.spread else ''}"
-    return f"{item.value:.4f}{f' ± {item.spread:.4f}' if item.spread else ''}"
+    return with_interval(item.value, item.spread)
 
 
 def _conditions(item: Measurement, shared: Mapping[str, Any]) -> list[str]:

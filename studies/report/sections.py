@@ -35,7 +35,8 @@ def summary(content: Content) -> str:
     first, *others = content.highlights
     hero = f'<p class="hero">{escape(first.sentence)}</p>'
     more = " Also worth a look:" if others else ""
-    foot = f'<p class="hero-foot">{escape(f"{first.role}: point {first.point}.{more}")}</p>'
+    chosen = " Chosen by validation accuracy." if content.interactive["onTest"] else ""
+    foot = f'<p class="hero-foot">{escape(f"{first.role}: point {first.point}.{chosen}{more}")}</p>'
     cards = "".join(
         f'<button type="button" class="card" data-select="{escape(each.point)}">'
         f"<b>{escape(each.role)} · {escape(each.point)}</b>{escape(each.sentence)}</button>"

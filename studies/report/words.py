@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...search.front import knee_index
 from ...spaces.architectures import CellNetwork, Student, describe_architecture
 from ...spaces.candidate import FLOAT_BITS, HALF_BITS, Candidate
 from ...spaces.stages.choice import StageNetwork
+from ..choosing.recommend import recommend
+from ..metric_text import has_points, loss_of, loss_text, metric_text, one_point_text
 from ..tables import names_of
 
 if TYPE_CHECKING:
     from .material import Material
-
-WITHIN_POINTS = 1.0
-"""How much accuracy may be lost, in points, by the smallest and the fastest that the summary names."""
 
 _IMPORTANCES = {
     "magnitude": "those of smallest magnitude",
@@ -68,19 +66,24 @@ def times(factor: float, more: str, less: str) -> str:
 def highlights(material: Material) -> list[Highlight]:
     """Return the points to name first: the best compromise, the smallest, the fastest and the most accurate one.
 
-    The smallest and the fastest are those that lose at most one point of accuracy, where there are any.
+    All of them lose at most one point of validation accuracy; where none does, the nearest is named alone, and that it
+    is no better (:func:`~karui.studies.choosing.recommend.recommend`). What each loses is told on the test split.
     """
     points = material.points
-    names = [material.accuracy if name == "accuracy" else name for name in names_of(material.objectives)]
-    values = points[names].to_numpy(dtype=np.float64)
-    least = material.baseline_values[2] - WITHIN_POINTS / 100
-    near = np.flatnonzero(values[:, 2] >= least - 1e-12)
-    some, among = (near, "within 1 point") if len(near) else (np.arange(len(values)), "at any accuracy")
+    values = points[list(names_of(material.objectives))].to_numpy(dtype=np.float64)
+    found = recommend(values, material.objectives, material.baseline_values[2])
+    if found is None:
+        return []
+    metric, baseline = material_metric(material), material.baseline_values[2]
+    if not found.is_near:
+        role = f"No point loses at most {one_point_text(baseline, metric)} on validation; this is the nearest"
+        return [Highlight(role, str(points.iloc[found.best]["point"]), _sentence(material, found.best))]
+    among = "within 1 point" if has_points(baseline) else "within a hundredth"
     chosen = {
-        "Best compromise": knee_index(values, material.objectives),
-        f"Smallest {among}": int(some[np.lexsort((values[some, 1], values[some, 0]))[0]]),
-        f"Fastest {among}": int(some[np.lexsort((values[some, 0], values[some, 1]))[0]]),
-        "Most accurate": int(np.lexsort((values[:, 0], values[:, 1], -values[:, 2]))[0]),
+        f"Best compromise {among}": found.best,
+        f"Smallest {among}": found.smallest,
+        f"Fastest {among}": found.fastest,
+        "Most accurate": found.most_accurate,
     }
     roles: dict[int, list[str]] = {}
     for role, at in chosen.items():
@@ -111,24 +114,15 @@ def _speed(row: Any, baseline_ms: float) -> float:
 
 
 def _loss(material: Material, row: Any) -> str:
-    drop, half = drop_points(material, row)
-    if abs(drop) < 0.05 and not half:
-        return "loses no accuracy"
-    interval = f" ± {half:.1f}" if half else ""
-    return f"{'loses' if drop >= 0 else 'gains'} {abs(drop):.1f}{interval} points of {material_metric(material)}"
-
-
-def drop_points(material: Material, row: Any) -> tuple[float, float]:
-    """Return how many points of accuracy are lost, and half the width of the 95 % interval of the difference.
-
-    The two accuracies are taken for independent, which makes the interval too wide rather than too narrow: both files
-    were judged on the same examples.
-    """
     name = material.accuracy
-    baseline = material.baseline.get(name, material.baseline["accuracy"])
-    spread = float(row.get(f"{name}_spread", 0.0))
-    half = float(np.hypot(spread if spread == spread else 0.0, baseline.spread))
-    return 100.0 * (baseline.value - float(row[name])), 100.0 * half
+    baseline = material.baseline.get(name)
+    if baseline is None:
+        return f"reaches {metric_text(float(row[name]))}"
+    lost, spread = loss_of(row, baseline)
+    if not lost and not spread:
+        return "loses no accuracy"
+    told = loss_text(lost, spread, baseline.value, material_metric(material), digits=1)
+    return f"{'loses' if lost >= 0 else 'gains'} {told}{' on test' if material.on_test else ' on validation'}"
 
 
 def material_metric(material: Material) -> str:

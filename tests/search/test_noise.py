@@ -292,3 +292,80 @@ def test_nobody_on_the_edge_is_on_the_front_or_beyond_the_noise(rows: list[tuple
     edge = edge_of_front(values, spreads, OBJECTIVES, most=99)
     assert not pareto_mask(values, OBJECTIVES)[edge].any()
     assert not any(beats(other, rows[index]) for index in edge for other in rows)
+
+
+# --- differences that are known better than the values ----------------------------------------------------------------
+
+PAIRS = st.lists(st.tuples(ROW, st.lists(st.integers(-3, 3), min_size=3, max_size=3)), max_size=8)
+
+
+def known_differences(places: list[list[int]], column: int = 2) -> np.ndarray:
+    """Spreads of differences that are distances of places: what deviations of differences are like."""
+    found = np.full((len(places), len(places), 3), np.nan)
+    at = np.asarray(places, dtype=float).reshape(-1, 3)
+    found[:, :, column] = np.linalg.norm(at[:, None] - at, axis=2)
+    return found
+
+
+@settings(deadline=None)
+@given(PAIRS)
+def test_where_a_difference_is_known_it_decides(pairs: list[tuple[tuple[Row, Row], list[int]]]) -> None:
+    rows, places = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    known = known_differences(places)
+    found = dominated_beyond_noise(*split(rows), OBJECTIVES, known)
+
+    def beats_by_it(one: int, other: int) -> bool:
+        # accuracy beyond the known noise, and then as if it had none
+        gain = rows[one][0][2] - rows[other][0][2]
+        if gain < known[one, other, 2]:
+            return False
+        certain = [(row[0], (*row[1][:2], 0)) for row in (rows[one], rows[other])]
+        return beats(*certain)
+
+    expected = [any(beats_by_it(one, other) for one in range(len(rows)) if one != other) for other in range(len(rows))]
+    assert found.tolist() == expected
+
+
+@settings(deadline=None)
+@given(PAIRS)
+def test_who_covers_by_known_differences_is_there_to_be_chosen(
+    pairs: list[tuple[tuple[Row, Row], list[int]]],
+) -> None:
+    values, spreads = split([pair[0] for pair in pairs])
+    known = known_differences([pair[1] for pair in pairs])
+    found = cover(values, spreads, OBJECTIVES, known)
+    for point, by in enumerate(found):
+        if by is not None:
+            assert found[by] is None
+            assert values[point][2] - values[by][2] <= known[point, by, 2]
+
+
+def test_differences_that_are_those_of_independent_values_change_nothing() -> None:
+    chance = np.random.default_rng(3)
+    values = np.column_stack([chance.uniform(1, 2, 12), chance.uniform(1, 2, 12), chance.uniform(0.8, 1, 12)])
+    spreads = np.column_stack([np.zeros(12), np.full(12, 0.1), chance.uniform(0.01, 0.05, 12)])
+    same = np.hypot(spreads[:, None], spreads)
+    same[np.arange(12), np.arange(12)] = 0.0
+    for function in (dominated_beyond_noise, cover):
+        assert list(function(values, spreads, OBJECTIVES, same)) == list(function(values, spreads, OBJECTIVES))
+    alone, together = (front_probability(values, spreads, OBJECTIVES, each) for each in (None, same))
+    assert np.abs(alone - together).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.01, 0.04])
+def test_of_two_on_the_same_rows_the_probability_is_that_of_their_difference(noise: float) -> None:
+    # as large and as fast as each other, one 0.01 better; both known to 0.03 only
+    values, spreads = [(1.0, 1.0, 0.90), (1.0, 1.0, 0.91)], [(0.0, 0.0, 0.03)] * 2
+    known = np.full((2, 2, 3), np.nan)
+    known[:, :, 2] = [[0.0, noise], [noise, 0.0]]
+    found = front_probability(values, spreads, OBJECTIVES, known)
+    better = NormalDist().cdf(0.01 / (noise / SPREAD_PER_DEVIATION))
+    assert found == pytest.approx([1 - better, better], abs=TOLERANCE)
+
+
+def test_rows_tell_apart_what_two_intervals_do_not() -> None:
+    values, spreads = [(1.0, 1.0, 0.95), (2.0, 1.0, 0.94)], [(0.0, 0.0, 0.02)] * 2
+    known = np.full((2, 2, 3), np.nan)
+    known[:, :, 2] = [[0.0, 0.005], [0.005, 0.0]]
+    assert dominated_beyond_noise(values, spreads, OBJECTIVES).tolist() == [False, False]
+    assert dominated_beyond_noise(values, spreads, OBJECTIVES, known).tolist() == [False, True]

@@ -7,14 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 
 from karui.errors import OutputError
 from karui.evaluators.measurement import Measurement
+from karui.evaluators.row_scores import RowScores, RowStore
 from karui.search.record import TrialRecord
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.candidate import Candidate
+from karui.studies.certifying.certification import Certification
 from karui.studies.certifying.certify import Certified, certify, files_to_measure, front_table, write_descriptions
 from karui.studies.certifying.remeasuring import Fresh, MeasuredAgain
 from karui.studies.commands.views import front_view
@@ -120,11 +124,11 @@ def test_the_folder_of_the_front_holds_its_files_and_no_others(files: Files) -> 
 
 
 def test_points_that_fell_off_or_are_covered_are_in_the_table_and_say_so(files: Files) -> None:
-    front = [files.record(0, 10.0, 5.0, 0.80), files.record(1, 20.0, 4.0, 0.85), files.record(2, 21.0, 9.0, 0.82)]
+    front = [files.record(0, 10.0, 5.0, 0.80), files.record(1, 20.0, 4.0, 0.82), files.record(2, 21.0, 9.0, 0.825)]
     found = (
         files.fresh(front[0], 5.0, 0.80),
-        files.fresh(front[1], 5.2, 0.70),  # slower and worse than the smaller one, and than the search saw
-        files.fresh(front[2], 9.0, 0.81),  # nearly twice as slow as the smallest, for a point of accuracy
+        files.fresh(front[1], 5.2, 0.70),  # slower than the search saw, and it loses 12 points more on test
+        files.fresh(front[2], 9.0, 0.82),  # nearly twice as slow as the smallest, for 2.5 points of accuracy
     )
     done = certify(front, MeasuredAgain(found, {}), BASELINE, RunFolder(files.folder / "results"), {})
     table = front_table(done.points, BASELINE)
@@ -133,15 +137,15 @@ def test_points_that_fell_off_or_are_covered_are_in_the_table_and_say_so(files: 
     assert table["covered_by"].fillna("").to_list() == ["", "p01", "p01"]
     assert table["search_latency_ms"].to_list() == [5.0, 4.0, 9.0]
     assert table["latency_ms"].to_list() == [5.0, 5.2, 9.0]
-    assert table["front_probability"][0] == 1.0
-    assert table["front_probability"][1] < 0.1
-    # It belongs to the front as often as its accuracy is the higher one, 0.01 apart where each is known to 0.02.
-    assert table["front_probability"][2] == pytest.approx(0.756, abs=0.04)
+    # They belong to the front as often as validation accuracy is higher than that of all smaller ones, known to 0.02.
+    drawn = np.random.default_rng(0).normal([0.80, 0.82, 0.825], 0.02 / 1.96, (100_000, 3))
+    higher = [float(np.mean(drawn[:, place] > drawn[:, :place].max(axis=1))) for place in (1, 2)]
+    assert table["front_probability"].to_list() == pytest.approx([1.0, *higher], abs=0.04)
 
 
 def test_the_view_shows_marks_and_says_where_there_is_no_certain_gain(files: Files) -> None:
-    front = [files.record(0, 10.0, 5.0, 0.80), files.record(1, 20.0, 9.0, 0.81)]
-    again = MeasuredAgain((files.fresh(front[0], 5.0, 0.80), files.fresh(front[1], 9.0, 0.79)), {})
+    front = [files.record(0, 10.0, 5.0, 0.80), files.record(1, 20.0, 9.0, 0.79)]
+    again = MeasuredAgain((files.fresh(front[0], 5.0, 0.80), files.fresh(front[1], 9.0, 0.81)), {})
     done = certify(front, again, BASELINE, RunFolder(files.folder / "results"), {})
     console = Console(width=200, _environ={})
     with console.capture() as capture:
@@ -162,6 +166,95 @@ def test_a_front_of_an_earlier_version_is_shown_without_marks(files: Files) -> N
     table["holds"] = [True, False, True]
     lines = front_view(table).plain.splitlines()
     assert [lines[row].split()[-1] for row in (1, 3, 5)] == ["holds", "dominated", "holds"]
+
+
+# --- chosen by validation, reported on test ---------------------------------------------------------------------------
+
+
+def test_what_the_test_split_says_neither_admits_nor_dominates(files: Files) -> None:
+    front = [files.record(0, 10.0, 5.0, 0.80)]
+    edge = [files.record(1, 10.0, 5.0, 0.79), files.record(2, 12.0, 5.0, 0.79)]
+    # both are better on test by six points, and that is no reason to have them
+    found = (files.fresh(front[0], 5.0, 0.80), *(files.fresh(each, 5.0, 0.86) for each in edge))
+    done = certify(front, MeasuredAgain(found, {}), BASELINE, RunFolder(files.folder / "results"), {})
+    assert [point.record.number for point in done.points] == [0]
+    assert done.certification.chosen_by == "validation"
+    two = [files.record(0, 10.0, 5.0, 0.80), files.record(1, 20.0, 6.0, 0.81)]
+    again = (files.fresh(two[0], 5.0, 0.80), files.fresh(two[1], 6.0, 0.795))
+    done = certify(two, MeasuredAgain(again, {}), BASELINE, RunFolder(files.folder / "results"), {})
+    assert [point.mark for point in done.points] == ["holds", "holds"]
+
+
+def test_a_certification_of_an_earlier_version_says_that_test_chose(files: Files) -> None:
+    done, _ = certified(files)
+    plain = done.certification.to_dict()
+    assert "test accuracies" not in done.certification.describe()
+    del plain["chosen_by"]
+    assert "chosen by the very test accuracies" in Certification.from_dict(plain).describe()
+
+
+# --- compared row by row ----------------------------------------------------------------------------------------------
+
+
+def keep_rows(folder: RunFolder, digest: str, split: str, right: NDArray[np.bool_]) -> float:
+    RowStore(folder.rows).keep(split, digest, RowScores(right.astype(float), split))
+    return float(right.mean())
+
+
+def on_rows(files: Files) -> tuple[list[TrialRecord], MeasuredAgain, RunFolder, dict[str, Measurement]]:
+    """Two files on 1,000 rows, the larger and slower one right wherever the other is, and on 12 rows more."""
+    folder = RunFolder(files.folder / "results")
+    hard = np.arange(1000)
+    baseline = {
+        **BASELINE,
+        "latency_ms": Measurement("latency_ms", 10.0, "ms", conditions={"reference_digest": "ba" * 32}),
+        "accuracy": Measurement("accuracy", keep_rows(folder, "ba" * 32, "validation", hard >= 70), "1", 0.016, 1000),
+        TEST_ACCURACY: Measurement(TEST_ACCURACY, keep_rows(folder, "ba" * 32, "test", hard >= 70), "1", 0.016, 1000),
+    }
+    front, found = [], []
+    for number, wrong in enumerate((100, 88)):
+        record = files.record(number, 10.0 * (1 + number), 5.0 + number, 1 - wrong / 1000)
+        assert record.outcome is not None
+        for split in ("validation", "test"):
+            keep_rows(folder, record.outcome.digest, split, hard >= wrong)
+        front.append(record)
+        found.append(files.fresh(record, 5.0 + number, 1 - wrong / 1000))
+    return front, MeasuredAgain(tuple(found), {}), folder, baseline
+
+
+def test_two_files_on_the_same_rows_are_told_apart(files: Files) -> None:
+    front, again, folder, baseline = on_rows(files)
+    paired = front_table(certify(front, again, baseline, folder, {}).points, baseline)
+    assert paired["covered_by"].isna().all(), "12 rows to none: it is certain that the larger one is better"
+    assert paired["front_probability"].to_list() == pytest.approx([1.0, 1.0], abs=0.01)
+    assert paired["test_accuracy_lost"].to_list() == pytest.approx([0.03, 0.018])
+    # 30 rows of 1,000 and 18, all lost, with half a row more in each cell
+    expected = [1.96 * np.sqrt(lost + 1 - lost**2 / 1002) / 1002 for lost in (30, 18)]
+    assert paired["test_accuracy_lost_spread"].to_list() == pytest.approx(expected)
+    assert paired["accuracy_lost_spread"].to_list() == pytest.approx(expected)
+
+
+def test_without_rows_they_count_as_independent(files: Files) -> None:
+    front, again, folder, baseline = on_rows(files)
+    for path in folder.rows.rglob("*.npz"):
+        path.unlink()
+    alone = front_table(certify(front, again, baseline, folder, {}).points, baseline)
+    assert alone["covered_by"].fillna("").to_list() == ["", "p01"]
+    assert alone["front_probability"][1] < 0.9
+    assert alone["test_accuracy_lost_spread"].to_list() == pytest.approx([np.hypot(0.02, 0.016)] * 2)
+
+
+@pytest.mark.parametrize("unit", [100.0, 1000.0, -1.0])
+def test_points_lost_are_hundredths_of_the_metrics_scale(files: Files, unit: float) -> None:
+    front = [files.record(0, 10.0, 5.0, 0.80)]
+    fresh = files.fresh(front[0], 5.0, 0.80)
+    value = 0.93 * unit if unit > 0 else 1.05 * unit  # of a baseline of 0.95 or, negative, of 1
+    judged = {TEST_ACCURACY: Measurement(TEST_ACCURACY, value, "1", 0.0, 150)}
+    baseline = {**BASELINE, TEST_ACCURACY: Measurement(TEST_ACCURACY, 0.95 * unit if unit > 0 else unit, "1", 0.0, 150)}
+    again = MeasuredAgain((replace(fresh, measurements={**fresh.measurements, **judged}),), {})
+    done = certify(front, again, baseline, RunFolder(files.folder / "results"), {})
+    table = front_table(done.points, baseline)
+    assert table["drop_points"][0] == pytest.approx({100.0: 2.0, 1000.0: 100 * 2 / 95, -1.0: 5.0}[unit])
 
 
 # --- which files are measured again -----------------------------------------------------------------------------------

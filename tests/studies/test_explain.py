@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from karui.evaluators.row_scores import RowScores, RowStore
 from karui.studies.choosing.choose import Budget, choose
 from karui.studies.choosing.explain import Difference, explain_choice, find_neighbours
 from karui.studies.choosing.judge import judge_front
@@ -71,24 +73,24 @@ def test_the_sentences_say_what_neighbours_give_and_cost(tmp_path: Path) -> None
     assert said[0] == "p03 is the most accurate of the 2 points that keep the budget, of 4 on the front."
     assert said[1] == "size_bytes <= 50000 leaves out 1 of 4: p04."
     assert said[2] == "accuracy >= 0.91 leaves out 1 of 4: p01."
-    # p02: half of 40 KB; 0.2 of 2 ms instead of 0.3; 0.01 on each accuracy is 1.41 points on their difference
+    # p02: half of 40 KB; 0.2 of 2 ms instead of 0.3; 0.02 on each accuracy is 2.83 points on their difference
     assert said[3].startswith(
         "Next smaller: p02 (candidate p02), 50.0% smaller (20.0 KB instead of 40.0 KB); 33.3% faster"
     )
-    assert "2.50 ± 1.41 points of accuracy fewer (0.9300 instead of 0.9550)" in said[3]
+    assert "2.50 ± 2.83 points of accuracy fewer on validation, within noise (0.9300 instead of 0.9550)" in said[3]
     assert "It breaks" not in said[3]
     # 1 % of 0.4 and of 0.6 ms
     assert "(0.4 ms instead of 0.6 ms, -0.2 ± 0.0072 ms)" in said[4]
     assert said[4].startswith("Next faster: p02")
     assert said[5].startswith(
-        "Next more accurate: p04 (candidate p04), 0.50 ± 1.41 points of accuracy more, within noise"
+        "Next more accurate: p04 (candidate p04), 0.50 ± 2.83 points of accuracy more on validation"
     )
     assert said[5].endswith("It breaks size_bytes <= 50000.")
 
 
 def test_the_knee_is_told_with_its_distances(tmp_path: Path) -> None:
     results = make_results(tmp_path / "results", [(0.1, 0.1, 0.90), (0.1, 0.2, 0.91), (1.0, 0.4, 0.95)])
-    said = explain_choice(choose(results))
+    said = explain_choice(choose(results, prefer="knee"))
     # p01: (0, 0, 1); p02: (0, log 2 / log 4, 0.8), sqrt(0.25 + 0.64) = 0.94 away; p03: (1, 1, 0)
     assert said[0].startswith("p02 is the best compromise among the 3 points that keep the budget")
     assert (
@@ -96,6 +98,29 @@ def test_the_knee_is_told_with_its_distances(tmp_path: Path) -> None:
     )
     assert "Next comes p01, 1.00 away." in said[0]
     assert "Yu 1973" in said[1]
+
+
+def test_what_is_recommended_is_explained_among_those_that_lose_a_point_at_most(tmp_path: Path) -> None:
+    # the baseline has 0.98: the first loses two points, and would be the best compromise of all
+    points = [(0.1, 0.1, 0.96), (0.4, 0.3, 0.97), (0.5, 0.4, 0.974), (0.9, 0.8, 0.98)]
+    results = make_results(tmp_path / "results", points)
+    said = explain_choice(choose(results))
+    among = "the 3 points that keep the budget and lose at most 1 point of accuracy on validation, of 4 on the front."
+    assert said[0].startswith(f"p03 is the best compromise among {among}")
+    assert explain_choice(choose(results, prefer="knee"))[0].startswith("p02 is the best compromise among the 4")
+    none = make_results(tmp_path / "none", [(0.1, 0.1, 0.9), (0.4, 0.3, 0.95)])
+    assert explain_choice(choose(none))[0].startswith("No point loses at most 1 point of accuracy on validation")
+
+
+def test_accuracies_of_two_points_are_compared_row_by_row(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results", [(0.1, 0.6, 0.92), (0.2, 0.7, 0.94)])
+    digests = pd.read_csv(results / "front.csv")["sha256"]
+    store = RowStore(results / "build" / "rows")
+    for digest, wrong in zip(digests, (24, 18), strict=True):
+        store.keep("validation", digest, RowScores((np.arange(300) >= wrong).astype(float), "split"))
+    said = explain_choice(choose(results, point="p01"))[-1]
+    # 6 of 300 rows, all in favour of one: 1.96 sqrt(7 - 36 / 302) / 302
+    assert "2.00 ± 1.70 points of accuracy more on validation (" in said
 
 
 def test_a_point_that_is_alone_or_named_says_so(tmp_path: Path) -> None:
@@ -115,7 +140,7 @@ def test_a_front_so_far_is_explained_by_validation(tmp_path: Path) -> None:
     without.assign(accuracy=[0.5, 0.6, 0.7, 0.8]).to_csv(results / "front.csv", index=False)
     said = explain_choice(choose(results, point="p01"))
     # The spread of validation is 2 points on each.
-    assert "10.00 ± 2.83 points of accuracy more (0.6000 instead of 0.5000)" in said[-1]
+    assert "10.00 ± 2.83 points of accuracy more on validation (0.6000 instead of 0.5000)" in said[-1]
 
 
 def test_the_command_explains_and_counts(tmp_path: Path, karui_command: Command) -> None:

@@ -153,8 +153,8 @@ def test_further_objectives_are_shown(searched: Searched, tmp_path: Path, karui_
 
 
 def test_the_knee_counts_further_objectives(searched: Searched) -> None:
-    choice = choose(searched.out)
-    names = [*TRIPLE[:2], "test_accuracy", *ALL[3:]]
+    choice = choose(searched.out, prefer="knee")
+    names = list(ALL)
     shares = knee_shares(choice.front[names].to_numpy(float), (*OBJECTIVES, LIMITS[1], LIMITS[2]))
     nearest = int(np.argmin((shares**2).sum(axis=1)))
     assert choice.row["point"] == choice.front["point"].iloc[nearest]

@@ -66,6 +66,28 @@ def test_the_numbers_are_those_of_the_tables() -> None:
     assert (numbers.on_test, numbers.metric_name) == (True, "top-1")
 
 
+def test_the_line_joins_what_validation_chooses_and_the_ring_is_what_is_recommended() -> None:
+    numbers = front_numbers(FRONT, trials_table([]), BASELINE)
+    # by size 0.8, 0.9 and 0.85 on validation: the third is no step; by latency 0.85, then 0.9
+    assert numbers.steps == {"sizes_kb": ([5.0, 10.0], [0.7, 0.91]), "latencies_ms": ([0.25, 1.0], [0.86, 0.91])}
+    # none loses a point at most of 0.95, and the nearest has 0.9
+    assert numbers.recommended == Series((10.0,), (1.0,), (0.91,), (0.0,))
+    smaller = front_numbers(FRONT, trials_table([]), {**BASELINE, "accuracy": 0.8})
+    assert smaller.recommended == Series((5.0,), (0.5,), (0.7,), (0.04,))
+    assert front_numbers(FRONT, trials_table([]), None).recommended == Series((), (), (), ())
+
+
+@pytest.mark.parametrize("unit", [100.0, 1e4, -1.0, 1e-6])
+def test_pictures_of_any_metric_can_be_opened(tmp_path: Path, unit: float) -> None:
+    names = ["accuracy", "accuracy_spread", "test_accuracy", "test_accuracy_spread"]
+    front = FRONT.assign(
+        **{name: abs(unit) * FRONT[name] if "spread" in name else unit * FRONT[name] for name in names}
+    )
+    baseline = {**BASELINE, "accuracy": unit * 0.95, "test_accuracy": unit * 0.93}
+    save_front(tmp_path / "front.png", front_numbers(front, trials_table([]), baseline, "-MSE"), "tiny")
+    assert matplotlib.image.imread(tmp_path / "front.png").shape[0] == round(5.2 * 130)
+
+
 def test_every_kind_of_architecture_is_drawn() -> None:
     kinds = [each.kind for each in get_args(Architecture)]
     front = pd.DataFrame({"kind": kinds, "size_bytes": 1e3, "latency_ms": 0.1, "accuracy": 0.9})

@@ -352,7 +352,8 @@ def test_the_summary_says_what_the_rows_say(tmp_path: Path) -> None:
     assert "most accurate" in near.role.lower()
     # half the width of the difference: both intervals together, of 2 and 1 points
     sentence = (
-        "This 40 KB file is 10.0x smaller and 4.0x faster than your model and loses 0.0 ± 2.2 points of accuracy."
+        "This 40 KB file is 10.0x smaller and 4.0x faster than your model and loses 0.0 ± 2.2 points of accuracy "
+        "on test."
     )
     assert near.sentence == sentence
 

@@ -174,7 +174,7 @@ def test_all_points_are_drawn_and_listed(opened: Opened) -> None:
     assert sorted(opened.rows()) == names[:100]
     for plot in PLOTS:
         assert sorted(opened.drawn(plot)) == names
-    assert opened.picked() == pick_point(opened.front, Budget(), "knee", VALUES)["point"]
+    assert opened.picked() == pick_point(opened.front, Budget(), "recommended", VALUES)["point"]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_all_points_are_drawn_and_listed(opened: Opened) -> None:
 )
 def test_sliders_filter_plots_and_table_and_pick_as_python_does(opened: Opened, steps: dict[str, int]) -> None:
     opened.move(**steps)
-    columns = {"size": "size_bytes", "latency": "latency_ms", "accuracy": "test_accuracy"}
+    columns = {"size": "size_bytes", "latency": "latency_ms", "accuracy": "accuracy"}
     fits, limits = np.ones(len(opened.front), dtype=bool), {}
     for name, column in columns.items():
         limit = float(opened.page.get_attribute(f"#budget-{name}", "data-limit") or "nan")
@@ -207,7 +207,7 @@ def test_sliders_filter_plots_and_table_and_pick_as_python_does(opened: Opened, 
         assert "No point fits this budget" in opened.page.inner_text("#pick")
         return
     budget = budget_of(opened.page.inner_text("#pick code"))
-    assert opened.picked() == pick_point(opened.front, budget, "knee", VALUES)["point"]
+    assert opened.picked() == pick_point(opened.front, budget, "recommended", VALUES)["point"]
     told = [bound.limit for bound in (item.bound for item in budget.objectives()) if bound is not None]
     assert told == list(limits.values())
     opened.page.click("#reset")
@@ -217,7 +217,7 @@ def test_sliders_filter_plots_and_table_and_pick_as_python_does(opened: Opened, 
 def test_a_budget_that_nothing_keeps_is_told(opened: Opened) -> None:
     opened.move(size=0, accuracy=400)
     best = opened.front[opened.front["size_bytes"] == opened.front["size_bytes"].min()]
-    if (best["test_accuracy"] == opened.front["test_accuracy"].max()).any():  # the smallest is the most accurate
+    if (best["accuracy"] == opened.front["accuracy"].max()).any():  # the smallest is the most accurate
         assert opened.rows() == [opened.picked()]
     else:
         assert opened.rows() == []
@@ -234,9 +234,9 @@ def test_a_click_on_a_point_selects_it_everywhere(opened: Opened) -> None:
     opened.page.wait_for_function("name => document.querySelector('#detail h2').textContent === name", arg=name)
     row = opened.front[opened.front["point"] == name].iloc[0]
     ring = "id => [document.getElementById(id).data[4].x[0], document.getElementById(id).data[4].y[0]]"
-    assert opened.page.evaluate(ring, "plot-size") == pytest.approx([row["size_bytes"] / 1e3, row["test_accuracy"]])
+    assert opened.page.evaluate(ring, "plot-size") == pytest.approx([row["size_bytes"] / 1e3, row["accuracy"]])
     assert opened.page.evaluate(ring, "plot-cost") == pytest.approx([row["size_bytes"] / 1e3, row["latency_ms"]])
-    assert opened.page.evaluate(ring, "plot-latency") == pytest.approx([row["latency_ms"], row["test_accuracy"]])
+    assert opened.page.evaluate(ring, "plot-latency") == pytest.approx([row["latency_ms"], row["accuracy"]])
     chosen = opened.page.eval_on_selector_all("tr[aria-selected=true]", "rows => rows.map(row => row.dataset.id)")
     assert chosen == ([name] if name in opened.rows() else [])
     told = opened.page.inner_text("#detail")

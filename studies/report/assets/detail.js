@@ -58,7 +58,7 @@ function drawDetail() {
   const title = item.onFront ? item.name : `Trial ${item.trial}`;
   const head = make("div", { class: "detail-head" }, make("h2", { text: title }), make("span", { text: item.onFront ? `trial ${item.trial}: ${item.candidate}` : "measured, not on the front" }));
   const made = item.words?.length ? item.words : Object.entries(item.parameters).map(([name, value]) => [name, String(value)]);
-  const values = [["Against your model", `${factorText(item.smaller)} smaller, ${factorText(item.faster)} faster${item.drop === null ? "" : `, ${Math.abs(item.drop).toFixed(1)} ± ${item.dropHalf.toFixed(1)} points ${item.drop >= 0 ? "lost" : "gained"}`}`], ...verdicts(item)];
+  const values = [["Against your model", `${factorText(item.smaller)} smaller, ${factorText(item.faster)} faster${item.dropText ? `, ${item.dropText}` : ""}`], ...verdicts(item)];
   const measured = item.measurements?.length ? item.measurements : [["File size", sizeText(item.size)], ["Latency", timeText(item.latency)], ["Accuracy", shareText(item.accuracy), "validation"]];
   const grid = make("div", { class: "detail-grid" },
     make("div", {}, make("h3", { text: "What it is made of" }), describeList(made)),
@@ -73,7 +73,7 @@ function drawDetail() {
 
 function drawPick() {
   const shown = fittingPoints();
-  const pick = data.isFront ? knee(shown) : null;
+  const pick = data.isFront ? recommended(shown) : null;
   const panel = byId("pick");
   const count = `${shown.length} of ${points.length} points fit`;
   if (!data.isFront) {
@@ -85,8 +85,10 @@ function drawPick() {
     return;
   }
   const link = make("button", { type: "button", class: "link", text: pick.name, onclick: () => select(pick.id) });
-  const chosen = make("p", { class: "chosen" }, document.createTextNode("Best pick: "), link, document.createTextNode(` — ${sizeText(pick.size)}, ${timeText(pick.latency)}, ${spreadText(pick.accuracy, pick.accuracySpread)}`));
+  const chosen = make("p", { class: "chosen" }, document.createTextNode("Best pick: "), link, document.createTextNode(` — ${sizeText(pick.size)}, ${timeText(pick.latency)}, ${spreadText(pick.accuracy, pick.accuracySpread)} on validation${pick.test === null ? "" : `, ${spreadText(pick.test, pick.testSpread)} on test`}`));
   const { size, latency, accuracy } = state.limits;
   const options = [[size, "--max-size", ""], [latency, "--max-latency", "ms"], [accuracy, "--min-accuracy", ""]].flatMap(([limit, name, suffix]) => (Number.isFinite(limit) ? [name, `${limit}${suffix}`] : []));
-  panel.replaceChildren(chosen, make("p", { class: "hint", text: `${count}; the pick is the one nearest the ideal, as this command chooses:` }), commandLine([...data.pickCommand, ...options].map(quoted).join(" ")));
+  const bounded = Number.isFinite(accuracy);
+  const why = bounded ? "the pick is the best compromise of these" : isNear(pick) ? `the pick is the best compromise of the ${shown.filter(isNear).length} that lose at most ${data.onePoint} on validation` : `none of them loses at most ${data.onePoint} on validation, and the pick is the nearest`;
+  panel.replaceChildren(chosen, make("p", { class: "hint", text: `${count}; ${why}, as this command chooses:` }), commandLine([...data.pickCommand, ...options].map(quoted).join(" ")));
 }

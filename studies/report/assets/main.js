@@ -59,7 +59,7 @@ function start() {
   byId("growth-tools").hidden = !data.history.hours.length;
   drawHead();
   if (points.length) {
-    state.selected = (data.isFront ? knee(points) : points[0]).id;
+    state.selected = (data.isFront ? recommended(points) : points[0]).id;
     budgetChanged();
     drawPlots();
     listenToPlots();

@@ -32,7 +32,20 @@ function fits(size, latency, accuracy) {
 }
 const fittingPoints = () => points.filter((point) => fits(point.size, point.latency, point.accuracy));
 
-// The best compromise, as `karui pick` chooses it: nearest the ideal after scaling each objective to [0, 1].
+// What `karui pick` recommends: the best compromise among what loses at most one point, else the nearest to that; with a
+// limit on accuracy, among all that keep it.
+const isNear = (point) => point.accuracy >= data.least - 1e-9 * data.scale;
+function recommended(candidates) {
+  if (Number.isFinite(state.limits.accuracy)) return knee(candidates);
+  const near = candidates.filter(isNear);
+  if (near.length || !candidates.length) return knee(near);
+  return candidates.reduce((best, point) => {
+    const order = [best.accuracy - point.accuracy, point.latency - best.latency, point.size - best.size].find((gap) => gap !== 0) || 0;
+    return order < 0 ? point : best;
+  });
+}
+
+// The best compromise: nearest the ideal after scaling each objective to [0, 1].
 function knee(candidates) {
   if (!candidates.length) return null;
   const further = (point) => data.further.map(({ name }) => Math.log(point.further[name].value));
@@ -67,8 +80,8 @@ function sizeText(bytes) {
 }
 const digits3 = (value) => (value >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3))));
 const timeText = (ms) => (ms < 1000 ? `${digits3(ms)} ms` : `${digits3(ms / 1000)} s`);
-const shareText = (value) => value.toFixed(4);
-const spreadText = (value, half) => (half ? `${shareText(value)} ± ${half.toFixed(4)}` : shareText(value));
+const shareText = (value) => (value === 0 || (Math.abs(value) >= 0.01 && Math.abs(value) < 10000) ? value.toFixed(4) : value.toPrecision(4));
+const spreadText = (value, half) => (half ? `${shareText(value)} ± ${shareText(half)}` : shareText(value));
 const factorText = (value) => `${value >= 99.95 ? value.toFixed(0) : value.toFixed(value >= 9.95 ? 1 : 2)}x`;
 
 // A new element with text and children; attributes are set as attributes, handlers as listeners.

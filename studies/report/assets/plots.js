@@ -17,7 +17,7 @@ const PATHS = {
 const theme = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const unit = (name, value) => (name === "size" ? value / 1e3 : value);
 const safe = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-const AXES = { size: "file size, KB (log)", latency: "latency, ms (log)", accuracy: `${data.metric} (${data.onTest ? "test" : "validation"})` };
+const AXES = { size: "file size, KB (log)", latency: "latency, ms (log)", accuracy: `${data.metric} (validation)` };
 
 const valueOf = (item) => (state.colour === "kind" || state.colour === "axes" ? item[state.colour] : item.parameters[state.colour]);
 
@@ -52,9 +52,9 @@ function drawLegend({ look, shown, rest }) {
 
 function hoverText(item) {
   const held = item.onFront ? `<b>${safe(item.name)}</b> ` : "";
-  const where = item.onFront ? "" : "<br>validation accuracy";
+  const where = " on validation";
   const candidate = safe(item.candidate).slice(0, 300).replace(/(.{1,60})(?:, |$)/g, "$1<br>");
-  return `${held}trial ${item.trial}<br>${candidate}${sizeText(item.size)} · ${timeText(item.latency)} · ${spreadText(item.accuracy, item.accuracySpread)}${where}`;
+  return `${held}trial ${item.trial}<br>${candidate}${sizeText(item.size)} · ${timeText(item.latency)} · ${spreadText(item.accuracy, item.accuracySpread)}${where}${typeof item.test === "number" ? `<br>${spreadText(item.test, item.testSpread)} on test` : ""}`;
 }
 
 function cloudTrace(plot, { look }) {
@@ -97,7 +97,7 @@ function referenceTrace(plot) {
   return {
     type: "scatter", mode: "markers", x: known.map((each) => unit(plot.x, each[plot.x])), y: known.map((each) => unit(plot.y, each[plot.y])),
     marker: { size: [15, 11], opacity: 1, color: theme("ink"), symbol: known.map((each) => each.symbol), line: { width: 1, color: theme("card") } },
-    hovertext: known.map((each) => `<b>${each.text}</b><br>${sizeText(each.size)} · ${timeText(each.latency)} · ${shareText(each.accuracy)}${data.onTest && each.onTest === false ? "<br>validation accuracy" : ""}`), hoverinfo: "text",
+    hovertext: known.map((each) => `<b>${each.text}</b><br>${sizeText(each.size)} · ${timeText(each.latency)} · ${shareText(each.accuracy)}`), hoverinfo: "text",
   };
 }
 
@@ -117,7 +117,7 @@ function rangeOf(name) {
   });
   const scaled = name === "accuracy" ? values : values.map(Math.log10);
   const [low, high] = [Math.min(...scaled), Math.max(...scaled)];
-  const pad = (high - low) * 0.07 || 0.05;
+  const pad = (high - low) * 0.07 || (name === "accuracy" ? 0.05 * data.scale : 0.05);
   return [low - pad, high + pad];
 }
 
@@ -163,7 +163,7 @@ const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: [
 function drawPlots() {
   const shown = fittingPoints();
   const found = looks();
-  const pick = data.isFront ? knee(shown) : null;
+  const pick = data.isFront ? recommended(shown) : null;
   const chosen = selectedItem();
   drawLegend(found);
   for (const plot of PLOTS) {

@@ -6,8 +6,9 @@ const COLUMNS = [
   { key: "smaller", title: "smaller", text: (item) => factorText(item.smaller) },
   { key: "latency", title: "latency", text: (item) => timeText(item.latency) },
   { key: "faster", title: "faster", text: (item) => factorText(item.faster) },
-  { key: "accuracy", title: data.onTest ? "test accuracy" : "accuracy", text: (item) => spreadText(item.accuracy, item.accuracySpread) },
-  { key: "drop", title: "lost", text: (item) => (item.drop === null ? "" : item.drop.toFixed(1)) },
+  { key: "accuracy", title: data.onTest ? "validation" : "accuracy", text: (item) => spreadText(item.accuracy, item.accuracySpread) },
+  { key: "test", title: "test", text: (item) => (typeof item.test === "number" ? spreadText(item.test, item.testSpread) : ""), only: () => data.onTest },
+  { key: "drop", title: `${data.hasPoints ? "points" : "%"} lost${data.onTest ? ", test" : ""}`, text: (item) => (item.drop === null ? "" : item.drop.toFixed(1)) },
   ...data.further.map(({ name, title }) => ({ key: `further ${name}`, title, text: (item) => item.further?.[name]?.text ?? "", sort: (item) => item.further?.[name]?.value })),
   { key: "mark", title: "again", text: (item) => item.mark || (item.holds === null || item.holds === undefined ? "" : item.holds ? "holds" : "fell off"), kind: "text", only: () => points.some((point) => point.mark || point.holds !== null) },
   { key: "probability", title: "on true front", text: (item) => (item.probability === null || item.probability === undefined ? "" : `${(100 * item.probability).toFixed(0)} %`), only: () => points.some((point) => point.probability !== null) },
@@ -91,9 +92,9 @@ function csvCell(value) {
 }
 
 function csvText() {
-  const fields = ["point", "trial", "candidate", "size_bytes", "latency_ms", "latency_ms_spread", data.onTest ? "test_accuracy" : "accuracy", "accuracy_spread", "times_smaller", "times_faster", "points_lost", ...data.parameters];
+  const fields = ["point", "trial", "candidate", "size_bytes", "latency_ms", "latency_ms_spread", "accuracy", "accuracy_spread", ...(data.onTest ? ["test_accuracy", "test_accuracy_spread"] : []), "times_smaller", "times_faster", "points_lost", ...data.parameters];
   const rows = tableItems().map((item) => [
-    item.name, item.trial, item.candidate, item.size, item.latency, item.onFront ? item.latencySpread : null, item.accuracy, item.onFront ? item.accuracySpread : null,
+    item.name, item.trial, item.candidate, item.size, item.latency, item.onFront ? item.latencySpread : null, item.accuracy, item.onFront ? item.accuracySpread : null, ...(data.onTest ? (item.onFront ? [item.test, item.testSpread] : [null, null]) : []),
     item.smaller, item.faster, item.drop, ...data.parameters.map((name) => item.parameters[name]),
   ]);
   return [fields, ...rows].map((row) => row.map(csvCell).join(",")).join("\n") + "\n";
