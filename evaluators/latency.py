@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
+from .run_to_run import RUNS, RunToRun, one_of_the_runs, together
 from .targets import Target
 from .timing import PairTiming, TimingSettings
 from .timing_over_inputs import InputsTiming
@@ -19,7 +21,8 @@ class LatencyEvaluator:
 
     Only the ratio is measured; the milliseconds are the ratio times the latency that the reference had once, at the
     start of the study, so that a machine that has become slower since does not make later candidates look slow. The
-    spread of ``reference_ms`` is left out of the spread of ``latency_ms``, since it moves all candidates alike.
+    spread of ``reference_ms`` is left out of the spread of ``latency_ms``, since it moves all candidates alike. What
+    one file differs by from run to run is in it (:mod:`karui.evaluators.run_to_run`).
 
     Args:
         target: Where to measure.
@@ -49,6 +52,7 @@ class LatencyEvaluator:
         self._inputs = np.ascontiguousarray(inputs)
         self._settings = settings
         self._reference_ms = reference_ms
+        self._noise = RunToRun()
 
     def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
         """Return two measurements, ``latency_ratio`` and ``latency_ms``.
@@ -57,9 +61,16 @@ class LatencyEvaluator:
             CandidateFailure: Where the target cannot load or run the file.
             KaruiError: Where the reference cannot be run, or the target is at fault.
         """
-        timing = self._target.time_pair(self._reference.path, artifact.path, self._inputs, self._settings)
-        conditions = _conditions(self._target, self._inputs, timing)
-        return against_reference(timing, timing.pairs, conditions, self._reference, self._reference_ms)
+        settings = one_of_the_runs(self._settings)
+        runs = [
+            self._target.time_pair(self._reference.path, artifact.path, self._inputs, settings) for _ in range(RUNS)
+        ]
+        self._noise.note([run.ratio for run in runs], [run.ratio_spread for run in runs])
+        timing = together(runs)
+        conditions = {**_conditions(self._target, self._inputs, timing), "ratios": [run.ratio for run in runs]}
+        return against_reference(
+            timing, timing.pairs, conditions, self._reference, self._reference_ms, self._noise.spread
+        )
 
 
 def measure_reference(
@@ -84,6 +95,7 @@ def against_reference(
     conditions: dict[str, Any],
     reference: Artifact,
     reference_ms: float,
+    run_to_run: float,
 ) -> tuple[Measurement, Measurement]:
     """Return ``latency_ratio`` and ``latency_ms`` of a candidate that was timed beside the reference.
 
@@ -93,12 +105,13 @@ def against_reference(
         conditions: What it depends on, the reference aside.
         reference: The file that it was timed beside.
         reference_ms: The reference's own latency at the start of the study.
+        run_to_run: Half the width of the interval by what varies between runs, as a share of the ratio.
     """
-    told = {**conditions, "reference_ms": reference_ms, "reference_digest": reference.digest}
-    milliseconds, spread = timing.ratio * reference_ms, timing.ratio_spread * reference_ms
+    told = {**conditions, "reference_ms": reference_ms, "reference_digest": reference.digest, "run_to_run": run_to_run}
+    spread = math.hypot(timing.ratio_spread, run_to_run * timing.ratio)
     return (
-        Measurement("latency_ratio", timing.ratio, "1", timing.ratio_spread, samples, told),
-        Measurement("latency_ms", milliseconds, "ms", spread, samples, told),
+        Measurement("latency_ratio", timing.ratio, "1", spread, samples, told),
+        Measurement("latency_ms", timing.ratio * reference_ms, "ms", spread * reference_ms, samples, told),
     )
 
 

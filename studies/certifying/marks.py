@@ -9,6 +9,7 @@ from statistics import NormalDist, median
 from typing import Any
 
 from ...evaluators.measurement import Measurement, metric_range
+from ...evaluators.run_to_run import RUN_TO_RUN
 from ...search.front import pareto_mask
 from ...search.noise import SPREAD_PER_DEVIATION, dominated_beyond_noise
 from ...search.objectives import Objective
@@ -17,11 +18,6 @@ from ..tables import TEST_ACCURACY
 from .certification import FELL_OFF, HOLDS, WITHIN_NOISE, Certification, Mark
 from .pairing import Pairing
 from .remeasuring import Fresh, objectives_of
-
-RUN_TO_RUN = 0.05
-"""By what share two timings of one file may differ beyond their intervals (95 % of the time), memory and other load
-being what they are: of 34 files timed twice none differed by more than 6 %, half by less than 1.6 % (see
-:data:`karui.search.gates.LATENCY_SLACK`)."""
 
 ONE_SIDED = 0.025
 """Probability with which any point at all is said to be worse than the search saw it, where none is."""
@@ -65,7 +61,7 @@ def is_worse_than_seen(
 
     Accuracy is compared as what is lost against the baseline on the same split, since one split may be harder than the
     other. On each split the two are compared row by row where that is known, and count as independent otherwise.
-    Latency may differ by :data:`RUN_TO_RUN` beside its intervals. Among many points one would exceed its noise by
+    Among many points one would exceed its noise by
     chance; the limit grows with their number, so that none does in most searches (Bonferroni's correction).
 
     Args:
@@ -79,12 +75,19 @@ def is_worse_than_seen(
     times = NormalDist().inv_cdf(1.0 - ONE_SIDED / max(1, comparisons)) / SPREAD_PER_DEVIATION
     for name in _latencies(fresh.objectives):
         before, after = known[name], fresh.measurements[name]
-        noise = math.hypot(before.spread, after.spread, RUN_TO_RUN * before.value)
+        noise = math.hypot(_spread_between_runs(before), _spread_between_runs(after))
         if after.value - before.value > times * noise:
             return True
     both = (known["accuracy"], fresh.measurements[TEST_ACCURACY])
     noise = math.hypot(*(pairing.spread_of_loss(fresh.artifact.digest, item, baseline) for item in both))
     return accuracy_fall(fresh, baseline) > times * noise
+
+
+def _spread_between_runs(latency: Measurement) -> float:
+    """Return the spread of a latency, with what varies from run to run, which earlier versions left out."""
+    if "run_to_run" in latency.conditions:
+        return latency.spread
+    return math.hypot(latency.spread, RUN_TO_RUN / math.sqrt(2.0) * latency.value)
 
 
 def _latencies(objectives: Sequence[Objective]) -> list[str]:

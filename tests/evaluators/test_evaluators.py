@@ -161,8 +161,26 @@ def test_same_settings_give_the_same_names_units_and_fixed_conditions(
     first, second = evaluator.measure(scaling), evaluator.measure(scaling)
     if not {"latency_ms", "load_ms"} & set(names):
         assert first == second
-    varying = {"raw_ms", "raw_reference_ms", "p95_ms", "reference_p95_ms", "pairs", "passes", "runs_per_block"}
-    varying |= {"pinned_cores", "others_share", "busy", "waited_share", "frequency_mhz", "temperature_c", "throttled"}
+    varying = {
+        "raw_ms",
+        "raw_reference_ms",
+        "p95_ms",
+        "reference_p95_ms",
+        "pairs",
+        "passes",
+        "runs_per_block",
+        "ratios",
+    }
+    varying |= {
+        "run_to_run",
+        "pinned_cores",
+        "others_share",
+        "busy",
+        "waited_share",
+        "frequency_mhz",
+        "temperature_c",
+        "throttled",
+    }
     for one, other in zip(first, second, strict=True):
         assert (one.name, one.unit) == (other.name, other.unit)
         assert one.conditions.keys() == other.conditions.keys()
@@ -246,8 +264,13 @@ def test_latency_is_the_ratio_times_the_first_latency_of_the_reference(scaling: 
     target = FixedTarget(PairTiming(4.0, 0.1, 1.0, 1.5, 0.25, 0.01, 12, (3, 9), 0.125, {"busy": True}))
     evaluator = LatencyEvaluator(target, scaling, np.zeros((8, 3), np.float32), QUICK, reference_ms=2.0)
     ratio, milliseconds = evaluator.measure(scaling)
-    assert (ratio.value, ratio.spread, ratio.count) == (0.25, 0.01, 12)
-    assert (milliseconds.value, milliseconds.spread, milliseconds.count) == (0.5, 0.02, 12)
+    # two runs alike, and what was known before of how two runs differ: 5 % beside four files' worth of that, now five
+    told = 0.05 * math.sqrt(4 / 5)
+    spread = math.hypot(0.01 / math.sqrt(2), 0.25 * told)
+    assert (ratio.value, ratio.count) == (0.25, 24)
+    assert ratio.spread == pytest.approx(spread)
+    assert (milliseconds.value, milliseconds.count) == (0.5, 24)
+    assert milliseconds.spread == pytest.approx(2 * spread)
     assert milliseconds.conditions == {
         "target": "fixed",
         "threads": 1,
@@ -255,7 +278,9 @@ def test_latency_is_the_ratio_times_the_first_latency_of_the_reference(scaling: 
         "raw_ms": 1.0,
         "raw_reference_ms": 4.0,
         "p95_ms": 1.5,
-        "pairs": 12,
+        "pairs": 24,
+        "ratios": [0.25, 0.25],
+        "run_to_run": pytest.approx(told),
         "runs_per_block": [3, 9],
         "waited_share": 0.125,
         "busy": True,
@@ -286,9 +311,11 @@ def test_latency_over_inputs_is_a_ratio_of_means_and_one_of_tails(scaling: Artif
     # The machine runs at half the speed it had when the reference took 2 ms.
     evaluator = LatencyOverInputsEvaluator(target, scaling, SOME_INPUTS, "test", QUICK, reference_ms=2.0)
     ratio, milliseconds, tail = evaluator.measure(scaling)
-    assert (ratio.value, ratio.spread, ratio.count) == (0.25, 0.01, 300)
-    assert (milliseconds.value, milliseconds.spread, milliseconds.count) == (0.5, 0.02, 300)
-    assert (tail.value, tail.spread, tail.count) == (0.6, 0.05, 300)
+    # and 5 % by which one run may differ from another
+    spread = math.hypot(0.01, 0.05 * 0.25)
+    assert [(item.value, item.count) for item in (ratio, milliseconds, tail)] == [(0.25, 300), (0.5, 300), (0.6, 300)]
+    assert [item.spread for item in (ratio, milliseconds)] == pytest.approx([spread, 2 * spread])
+    assert tail.spread == pytest.approx(math.hypot(0.05, 0.05 * 0.6))
     assert ratio.conditions == {
         "target": "fixed",
         "threads": 1,
@@ -300,6 +327,7 @@ def test_latency_over_inputs_is_a_ratio_of_means_and_one_of_tails(scaling: Artif
         "raw_reference_ms": 4.0,
         "p95_ms": 3.0,
         "reference_p95_ms": 5.0,
+        "run_to_run": 0.05,
         "reference_ms": 2.0,
         "reference_digest": scaling.digest,
     }
