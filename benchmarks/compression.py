@@ -76,6 +76,7 @@ COLUMNS = [
     "load_ms",
     "seconds",
     "precision",
+    "validation_drop_points",
 ]
 FRACTIONS = (0.3, 0.5, 0.7)
 WEIGHTS = Path(__file__).parent / "fashion_baseline.safetensors"
@@ -94,6 +95,12 @@ HINT_WEIGHT = 1.0
 CELL = CellGenotype(4, ((0, 1, "conv3x3"), (0, 3, "skip"), (1, 3, "conv3x3")))
 
 STAGES = StageNetwork(16, (Stage(3, 1, False, 1), Stage(3, 3, False, 1), Stage(3, 6, False, 1)))
+
+
+GOALS_LEAD = (
+    "Which file is reported is not chosen by the test accuracy that is reported of it: by validation, or, as long as "
+    "rows of earlier runs do not tell that, by what is known before any accuracy."
+)
 
 
 @dataclass(frozen=True)
@@ -367,7 +374,7 @@ def _add_row(lab: Lab, method: Method, seed: int) -> None:
     path = method.make(seed)
     seconds = time.process_time() - begin
     precision = (method.precision or lab.settings.precision) if method.trains else ""
-    measured = lab.ruler.measure(path)
+    measured = {**lab.ruler.measure(path), "validation_drop_points": lab.ruler.validation_drop_points(path)}
     row = {"method": method.name, "seed": seed, **measured, "seconds": seconds, "precision": precision}
     _keep(pd.DataFrame([row])[COLUMNS])
     print(f"{method.name}, seed {seed}: {row['size_x']:.1f}x smaller, {row['speed_x']:.2f}x as fast, "
@@ -402,7 +409,17 @@ def _report(lab: Lab, rows: pd.DataFrame) -> str:
     for title, methods in TABLES.items():
         names = [method.name for method in methods(lab)]
         lines += ["", f"## {title}", "", *_table(rows, names)]
-    lines += ["", "## Goals", "", *_goals(rows), "", conditions(seeds=sorted(rows["seed"].unique().tolist())), ""]
+    lines += [
+        "",
+        "## Goals",
+        "",
+        GOALS_LEAD,
+        "",
+        *_goals(rows),
+        "",
+        conditions(seeds=sorted(rows["seed"].unique().tolist())),
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -438,12 +455,29 @@ def _goals(rows: pd.DataFrame) -> Iterator[str]:
         if kept.empty:
             yield f"- {goal}: **missed**; no file is as small and as fast."
             continue
-        best = kept.sort_values("drop_points").iloc[0]
+        best, how = _chosen(kept)
         verdict = "reached" if best["drop_points"] <= points else "**missed**"
         yield (
-            f"- {goal}: {verdict}. The best file as small and as fast is `{best.name}`: {best['size_x']:.1f}x, "
-            f"{best['speed_x']:.2f}x, {best['drop_points']:.2f} points lost."
+            f"- {goal}: {verdict}. Of the {len(kept)} files as small and as fast, `{best.name}` is {how}: "
+            f"{best['size_x']:.1f}x, {best['speed_x']:.2f}x, {best['drop_points']:.2f} points lost on test."
         )
+
+
+def _chosen(kept: pd.DataFrame) -> tuple[pd.Series[Any], str]:
+    """Return the row to report, and how it was chosen: never by the test accuracy that is reported of it."""
+    lost = kept.get("validation_drop_points")
+    if lost is not None and lost.notna().all():
+        return kept.iloc[int(lost.to_numpy().argmin())], "the best by validation"
+    # Rows of earlier runs know no validation accuracy: what was trained the longest, and kept the most bytes.
+    order = pd.DataFrame({"epochs": [_epochs(name) for name in kept.index], "size": kept["size_bytes"].to_numpy()})
+    last = int(order.sort_values(["epochs", "size"]).index[-1])
+    return kept.iloc[last], "that which was trained for the most epochs and is the largest of those"
+
+
+def _epochs(method: str) -> int:
+    """Return for how many epochs a method trains, as its name says; 0 where it does not."""
+    found = re.search(r", (\d+) epochs$", method)
+    return int(found[1]) if found else 0
 
 
 if __name__ == "__main__":

@@ -38,16 +38,28 @@ class Ruler:
         timing = replace(TimingSettings(), max_seconds=3.0)
         self._latency = LatencyEvaluator(target, self._reference, inputs, timing, reference_ms=1.0)
         self._load = LoadEvaluator(target, self._reference, timing)
-        self._accuracy = None
+        self._accuracy = self._validation = None
         if task is not None:
-            self._accuracy = AccuracyEvaluator(task.test, task.metric, task.metric_name, "test", resampling_seconds=0.0)
+            shared = (task.metric, task.metric_name)
+            self._accuracy = AccuracyEvaluator(task.test, *shared, "test", resampling_seconds=0.0)
+            self._validation = AccuracyEvaluator(task.validation, *shared, "validation", resampling_seconds=0.0)
         self.reference_accuracy = self.accuracy(reference)
+        self._reference_validation = self._on_validation(reference)
 
     def accuracy(self, path: Path) -> float:
         """Return the accuracy of a file on the test split, not a number where there is none."""
         if self._accuracy is None:
             return float("nan")
         return self._accuracy.measure(Artifact(path, file_digest(path)))[0].value
+
+    def validation_drop_points(self, path: Path) -> float:
+        """Return how many points a file loses on validation: what is best is chosen by that, and reported on test."""
+        return 100 * (self._reference_validation - self._on_validation(path))
+
+    def _on_validation(self, path: Path) -> float:
+        if self._validation is None:
+            return float("nan")
+        return self._validation.measure(Artifact(path, file_digest(path)))[0].value
 
     def values(self, path: Path) -> tuple[float, float, float]:
         """Return bytes, latency as a multiple of the reference's, and accuracy of a file."""
