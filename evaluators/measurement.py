@@ -65,6 +65,13 @@ def metric_range(baseline: float) -> float:
     return abs(baseline)
 
 
+def metric_text(value: float) -> str:
+    """Return a value of a metric as it is shown: four digits after the point, where these say enough."""
+    if 0.01 <= abs(value) < 10_000 or value == 0:
+        return f"{value:.4f}"
+    return f"{value:.6g}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
 class Evaluator(Protocol):
     """Measures one file. It never changes the file, and never says which direction is better."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ..evaluators.measurement import metric_text
 from .curves import PEERS, LearningCurve, PastTraining, optimistic_end
 
 GateCheck = Literal["draft", "rungs"]
@@ -165,7 +166,7 @@ class Gates:
         beaten = self._beaten("front", draft, lambda _: self.hoped_accuracy)
         if beaten is None:
             return None
-        known = f"even at an accuracy of {self.hoped_accuracy:.4f}"
+        known = f"even at an accuracy of {metric_text(self.hoped_accuracy)}"
         return Stop("front", f"{beaten.reason} {known}", beaten.excess)
 
     def check_rung(self, draft: Draft | None, curve: LearningCurve) -> Stop | None:
@@ -180,10 +181,11 @@ class Gates:
             return None
         projected = expected + self.accuracy_noise
         epoch = len(curve.metrics)
-        told = f"epoch {epoch} of {curve.epochs}, {curve.standing(epoch):.4f}, at most {projected:.4f} in the end"
+        standing = metric_text(curve.standing(epoch))
+        told = f"epoch {epoch} of {curve.epochs}, {standing}, at most {metric_text(projected)} in the end"
         if projected < self.least_accuracy:
             missing = (self.least_accuracy - projected) / (abs(self.least_accuracy) or 1.0)
-            return Stop("rung", f"{told}, where at least {self.least_accuracy:.4f} is needed", missing)
+            return Stop("rung", f"{told}, where at least {metric_text(self.least_accuracy)} is needed", missing)
         if draft is None:
             return None
         beaten = self._beaten("rung", draft, lambda rival: expected + self._noise_beside(rival))
@@ -214,7 +216,7 @@ class Gates:
 
     def _describe_rival(self, rival: Rival) -> str:
         ratio = self._ratio(rival.latency_ms)
-        return f"trial {rival.trial} ({_kilobytes(rival.size_bytes)}, {ratio}, {rival.accuracy:.4f})"
+        return f"trial {rival.trial} ({_kilobytes(rival.size_bytes)}, {ratio}, {metric_text(rival.accuracy)})"
 
     def _ratio(self, latency_ms: float) -> str:
         return f"{latency_ms / self.baseline_ms:.3f}x"

@@ -6,19 +6,18 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..evaluators.measurement import Measurement, metric_range
+from ..evaluators.measurement import metric_text as metric_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def metric_text(value: float) -> str:
-    """Return a value of the metric in digits that tell it from others: four after the point, or four that count."""
-    return f"{value:.4f}" if 0.01 <= abs(value) < 10_000 or value == 0 else f"{value:.4g}"
-
-
 def with_interval(value: float, spread: float) -> str:
-    """Return a value of the metric with half the width of its interval, where it has one."""
-    return f"{metric_text(value)} ± {metric_text(spread)}" if spread == spread and spread else metric_text(value)
+    """Return a value of the metric with half the width of its interval, where it has one, in as many digits."""
+    told = metric_text(value)
+    if spread != spread or not spread:
+        return told
+    return f"{told} ± {spread:.4f}" if told == f"{value:.4f}" else f"{told} ± {spread:.2g}"
 
 
 def has_points(baseline: float) -> bool:

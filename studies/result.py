@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..evaluators.measurement import Measurement
+from ..evaluators.measurement import Measurement, metric_text
 from ..search.gatekeeper import GateReport
 from ..search.objectives import OBJECTIVES, Objective
 from ..search.record import TrialRecord
@@ -68,5 +68,5 @@ def describe_values(record: TrialRecord, objectives: Sequence[Objective] = OBJEC
     size, latency, accuracy = record.values(OBJECTIVE_NAMES)
     name = record.candidate.describe() if record.candidate else ""
     further = further_text(record, objectives)
-    told = f"{size / 1e3:.1f} KB, {latency:.4g} ms, accuracy {accuracy:.4f}{', ' if further else ''}{further}"
+    told = f"{size / 1e3:.1f} KB, {latency:.4g} ms, accuracy {metric_text(accuracy)}{', ' if further else ''}{further}"
     return f"trial {record.number}, {name}: {told}"

@@ -128,8 +128,8 @@ def _limits(config: dict[str, Any]) -> str:
         "another kind (another camera, season, country) were not looked at, nor were single groups within the data.",
         "- It was made to agree with the float32 model on average. It can be wrong where that is right, and the other "
         "way round.",
-        "- Points of a front are chosen by validation accuracy; that of the test split is reported, and nothing is chosen by "
-        "it. Where whoever chose this one looked through the test accuracies of all points, their luck is in this one's.",
+        "- Points of a front are chosen by validation accuracy; that of the test split is reported, and nothing is "
+        "chosen by it. If this one was taken for its test accuracy, the luck of that choice is in the number.",
     ]
     if bits == 8:
         lines.append(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from ..metric_text import with_interval
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -64,7 +66,7 @@ def _line(found: Comparison, letter: str, side: Side, place: int) -> str:
     if found.absolute:
         size_text = f"{size * side.baseline_bytes / 1e3:,.1f} KB {size_text:>7}"
         latency_text = f"{latency * found.first.baseline_ms:.3f} ms {latency_text:>7}"
-    accuracy = f"{side.accuracies[place]:.4f} ± {side.accuracy_spreads[place]:.4f}"
+    accuracy = with_interval(side.accuracies[place], side.accuracy_spreads[place])
     other = "B" if letter == "A" else "A"
     covered = f"by {other}" if side.covered[place] else "no"
     return f"{letter} {side.points[place]:<5}{size_text:>20}  {latency_text:>20}  {accuracy:>20}  {covered}\n"

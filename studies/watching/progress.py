@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ...evaluators.measurement import metric_text
 from ...evaluators.telling import FOR_DEVICE
 from ...search.front import hypervolume
 from ...search.objectives import OBJECTIVES, Objective
@@ -156,7 +157,7 @@ class ProgressView:
         speed = self._baseline["latency_ms"] / latency
         further = further_text(record, self._objectives)
         mark = f"{', ' if further else ''}{further}{'' if record.feasible else ', breaks a bound'}"
-        return f"{head}: {size / 1e3:.1f} KB, {latency:.4g} ms ({speed:.2f}x), accuracy {accuracy:.4f}{mark}"
+        return f"{head}: {size / 1e3:.1f} KB, {latency:.4g} ms ({speed:.2f}x), accuracy {metric_text(accuracy)}{mark}"
 
     def _render(self) -> Group:
         parts: list[Text | Table] = [Text(self._phase, style="bold")]
@@ -191,7 +192,7 @@ class ProgressView:
         faster = self._baseline["latency_ms"] / min(latencies)
         return (
             f"size {min(sizes) / 1e3:.1f} KB ({smaller:.1f}x)   latency {min(latencies):.4g} ms ({faster:.1f}x)   "
-            f"accuracy {max(accuracies):.4f} (yours {self._baseline['accuracy']:.4f})"
+            f"accuracy {metric_text(max(accuracies))} (yours {metric_text(self._baseline['accuracy'])})"
         )
 
     def _time_left(self) -> str:

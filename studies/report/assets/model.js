@@ -80,8 +80,9 @@ function sizeText(bytes) {
 }
 const digits3 = (value) => (value >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3))));
 const timeText = (ms) => (ms < 1000 ? `${digits3(ms)} ms` : `${digits3(ms / 1000)} s`);
-const shareText = (value) => (value === 0 || (Math.abs(value) >= 0.01 && Math.abs(value) < 10000) ? value.toFixed(4) : value.toPrecision(4));
-const spreadText = (value, half) => (half ? `${shareText(value)} ± ${shareText(half)}` : shareText(value));
+const isPlain = (value) => value === 0 || (Math.abs(value) >= 0.01 && Math.abs(value) < 10000);
+const shareText = (value) => (isPlain(value) ? value.toFixed(4) : String(Number(value.toPrecision(Math.abs(value) < 1 ? 4 : 6))));
+const spreadText = (value, half) => (half ? `${shareText(value)} ± ${isPlain(value) ? half.toFixed(4) : String(Number(half.toPrecision(2)))}` : shareText(value));
 const factorText = (value) => `${value >= 99.95 ? value.toFixed(0) : value.toFixed(value >= 9.95 ? 1 : 2)}x`;
 
 // A new element with text and children; attributes are set as attributes, handlers as listeners.
