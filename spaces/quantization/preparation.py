@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
+from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from ...errors import CandidateFailure
 from ..constant_folding import fold_constants
-from ..onnx_file import constants_to_initializers
+from ..onnx_file import constants_to_initializers, drop_unread_initializers
 from ..padding import fuse_padding
 from .layers import Layer, find_layers, name_nodes, read_weights, separate_shared_weights
 
@@ -38,7 +39,7 @@ def prepare_layers(model: onnx.ModelProto, name: str) -> list[Layer]:
 
     Args:
         model: Its nodes get names, its constants become initializers and are worked out, padding goes into the layers,
-            weights read along two axes are copied.
+            a PRelu of one slope becomes a LeakyRelu, which has an int8 kernel, weights read along two axes are copied.
         name: What the model is called in messages.
 
     Raises:
@@ -48,6 +49,7 @@ def prepare_layers(model: onnx.ModelProto, name: str) -> list[Layer]:
     constants_to_initializers(model)
     fold_constants(model)
     fuse_padding(model)
+    leaky_relu_for_prelu(model)
     separate_shared_weights(model)
     layers = find_layers(model)
     if not layers:
@@ -56,6 +58,23 @@ def prepare_layers(model: onnx.ModelProto, name: str) -> list[Layer]:
         if not np.isfinite(weight).all():
             raise CandidateFailure(STAGE, f"the weight {weight_name} holds a non-finite value (NaN or inf)")
     return layers
+
+
+def leaky_relu_for_prelu(model: onnx.ModelProto) -> None:
+    """Write each PRelu whose slopes are all alike as the LeakyRelu that it is, in place."""
+    slopes = {tensor.name: tensor for tensor in model.graph.initializer}
+    replaced = set()
+    for node in model.graph.node:
+        if node.op_type != "PRelu" or node.input[1] not in slopes:
+            continue
+        values = numpy_helper.to_array(slopes[node.input[1]])
+        # Slopes of more axes than the input would broadcast it.
+        if values.dtype == np.float32 and values.size == 1 and np.isfinite(values).all():
+            replaced.add(node.input[1])
+            node.op_type = "LeakyRelu"
+            node.attribute.append(helper.make_attribute("alpha", float(values.reshape(-1)[0])))
+            del node.input[1]
+    drop_unread_initializers(model, among=replaced)
 
 
 def check_calibration(calibration: np.ndarray) -> None:

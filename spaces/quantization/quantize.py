@@ -12,6 +12,7 @@ from ...errors import CandidateFailure
 from ..notes import Note, untold
 from ..onnx_file import copy_of, open_session, read_model, write_model
 from .allocation import spread_bits
+from .apart import bits_apart, round_apart, store_apart, weights_apart
 from .bias_correction import correct_biases
 from .bit_choice import BitChoice
 from .layers import LAYER_OPERATORS, OTHER_OPERATORS, Layer, find_layers
@@ -82,16 +83,20 @@ def quantize(
     inputs = calibration
     with_activations = choice.activation_bits == MOST_BITS
     reached = _reached(model, layers, choice.activation_bits)
-    reach = _reach(model, layers, reached)
+    reach = _reach(model, layers, reached, choice.activation_bits)
     try:
         given = set(learned.weights_of(model))
         bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity, given)
-        model = _quantize(model, reached, bits, inputs, settings, learned, zeroing, with_activations, note)
+        before = copy_if_normalized(model, settings)
+        apart = round_apart(model, layers, bits_apart(choice), choice.most_bits, settings)
+        model = _quantize(model, before, reached, bits, inputs, settings, learned, zeroing, with_activations, note)
+        store_apart(model, apart)
         _check_result(model, inputs[:_PROBES])
     except RUNTIME_ERRORS as error:
         raise CandidateFailure(STAGE, f"{type(error).__name__}: {error}") from error
     write_model(model, destination, STAGE)
-    return replace(reach, quantized_layers=len(layers) - len(find_layers(model)))
+    others = reach.quantized_layers - len(reached)
+    return replace(reach, quantized_layers=others + len(layers) - len(find_layers(model)))
 
 
 def quantization_reach(source: Path, activation_bits: int) -> QuantizationReach:
@@ -107,7 +112,7 @@ def quantization_reach(source: Path, activation_bits: int) -> QuantizationReach:
     model = read_model(source, STAGE)
     layers = prepare_layers(model, source.name)
     reached = _reached(model, layers, activation_bits)
-    return _reach(model, layers, reached)
+    return _reach(model, layers, reached, activation_bits)
 
 
 def zero_weights(
@@ -151,6 +156,7 @@ def zero_weights(
 
 def _quantize(
     model: onnx.ModelProto,
+    before: onnx.ModelProto | None,
     layers: list[Layer],
     bits: dict[str, int],
     inputs: np.ndarray,
@@ -160,8 +166,7 @@ def _quantize(
     with_activations: bool,
     note: Note,
 ) -> onnx.ModelProto:
-    """Return the quantized model; the given one is changed."""
-    before = copy_if_normalized(model, settings)
+    """Return the quantized model; the given one is changed, ``before`` is what it was where that is needed."""
     weights, shifts = round_weights(
         model, layers, bits, settings=settings, calibration=inputs, given=learned.weights_of(model), zeroing=zeroing
     )
@@ -183,10 +188,13 @@ def _reached(model: onnx.ModelProto, layers: list[Layer], activation_bits: int) 
     return [layer for layer in layers if has_int8_kernel(model, layer)]
 
 
-def _reach(model: onnx.ModelProto, layers: list[Layer], reached: list[Layer]) -> QuantizationReach:
+def _reach(
+    model: onnx.ModelProto, layers: list[Layer], reached: list[Layer], activation_bits: int
+) -> QuantizationReach:
     """Say how many of all layers are reached, and of each node that stays float32 why it does."""
     known, taken = {layer.node_name for layer in layers}, {layer.node_name for layer in reached}
     constants = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) >= 2}
+    apart = {each.node_name for each in weights_apart(model)}
     left, others = [], 0
     for node in model.graph.node:
         what = f"{node.op_type} {node.name}"
@@ -196,10 +204,14 @@ def _reach(model: onnx.ModelProto, layers: list[Layer], reached: list[Layer]) ->
             is_first = node.input[0] in constants
             others += is_first
             left.append(f"{what}: the weight {'is its first factor' if is_first else 'is no constant float32 tensor'}")
-        elif node.op_type in OTHER_OPERATORS and constants.intersection(node.input):
+        elif node.name in apart and activation_bits == MOST_BITS:
+            left.append(f"{what}: its weights are rounded, but it has no int8 kernel")
+        elif node.op_type in OTHER_OPERATORS and node.name not in apart and constants.intersection(node.input):
             others += 1
             left.append(f"{what}: weights of this operator stay float32")
-    return QuantizationReach(len(reached), len(layers) + others, tuple(left))
+        elif node.op_type == "PRelu" and activation_bits == MOST_BITS:
+            left.append(f"{what}: it has no int8 kernel")
+    return QuantizationReach(len(reached) + len(apart), len(layers) + len(apart) + others, tuple(left))
 
 
 def _check_result(model: onnx.ModelProto, inputs: np.ndarray) -> None:

@@ -382,12 +382,12 @@ def test_the_reach_names_what_stays_float_and_why(tmp_path: Path) -> None:
         choice = BitChoice(4, activation_bits, "budget")
         path = tmp_path / "q.onnx"
         reach = quantize(tmp_path / "float.onnx", path, choice, calibration=inputs.numpy())
-        assert (reach.quantized_layers, reach.all_layers) == (3, 4)
+        assert (reach.quantized_layers, reach.all_layers) == (4, 4)
         kinds = Counter(text.split()[0] + text.partition(":")[2] for text in reach.left)
-        assert kinds == {
-            "MatMul the weight is no constant float32 tensor": 2,
-            "ConvTranspose weights of this operator stay float32": 1,
-        }
+        expected_kinds = {"MatMul the weight is no constant float32 tensor": 2}
+        if activation_bits == 8:
+            expected_kinds["ConvTranspose its weights are rounded, but it has no int8 kernel"] = 1
+        assert kinds == expected_kinds
         with torch.no_grad():
             expected = network(inputs).numpy()
         session = open_session(onnx.load(path))
