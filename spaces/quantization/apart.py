@@ -1,4 +1,4 @@
-"""Weights of operators that have no int8 kernel, rounded to nearest and stored in few bits: their inputs do not unfold."""
+"""Weights of operators that have no int8 kernel, rounded to nearest and stored in few bits."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ from .whole_file import spare_for_outputs, worst_output
 LEAST_DB = 18.0
 """Least signal to noise of what one operator gives, all it reads being that of the float32 network, rounded.
 
-Of 1,200 tensors of ten networks the worst had 24.5 dB, half had more than 33. What is broken lies far below: scores
-beside boxes in pixels -32 dB, beside a mask of -1e4 1 dB, the logarithm of a tensor near zero 15 dB."""
+Of 921 tensors of six networks (ResNet-18, MobileNetV2, convnext_atto, vit_tiny, mobilenetv4_conv_small, fastvit_t8;
+random weights, 64 x 64, weights of 4 bits) the worst had 24.5 dB, and the medians lay between 31.6 and 38.2. What is
+broken lies far below: scores beside boxes in pixels have -32 dB, the logarithm of what comes near zero 15."""
 
 LEAST_OUTPUT_DB = 22.0
 """The same for each channel of the network's outputs: behind these nothing averages errors out."""
