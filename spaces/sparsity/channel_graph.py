@@ -18,7 +18,6 @@ ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 OUTPUT = "makes the output"
 ONE_CHANNEL = "one channel, or one in each group"
 NOT_RUN = "not run on the example"
-INPUTS = "tied to an input or a constant"
 
 Unit = dict[Place, Indices]
 """What goes at once: positions along axes of parameters and buffers."""

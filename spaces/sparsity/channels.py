@@ -22,6 +22,9 @@ from .removable import Removable, find_removable, without_failing
 MOST_NAMES = 4
 """Layers that a note names one by one; of more, the rest is counted."""
 
+TOLD_FROM = 0.02
+"""By how much the share that went may be another than asked for without a word."""
+
 __all__ = ["kept_channels", "removable_channels", "remove_channels"]
 
 
@@ -93,10 +96,10 @@ def _tell(note: Note, fraction: float, found: Removable, removals: Sequence[Remo
     """Say which layers were spared, and what fraction of the other channels went where it is not the one asked for."""
     for reason, names in _by_reason(found.spared() | spared).items():
         note(f"channels of {_listed(names)} were spared: {reason}")
-    channels = sum(sum(tied.counts) for tied, _ in removals)
+    channels = sum(sum(tied.counts) for tied, _ in removals if spared.keys().isdisjoint(tied.layers))
     gone = sum(tied.counts[number] for tied, removed in removals for number in removed)
     share = gone / channels if channels else 0.0
-    if round(100 * share) != round(100 * fraction):
+    if channels and abs(share - fraction) > TOLD_FROM:
         note(
             f"{share:.0%} of the channels that can go were removed, of {fraction:.0%} asked for: no nearer number fits"
         )

@@ -23,7 +23,10 @@ _POINTWISE = {
     "_prelu_kernel", "hardshrink", "softshrink", "nan_to_num", "where", "masked_fill", "native_dropout", "copy",
     "_to_copy", "threshold", "lerp", "addcmul", "addcdiv", "rsub", "clamp", "fill", "silu", "mish", "add_relu",
 }  # fmt: skip
-_SAME = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_empty_strided"}
+_SAME = {
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_empty_strided", "new_zeros",
+    "new_ones", "new_empty", "new_full",
+}  # fmt: skip
 _SUMS = {"sum", "linalg_vector_norm", "nansum"}
 
 
@@ -71,6 +74,11 @@ def meet(trace: Trace, operands: Sequence[tuple[Layers, Sequence[int]]]) -> Laye
     return [layer for layers, _ in operands for layer in layers]
 
 
+def own_shape(tensor: Tensor) -> list[int]:
+    """Return a tensor's shape, 1 along axes along which it was expanded: these follow what they meet."""
+    return [1 if step == 0 else length for length, step in zip(tensor.shape, tensor.stride(), strict=True)]
+
+
 def _meet(trace: Trace, layer: Tensor, others: Layers, shape: Sequence[int]) -> None:
     for axis in range(-layer.dim(), 0):
         if not varies(layer, axis) or -axis > len(shape) or shape[axis] == 1:
@@ -84,7 +92,7 @@ def _meet(trace: Trace, layer: Tensor, others: Layers, shape: Sequence[int]) -> 
 
 def _pointwise(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:  # noqa: ARG001
     operands = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
-    layers = meet(trace, [(trace.layers(tensor), tensor.shape) for tensor in operands])
+    layers = meet(trace, [(trace.layers(tensor), own_shape(tensor)) for tensor in operands])
     for output in tree_leaves(outputs):
         if isinstance(output, Tensor):
             trace.put(output, [_raised(layer, output.dim()) for layer in layers])

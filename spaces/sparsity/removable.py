@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .channel_graph import INPUTS, NOT_RUN, ONE_CHANNEL, OUTPUT, ChannelGraph, TiedChannels, trace_channels
+from .channel_graph import NOT_RUN, ONE_CHANNEL, OUTPUT, ChannelGraph, TiedChannels, trace_channels
 from .narrowing import Removal
 from .tracing import Split
 from .verification import Verification
@@ -34,7 +34,7 @@ class Removable:
 
     def spared(self) -> dict[str, str]:
         """Return the layers that keep channels for another reason than that there are none to lose, and the reason."""
-        return {name: why for name, why in self.reasons.items() if why not in (OUTPUT, ONE_CHANNEL, NOT_RUN, INPUTS)}
+        return {name: why for name, why in self.reasons.items() if why not in (OUTPUT, ONE_CHANNEL, NOT_RUN)}
 
     def tried(self) -> Removable:
         """Return what is left where every group has lost half of its units in a trial."""
