@@ -44,12 +44,16 @@ def gated(features: Tensor) -> Tensor:
     return first * second.sigmoid()
 
 
+def in_parts(features: Tensor, *sizes: int) -> Tensor:
+    return features.reshape(len(features), *sizes, *features.shape[2:])
+
+
 def paired(features: Tensor) -> Tensor:
-    return features.unflatten(1, (-1, 2)).amax(2)
+    return in_parts(features, -1, 2).amax(2)
 
 
 def halved(features: Tensor) -> Tensor:
-    return features.unflatten(1, (2, -1)).amax(1)
+    return in_parts(features, 2, -1).amax(1)
 
 
 def swapped(features: Tensor) -> Tensor:
@@ -75,12 +79,12 @@ NARROWED: dict[str, tuple[Between, int, int]] = {
     "glu": (lambda y, _: functional.glu(y, 1), 8, 8),
     "maximum of pairs": (lambda y, _: paired(y), 8, 8),
     "maximum of halves": (lambda y, _: halved(y), 8, 8),
-    "sum of groups": (lambda y, _: y.unflatten(1, (4, -1)).sum(1), 4, 8),
+    "sum of groups": (lambda y, _: in_parts(y, 4, -1).sum(1), 4, 8),
     "swapped halves": (lambda y, _: swapped(y), 16, 8),
     "every other": (lambda y, _: torch.cat([y[:, ::2], y[:, 1::2]], 1), 16, 8),
     "pixel_shuffle": (lambda y, _: functional.pixel_shuffle(y, 2), 4, 8),
     "pixel_unshuffle": (lambda y, _: functional.pixel_unshuffle(y, 2), 64, 8),
-    "unfold": (lambda y, _: functional.unfold(y, 2).unflatten(-1, (7, 7)), 64, 8),
+    "unfold": (lambda y, _: functional.unfold(y, 2).reshape(len(y), -1, 7, 7), 64, 8),
     "squeeze and excite": (lambda y, _: y * y.mean((2, 3), keepdim=True).sigmoid(), 16, 8),
     "product with itself": (lambda y, _: torch.einsum("nchw,nchw->nchw", y, y), 16, 8),
     "norm over channels": (lambda y, _: functional.normalize(y, dim=1), 16, 8),
@@ -154,9 +158,9 @@ def test_convolutions_of_every_kind(kind: type[nn.Module], transposed: bool) -> 
         kind(2, 8, 3, padding=1), made(8, 8, 2, groups=8), nn.PReLU(8), made(8, 12, 1, groups=2),
         getattr(nn, f"InstanceNorm{axes}d")(12, affine=True), made(12, 8, 1), nn.Flatten(2),
     ]  # fmt: skip
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(2), nn.Flatten(), nn.Linear(16, 3))
+    built = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(2), nn.Flatten(), nn.Linear(16, 3))
     inputs = torch.randn(2, 2, *[6] * axes, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    network = with_weights_of_their_own(network)
+    network = with_weights_of_their_own(built)
     smaller = remove_channels(network, inputs, 0.5).eval()
     assert [len(smaller.get_parameter(f"{number}.bias")) for number in (0, 1, 3, 5)] == [4, 4, 6, 4]
     twin = with_zero_weights(network, smaller)
@@ -270,7 +274,7 @@ def test_recurrent_layers_read_fewer_channels(layer: type[nn.RNNBase]) -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.embed, self.steps, self.last = nn.Linear(5, 8), layer(8, 6, batch_first=True), nn.Linear(6, 3)  # type: ignore[call-arg]
+            self.embed, self.steps, self.last = nn.Linear(5, 8), layer(8, 6, batch_first=True), nn.Linear(6, 3)  # type: ignore[call-arg,arg-type]
 
         def forward(self, inputs: Tensor) -> Tensor:
             outputs: Tensor = self.last(self.steps(self.embed(inputs).relu())[0][:, -1])
@@ -301,7 +305,7 @@ def test_the_fraction_of_all_channels_is_kept_to_where_layers_lie_between_two_mu
     notes: list[str] = []
     network = nn.Sequential(*layers, nn.Linear(16, 2))
     smaller = remove_channels(network, torch.randn(2, 4), 0.25, multiple=multiple, note=notes.append)
-    widths = [len(layer.weight) for layer in smaller if isinstance(layer, nn.Linear)][:-1]  # type: ignore[union-attr]
+    widths = [layer.out_features for layer in smaller.modules() if isinstance(layer, nn.Linear)][:-1]
     assert sum(widths) == 8 * 12
     assert not notes
 

@@ -21,7 +21,8 @@ class Block(nn.Module):
         self.f = nn.Conv2d(8, 8, 3, padding=1)
 
     def forward(self, inputs: Tensor, scale: float = 1.0) -> Tensor:
-        return inputs + scale * self.f(inputs).relu()
+        outputs: Tensor = inputs + scale * self.f(inputs).relu()
+        return outputs
 
 
 class Walking(nn.Module):
