@@ -5,6 +5,16 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
+MOST_CHARACTERS = 2000
+"""Of a text that an error carries: more of what a library or a task says helps nobody, and fills terminals."""
+
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor
+    r"|\x1b[\]PX^_][^\x07\x1b\x9c]{0,2000}(?:\x07|\x1b\\|\x9c)"  # titles, links
+    r"|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]"
+)
+_INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 _USER = re.compile(r"://[^/:\n]*:")
 _USER_OF_HTTP = re.compile(r"(https?://)[^/@\s]{1,1000}@")
 _SECRET = re.compile(r"pass|pwd|secret|token|sig|credential|auth(?!or)|sas$|key|jwt|bearer", re.IGNORECASE)
@@ -42,6 +52,41 @@ def _blank_parameter(match: re.Match[str]) -> str:
     return f"{match[1]}{match[2]}=***" if _SECRET.search(unquote(match[2])) else match[0]
 
 
+def plain_text(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Return a text that any terminal, file and database takes as it is, without secrets.
+
+    Escape sequences and other characters that steer a terminal are left out, halves of surrogate pairs are written as
+    ``\\udc80``, and of a text that is too long the middle is left out.
+
+    Args:
+        text: What somebody else wrote, such as the message of an exception.
+        most: Characters to keep.
+    """
+    if len(text) > 4 * most:  # before anything that takes time
+        text = text[: 2 * most] + text[-2 * most :]
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = _INVISIBLE.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+    text = without_secrets(text)
+    if len(text) <= most:
+        return text
+    kept = (most - 5) // 2
+    return f"{text[:kept]} ... {text[-kept:]}"
+
+
+def plain_line(text: str, most: int = MOST_CHARACTERS // 2) -> str:
+    """Return :func:`plain_text` in one line."""
+    return " ".join(plain_text(text, most).split())
+
+
+def describe_error(error: BaseException) -> str:
+    """Return type and message of any exception in one line, of one that cannot say it as well."""
+    try:
+        said = str(error)
+    except Exception as another:
+        said = f"(its message cannot be read: {type(another).__name__})"
+    return plain_line(f"{type(error).__name__}: {said}")
+
+
 class KaruiError(Exception):
     """Something the user can put right; the command line prints it and exits with ``exit_code``.
 
@@ -64,9 +109,9 @@ class KaruiError(Exception):
         got: str | None = None,
         remedy: str | None = None,
     ) -> None:
-        self.what = without_secrets(what)
+        self.what = plain_text(str(what))
         self.where, self.expected, self.got, self.remedy = (
-            None if text is None else without_secrets(text) for text in (where, expected, got, remedy)
+            None if text is None else plain_text(str(text)) for text in (where, expected, got, remedy)
         )
         super().__init__(str(self))
 
@@ -126,9 +171,9 @@ class CandidateFailure(Exception):
     """
 
     def __init__(self, stage: str, reason: str) -> None:
-        self.stage = stage
-        self.reason = " ".join(without_secrets(reason).split())
-        super().__init__(f"{stage}: {self.reason}")
+        self.stage = plain_line(stage)
+        self.reason = plain_line(reason)
+        super().__init__(f"{self.stage}: {self.reason}")
 
 
 class CandidateStopped(Exception):
@@ -142,7 +187,7 @@ class CandidateStopped(Exception):
 
     def __init__(self, gate: str, reason: str, excess: float) -> None:
         self.gate = gate
-        self.reason = " ".join(without_secrets(reason).split())
+        self.reason = plain_line(reason)
         self.excess = excess
         super().__init__(gate, self.reason, excess)  # what a process that receives it makes it from again
 

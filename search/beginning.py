@@ -61,11 +61,27 @@ class Beginning:
     _repeats: int = field(default=0, init=False)
 
     def try_again(self) -> None:
-        """Begin candidates again that wait for their target, where it makes sense."""
+        """Begin again who waits for its target, or met an error that is not its own, where it makes sense."""
         settling = self.settling
         while settling.in_flight < self.crew.size and (ticket := settling.waiting.next()) is not None:
             # Without gates: it has passed them, and its training is done.
-            self.crew.submit(ticket, Candidate.from_dict(settling.trials[ticket].user_attrs["candidate"]))
+            self.crew.submit(ticket, self._candidate_of(ticket))
+        while settling.in_flight < self.crew.size and (ticket := settling.next_faulted()) is not None:
+            self._submit_again(ticket)
+
+    def try_last(self, end: float | None) -> None:
+        """Begin one of those again that met an error which is not theirs, nothing else being left; no more in time."""
+        if self.left(end) <= 0:
+            self.settling.interrupt(self.settling.faulted)
+        elif (ticket := self.settling.next_faulted(nothing_else=True)) is not None:
+            self._submit_again(ticket)
+
+    def _submit_again(self, ticket: int) -> None:
+        candidate = self._candidate_of(ticket)
+        self.crew.submit(ticket, candidate, self._gates_for(candidate))
+
+    def _candidate_of(self, ticket: int) -> Candidate:
+        return Candidate.from_dict(self.settling.trials[ticket].user_attrs["candidate"])
 
     def fill(self, budget: Budget, end: float | None) -> str | None:
         """Begin candidates until the crew is busy; else return in a sentence why no more are begun."""

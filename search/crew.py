@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import CandidateFailure, CandidateStopped, TargetUnavailable
+from ..errors import CandidateFailure, CandidateStopped, TargetUnavailable, describe_error
 from ..spaces.candidate import Candidate
+from .faults import stopped_by
 from .gates import Gates
-from .outcome import Evaluate, Result
+from .machine_faults import machine_fault
+from .outcome import Evaluate, Result, UnexpectedError
+
+DEFAULT_STAGE = "worker"
+"""The stage of a candidate that has named none yet."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,25 @@ def given(gates: Gates | None) -> tuple[Gates, ...]:
     return () if gates is None else (gates,)
 
 
+def unexpected(error: BaseException, stage: str) -> UnexpectedError | None:
+    """Return what is to be told of an error in the middle of a candidate; None where it is the candidate's own failure.
+
+    Args:
+        error: As it was raised, with what it came of.
+        stage: Where the candidate was.
+    """
+    kind = machine_fault(error)
+    if kind is None and isinstance(error, CandidateFailure):
+        return None
+    reason = error.reason if isinstance(error, CandidateFailure) else describe_error(error)
+    return UnexpectedError(stage, reason, "".join(traceback.format_exception(error)), kind or "bug")
+
+
 class InProcess:
-    """Evaluates one candidate at a time in this very process, while the search waits; unknown errors propagate.
+    """Evaluates one candidate at a time in this very process, while the search waits.
+
+    What the machine lacks is told as with worker processes; bugs propagate, so that a debugger meets them. An
+    accelerator that has failed is of no more use to this process, which ends the search.
 
     Args:
         evaluate: Makes and measures one candidate.
@@ -86,20 +109,37 @@ class InProcess:
         self._evaluate = evaluate
         self._waiting: list[tuple[int, Candidate, Gates | None]] = []
         self.ticket: int | None = None
+        self.stage = DEFAULT_STAGE
 
     def submit(self, ticket: int, candidate: Candidate, gates: Gates | None = None) -> None:
         """Keep the candidate for the next :meth:`wait`."""
         self._waiting.append((ticket, candidate, gates))
 
     def wait(self, seconds: float) -> Sequence[Event]:  # noqa: ARG002
-        """Evaluate what waits, however long that takes."""
+        """Evaluate what waits, however long that takes.
+
+        Raises:
+            KaruiError: Where the accelerator has failed.
+        """
         if not self._waiting:
             return ()
         self.ticket, candidate, gates = self._waiting.pop(0)
+        self.stage = DEFAULT_STAGE
         try:
             return (Answer(self.ticket, self._evaluate(candidate, *given(gates))),)
-        except (CandidateFailure, CandidateStopped, TargetUnavailable) as ended:
+        except (CandidateStopped, TargetUnavailable) as ended:
             return (Answer(self.ticket, ended),)
+        except CandidateFailure as failure:
+            fault = unexpected(failure, failure.stage)
+            if fault is None:
+                return (Answer(self.ticket, failure),)
+        except Exception as error:
+            fault = unexpected(error, self.stage)
+            if fault is None or (fault.kind == "bug" and not isinstance(error, OSError)):
+                raise
+        if fault.kind == "accelerator":
+            raise stopped_by(fault, 1)
+        return (Answer(self.ticket, fault),)
 
     def close(self) -> None:
         """Forget what waits."""

@@ -163,6 +163,8 @@ class SearchLoop:
         while True:
             self._beginning.try_again()
             ending = fill()
+            if not self._settling.in_flight and self._settling.faulted:
+                self._beginning.try_last(end)
             if not self._settling.in_flight and len(self._waiting):
                 idle_since = self.clock() if idle_since is None else idle_since
                 self._wait_for_target(end, idle_since)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from ..errors import CandidateFailure, CandidateStopped, TargetUnavailable
+from ..errors import CandidateFailure, CandidateStopped, TargetUnavailable, plain_line, plain_text
 from ..evaluators.measurement import Measurement
 from ..spaces.artifact import StageRecord
 from ..spaces.candidate import Candidate
@@ -72,23 +72,37 @@ class Evaluate(Protocol):
         """
 
 
+FaultKind = Literal["memory", "accelerator", "machine", "signal", "bug"]
+"""What is at fault where no candidate is: no memory left; an accelerator or its driver; disks, open files and the like;
+a signal that ended the worker process; or code."""
+
+_MOST_OF_A_TRACEBACK = 20_000
+
+
 class WorkerLost(CandidateFailure):
     """A candidate during which its worker process died, or took longer than it may."""
 
 
 @dataclass(frozen=True)
 class UnexpectedError:
-    """An error of one candidate that is neither its known way to fail nor something the user can put right.
+    """An error in the middle of a candidate that is not the candidate's own, as far as can be told.
 
     Args:
         stage: Where the candidate was when it happened.
         reason: Type and message, in one line.
         traceback: As Python prints it.
+        kind: What it is an error of; ``bug`` where nothing says that it is the machine's.
     """
 
     stage: str
     reason: str
     traceback: str
+    kind: FaultKind = "bug"
+
+    def __post_init__(self) -> None:
+        """Make plain what other people's code said."""
+        object.__setattr__(self, "reason", plain_line(self.reason))
+        object.__setattr__(self, "traceback", plain_text(self.traceback, _MOST_OF_A_TRACEBACK))
 
 
 Ending = Outcome | CandidateFailure | CandidateStopped | UnexpectedError

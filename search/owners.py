@@ -1,4 +1,4 @@
-"""Whose a running trial is, and whether that search is there still: on this host by its process, else by its pulse.
+"""Whose a running trial is, and whether that search is there still: on this machine by its process, else by its pulse.
 
 Optuna's own heartbeat covers ``optimize`` only, not ask and tell.
 """
@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import getnode, uuid4
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -22,7 +23,7 @@ PULSE_SECONDS = 60.0
 """How often a search says that it is there."""
 
 SILENT_SECONDS = 600.0
-"""After how long a silent search of another host counts as gone."""
+"""After how long a silent search of another machine counts as gone."""
 
 GRACE_SECONDS = 60.0
 """How long a trial may be without an owner, where searches take no turns: another search may have asked just now."""
@@ -34,6 +35,28 @@ _HERE: set[str] = set()
 """The searches of this process."""
 
 
+@cache
+def this_machine() -> str:
+    """Return what tells whether a process number means the same process here: machine, boot, and space of numbers.
+
+    Hosts may be called alike, and so may containers, which also share what Linux calls the id of a machine; each
+    container counts its own processes.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        numbers = Path("/proc/self/ns/pid").stat().st_ino
+    except (OSError, ValueError):
+        boot, numbers = f"{getnode():x}", 0  # no Linux: the address of its network card
+    return f"{socket.gethostname()} {boot} {numbers}"
+
+
+def is_here(mark: Mapping[str, Any]) -> bool:
+    """Say whether a mark was made on this machine, since it was started; an earlier version noted the host alone."""
+    if "machine" in mark:
+        return bool(mark["machine"] == this_machine())
+    return bool(mark.get("host") == socket.gethostname())
+
+
 def owner_mark(search: str = "") -> dict[str, Any]:
     """Return what tells later whether the process that runs a trial is still there.
 
@@ -41,14 +64,15 @@ def owner_mark(search: str = "") -> dict[str, Any]:
         search: Name of the search within this process.
     """
     pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "started": _start_of(pid), "search": search}
+    machine = {"host": socket.gethostname(), "machine": this_machine()}
+    return {**machine, "pid": pid, "started": _start_of(pid), "search": search}
 
 
 def owner_is_gone(mark: Mapping[str, Any] | None) -> bool:
-    """Say whether the process of this mark ran on this host and runs no more; unknown marks count as gone."""
+    """Say whether the process of this mark ran on this machine and runs no more; unknown marks count as gone."""
     if mark is None:
         return True
-    if mark.get("host") != socket.gethostname():
+    if not is_here(mark):
         return False
     pid = int(mark["pid"])
     if mark.get("started") != _start_of(pid):
@@ -124,7 +148,7 @@ class Owners:
         mark = trial.user_attrs.get("owner")
         if mark is None:
             return self._is_missing_for(f"owner of trial {trial.number}", self._grace_seconds)
-        if mark.get("host") == self.mark["host"]:
+        if is_here(mark):
             return owner_is_gone(mark)
         return self._is_silent(str(mark.get("search", "")))
 

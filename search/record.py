@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from ..errors import plain_line
 from ..evaluators.measurement import Measurement
 from ..spaces.candidate import Candidate
 from .outcome import Evaluate as Evaluate
@@ -102,7 +103,7 @@ def read_outcome(trial: FrozenTrial) -> Outcome | None:
 def write_end(trial: Trial, status: str, stage: str = "", reason: str = "") -> None:
     """Note how a trial that was not evaluated ended; the status last, so that where it is noted all is."""
     trial.set_user_attr("stage", stage)
-    trial.set_user_attr("reason", reason)
+    trial.set_user_attr("reason", plain_line(reason))
     trial.set_user_attr("status", status)
 
 
@@ -152,7 +153,8 @@ def _ending_of(trial: FrozenTrial) -> tuple[str, str, str]:
     if trial.state in (TrialState.RUNNING, TrialState.WAITING):
         return trial.state.name.lower(), "", ""
     if "status" in attributes:
-        return attributes["status"], attributes["stage"], attributes["reason"]
+        # made plain here as well: earlier versions kept what somebody's exception said as it was
+        return attributes["status"], attributes["stage"], plain_line(attributes["reason"])
     attempts = attempts_of(trial)
     state = "failed" if attempts >= ATTEMPTS and has_begun(trial) else "interrupted"
     return state, "", f"the search was stopped or killed during attempt {attempts} of {ATTEMPTS}"

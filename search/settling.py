@@ -12,6 +12,7 @@ from optuna.trial import Trial, TrialState
 from ..errors import CandidateStopped, TargetUnavailable
 from .asking import Asking
 from .crew import Answer
+from .faults import TRIES, Faults
 from .gatekeeper import Gatekeeper
 from .ledger import Ledger
 from .listener import Listener
@@ -20,7 +21,6 @@ from .outcome import Ending, Outcome, UnexpectedError, WorkerLost
 from .promotion import Promotion
 from .record import TrialRecord, write_end, write_outcome
 from .stale import interrupt
-from .surprises import Surprises
 from .turns import Turns
 from .waiting import Waiting
 
@@ -43,7 +43,8 @@ class Settling:
         listener: Is told of every trial.
 
     Attributes:
-        trials: What is in flight, by number, those that wait for the target included.
+        trials: What is in flight, by number, those that wait for the target or to be tried again included.
+        faulted: Those that are to be tried again, since they met an error that is not theirs.
     """
 
     study: optuna.Study
@@ -58,17 +59,26 @@ class Settling:
     waiting: Waiting
     listener: Listener
     trials: dict[int, Trial] = field(default_factory=dict, init=False)
-    _surprises: Surprises = field(default_factory=Surprises, init=False)
+    faulted: list[int] = field(default_factory=list, init=False)
+    _faults: Faults = field(default_factory=Faults, init=False)
 
     @property
     def in_flight(self) -> int:
         """How many candidates the crew has."""
-        return len(self.trials) - len(self.waiting)
+        return len(self.trials) - len(self.waiting) - len(self.faulted)
 
     def settle(self, answer: Answer) -> None:
-        """Tell what came of a candidate; one whose target does not answer is not told, but waits."""
+        """Tell what came of a candidate; one whose target does not answer is not told, but waits.
+
+        Nor is one that met an error which is not its own, as far as can be told: it is tried again.
+
+        Raises:
+            KaruiError: Where the same error comes again and again.
+        """
         if isinstance(answer.result, TargetUnavailable):
             self._postpone(answer.ticket, answer.result)
+            return
+        if isinstance(answer.result, UnexpectedError) and self._is_tried_again(answer.ticket, answer.result):
             return
         if self.waiting.ended(answer.ticket, answered=isinstance(answer.result, Outcome)):
             self.listener.happened("target answers again", candidates=len(self.waiting))
@@ -80,8 +90,24 @@ class Settling:
                 self._tell(trial, answer.result)
             except optuna.exceptions.UpdateFinishedTrialError:
                 self.listener.happened("trial was taken over by another search", trial=trial.number)
+            key = self.ledger.own[answer.ticket]
             self.finish(trial)
-        self._surprises.note(answer.result)
+        if isinstance(answer.result, Outcome):
+            self._faults.came_through(key, answer.result)
+        else:
+            self._faults.forget(key)
+
+    def next_faulted(self, *, nothing_else: bool = False) -> int | None:
+        """Take out a candidate to try again now; None where there is none, or others come first.
+
+        Args:
+            nothing_else: Whether nothing else is left to do.
+        """
+        for ticket in self.faulted:
+            if nothing_else or self._faults.may_be_tried(self.ledger.own[ticket]):
+                self.faulted.remove(ticket)
+                return ticket
+        return None
 
     def stop(self, trial: Trial, status: str, stage: str, reason: str) -> None:
         """Tell that a trial came to no outcome, and why."""
@@ -115,17 +141,33 @@ class Settling:
         if self.gatekeeper is not None:
             self.gatekeeper.learn(record)
 
-    def interrupt_all(self) -> None:
-        """Queue again what is in flight."""
-        for trial in list(self.trials.values()):
+    def interrupt(self, tickets: Sequence[int]) -> None:
+        """Queue again what is in flight of these."""
+        for ticket in list(tickets):
+            trial = self.trials.pop(ticket)
             # A storage that fails here too leaves the trial running, and the next search finds it stale.
             with suppress(optuna.exceptions.StorageInternalError), self.turns():
                 interrupt(self.study, trial)
             with suppress(OSError):  # where the log cannot be written, which may be why the search stops
                 self.listener.happened("trial interrupted", trial=trial.number)
             self.ledger.end(trial.number)
-        self.trials.clear()
+            if ticket in self.faulted:
+                self.faulted.remove(ticket)
+
+    def interrupt_all(self) -> None:
+        """Queue again all that is in flight."""
+        self.interrupt(list(self.trials))
         self.waiting.clear()
+
+    def _is_tried_again(self, ticket: int, error: UnexpectedError) -> bool:
+        self.waiting.ended(ticket, answered=False)
+        told = {"kind": error.kind, "stage": error.stage, "reason": error.reason, "traceback": error.traceback}
+        self.listener.happened("unexpected error", trial=ticket, **told)
+        if not self._faults.note(self.ledger.own[ticket], error):
+            return False
+        self.faulted.append(ticket)
+        self.listener.reached(ticket, "waiting to be tried again")
+        return True
 
     def _postpone(self, ticket: int, error: TargetUnavailable) -> None:
         is_news = self.waiting.error is None
@@ -148,11 +190,10 @@ class Settling:
             trial.set_constraint(f"{result.gate} gate", result.excess)
             self.stop(trial, "stopped", result.gate, result.reason)
             return
-        write_end(trial, "failed", result.stage, result.reason)
+        again = f" ({TRIES} times, while others came through)" if isinstance(result, UnexpectedError) else ""
+        write_end(trial, "failed", result.stage, result.reason + again)
         self.study.tell(trial, state=TrialState.FAIL)
-        if isinstance(result, UnexpectedError):
-            self.listener.happened("unexpected error", trial=trial.number, traceback=result.traceback)
-        elif isinstance(result, WorkerLost):
+        if isinstance(result, WorkerLost):
             self.listener.happened("worker lost", trial=trial.number, stage=result.stage, reason=result.reason)
 
     def _keep(self, trial: Trial, outcome: Outcome) -> None:

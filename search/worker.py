@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..spaces.candidate import Candidate
-from .crew import Answer
+from .crew import DEFAULT_STAGE, Answer
 from .gates import Gates
 from .outcome import Result, WorkerLost
-from .worker_process import DEFAULT_STAGE, receive, send
+from .worker_process import receive, send
 
 _SECONDS_TO_END = 10.0
+
+_FROM_OUTSIDE = {-getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)}
+"""How a process ends that gets such a signal, as its return code tells. SIGKILL is the kernel's own answer to memory
+that ran out, and so the candidate's."""
 
 
 class Worker:
@@ -65,11 +69,17 @@ class Worker:
         """Return that its candidate was lost with it."""
         return self.answer(WorkerLost(self.stage, reason))
 
+    @property
+    def ended_by_signal_from_outside(self) -> bool:
+        """Whether it was ended as a scheduler, a service manager or a person ends processes."""
+        return self._process.returncode in _FROM_OUTSIDE
+
     def kill(self) -> str:
         """End the process and those it has started; return how it ended, in words that follow "the process"."""
         _kill(self._process)
         with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel; it ends when that lets go of it
             self._process.wait(_SECONDS_TO_END)
+            _reap(self._process.pid)
         with contextlib.suppress(OSError):
             _stream(self._process.stdin).close()
         return _describe_exit(-9 if self._process.returncode is None else self._process.returncode)
@@ -114,6 +124,14 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     if process.poll() is None:
         process.kill()
+
+
+def _reap(group: int) -> None:
+    """Take leave of what a worker had started and left to this process, where that stands for init in a container."""
+    if os.name == "posix":
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-group, os.WNOHANG)[0]:
+                pass
 
 
 def _describe_exit(code: int) -> str:

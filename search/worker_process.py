@@ -13,15 +13,14 @@ import pickle
 import signal
 import struct
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from ..errors import CandidateFailure, CandidateStopped, KaruiError, TargetUnavailable
-from .crew import given
-from .outcome import Evaluate, Outcome, UnexpectedError
+from ..errors import CandidateFailure, CandidateStopped, KaruiError, TargetUnavailable, describe_error
+from .crew import DEFAULT_STAGE, given, unexpected
+from .orphans import die_with
+from .outcome import Evaluate, Outcome
 
 Factory = Callable[[Callable[[str], None]], Evaluate]
 """Makes what a worker runs, within the worker; is given a function by which to say which stage a candidate is in."""
@@ -30,11 +29,7 @@ READY, STAGE, DONE, FAILED, STOPPED, UNEXPECTED = "ready", "stage", "done", "fai
 STOP, WAITS = "stop", "waits"
 """The kinds of message that a worker sends."""
 
-DEFAULT_STAGE = "worker"
-"""The stage of a candidate that has named none yet."""
-
 _LENGTH = struct.Struct("!Q")
-_LOOKS_FOR_PARENT_EVERY_SECONDS = 1.0
 
 
 def send(stream: BinaryIO, thing: Any) -> None:
@@ -72,9 +67,9 @@ def main(parent: int) -> None:
     """
     # Ctrl-C reaches every process of a terminal; the search alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(parent)
     faulthandler.enable()
     incoming, outgoing = _take_streams()
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the search is gone, or wants no more
         _serve(incoming, outgoing)
 
@@ -95,15 +90,6 @@ def _take_streams() -> tuple[BinaryIO, BinaryIO]:
 def _close(numbers: tuple[int, ...]) -> None:
     for number in numbers:
         os.close(number)
-
-
-def _die_with(parent: int) -> None:
-    """End this process, and those it has started, soon after the search has ended, however it ended."""
-    while os.getppid() == parent:
-        time.sleep(_LOOKS_FOR_PARENT_EVERY_SECONDS)
-    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
 
 
 def _serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
@@ -133,6 +119,8 @@ def _answer(evaluate: Evaluate, candidate: Any, gates: Any, stage: list[str]) ->
     try:
         outcome: Outcome = evaluate(candidate, *given(gates))
     except CandidateFailure as failure:
+        if (fault := unexpected(failure, failure.stage)) is not None:
+            return UNEXPECTED, fault
         return FAILED, failure.stage, failure.reason
     except CandidateStopped as stopped:
         return STOPPED, stopped.gate, stopped.reason, stopped.excess
@@ -141,8 +129,7 @@ def _answer(evaluate: Evaluate, candidate: Any, gates: Any, stage: list[str]) ->
     except KaruiError as error:
         return STOP, _portable(error)
     except (Exception, SystemExit) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return UNEXPECTED, UnexpectedError(stage[0], reason, traceback.format_exc())
+        return UNEXPECTED, unexpected(error, stage[0])
     return DONE, outcome
 
 
@@ -159,7 +146,7 @@ def _broken_start(error: Exception) -> KaruiError:
     traceback.print_exc(file=sys.stderr)
     return KaruiError(
         "a worker process could not begin",
-        got=" ".join(f"{type(error).__name__}: {error}".split()),
+        got=describe_error(error),
         remedy="what the workers need must be importable by name: put the task's classes and functions into a file of "
         "their own, not into the script that is run",
     )

@@ -18,7 +18,7 @@ from ..errors import CandidateFailure, CandidateStopped, KaruiError
 from ..spaces.candidate import Candidate
 from .crew import Event, Reached
 from .gates import Gates
-from .outcome import Result
+from .outcome import Result, UnexpectedError
 from .worker import Worker
 from .worker_process import DONE, FAILED, READY, STAGE, STOP, STOPPED, UNEXPECTED, WAITS, Factory
 
@@ -30,7 +30,8 @@ class Workers:
     """A crew of worker processes.
 
     A worker that dies, or takes longer for a candidate than it may, costs that candidate only
-    (:class:`~karui.search.outcome.WorkerLost`); another one takes its place when it is needed.
+    (:class:`~karui.search.outcome.WorkerLost`); another one takes its place when it is needed. So it does after an
+    error that is not the candidate's, since a broken accelerator is whole only for a new process.
 
     Args:
         size: How many processes.
@@ -132,6 +133,9 @@ class Workers:
         if kind == STAGE:
             worker.stage = content[0]
             return [Reached(worker.ticket, worker.stage)] if worker.ticket is not None else []
+        if kind == UNEXPECTED:  # whatever state that has left the process in, the next candidate has a new one
+            self._workers.remove(worker)
+            worker.kill()
         return [worker.answer(_RESULTS[kind](*content))]
 
     def _bury(self, worker: Worker) -> list[Event]:
@@ -141,6 +145,8 @@ class Workers:
         if worker.ticket is None:
             return []
         if worker.ready:
+            if worker.ended_by_signal_from_outside:
+                return [worker.answer(UnexpectedError(worker.stage, f"its worker process {how}", "", "signal"))]
             return [worker.lost(f"its worker process {how}")]
         self._failed_starts += 1
         if self._failed_starts < STARTS:

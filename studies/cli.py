@@ -77,25 +77,30 @@ def search(
 ) -> None:
     """Search a study and measure its front again; the same command goes on where it was stopped.
 
-    Given a second time while the first is still running, it joins in.
+    SIGTERM and SIGHUP stop it as Ctrl-C does. Given a second time while the first is still running, it joins in.
 
     Writes trials.csv, log.jsonl, front.csv, front.png and the front's ONNX files to the results folder.
     """
+    from .commands.signals import Terminated, ended_by_signals
     from .run import run_study
     from .watching.progress import ProgressView
 
     console = Console()
     given = {"trials": trials, "hours": hours, "seed": seed, "data": data, "cache": cache, "workers": workers}
-    with ProgressView(console) as view:
-        result = run_study(
-            study,
-            out=out,
-            storage=storage,
-            watcher=view,
-            artifacts=artifacts,
-            gates=not no_gates,
-            **given,  # type: ignore[arg-type]
-        )
+    try:
+        with ended_by_signals(), ProgressView(console) as view:
+            result = run_study(
+                study,
+                out=out,
+                storage=storage,
+                watcher=view,
+                artifacts=artifacts,
+                gates=not no_gates,
+                **given,  # type: ignore[arg-type]
+            )
+    except Terminated as ended:
+        _say_stopped()
+        raise typer.Exit(ended.exit_code) from ended
     _show_result(console, result)
     if not len(result.front):
         raise typer.Exit(1)
@@ -247,8 +252,12 @@ def main() -> None:
     except Exception as error:
         code = _explain_usage(error)
     if code == INTERRUPTED:  # typer itself turns Ctrl-C into this code, and says nothing
-        Console(stderr=True).print("stopped: every finished trial is kept; the same command goes on from there")
+        _say_stopped()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say_stopped() -> None:
+    Console(stderr=True).print("stopped: every finished trial is kept; the same command goes on from there")
 
 
 def _explain_usage(error: Exception) -> int:
@@ -285,4 +294,5 @@ def _show_result(console: Console, result: StudyResult) -> None:
     if result.certification is not None:
         console.print(result.certification.describe(), highlight=False, soft_wrap=True)
     _recommend(console, result.front, result.baseline, further_of(result.objectives))
-    console.print(Text(f"results: {result.folder}/ (front.csv, front.png, trials.csv, front/*.onnx)"))
+    here = result.folder.relative_to(Path.cwd()) if result.folder.is_relative_to(Path.cwd()) else result.folder
+    console.print(Text(f"results: {here}/ (front.csv, front.png, trials.csv, front/*.onnx)"))

@@ -106,7 +106,8 @@ def run_study(
         gates=gates,
     )
     check_space(spec, spec.name)
-    folder = RunFolder(Path(out) if out is not None else Path("runs") / spec.name)
+    # whole, since code of the task's may change the folder that it runs in
+    folder = RunFolder((Path(out) if out is not None else Path("runs") / spec.name).absolute())
     folder.prepare()
     files = open_shared_files(spec.artifacts, spec.folder)
     if files is not None:

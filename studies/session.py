@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from .. import __version__
-from ..errors import CandidateFailure, KaruiError
+from ..errors import CandidateFailure, KaruiError, describe_error
 from ..search.crew import Crew, InProcess
 from ..search.gatekeeper import Gatekeeper
 from ..search.loop import Budget, SearchLoop
+from ..search.owners import this_machine
 from ..search.record import read_records
 from ..search.workers import Workers
 from ..spaces.artifact import Artifact
@@ -65,7 +66,7 @@ class Session:
         try:
             with (
                 explain_storage_errors(self.storage),
-                explain_os_errors(self.folder.path),
+                explain_os_errors(self.folder.path, task_runs=True),
                 explain_cache_errors(cache.folder),
             ):
                 self.watcher.happened("search begun", **self._conditions())
@@ -75,8 +76,11 @@ class Session:
         except KaruiError as error:
             ending = str(error)
             raise
+        except KeyboardInterrupt as error:
+            ending = f"stopped by {error}" if str(error) else ending
+            raise
         except Exception as error:
-            ending = f"{type(error).__name__}: {error}"
+            ending = describe_error(error)
             raise
         finally:
             with suppress(OSError):  # a full disk, which is being told already
@@ -112,6 +116,7 @@ class Session:
         return {
             "study": self.spec.name,
             "host": platform.node(),
+            "machine": this_machine(),
             "seed": self.spec.seed,
             "workers": self.spec.workers,
             "trials": self.spec.trials,
@@ -221,7 +226,12 @@ class Session:
         """Return who evaluates candidates: worker processes, or this very process where there are none."""
         if not self.spec.workers:
             crew = InProcess(bench.evaluate)
-            bench.announce = lambda stage: self.watcher.reached(crew.ticket or 0, stage)
+
+            def announce(stage: str) -> None:
+                crew.stage = stage
+                self.watcher.reached(crew.ticket or 0, stage)
+
+            bench.announce = announce
             bench.tell = None
             return crew
         workbench = replace(workbench, threads=max(1, workbench.threads // self.spec.workers))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,7 +55,8 @@ class Bench(StudyEvaluators):
 
     def evaluate(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
         """Make and measure a candidate; see :class:`karui.search.outcome.Evaluate`."""
-        with self.lock.working():
+        # Where the task's code changes the folder that it runs in, the next candidate begins in the old one again.
+        with self.lock.working(), contextlib.chdir(os.curdir):
             return self._evaluate(candidate, gates)
 
     def _evaluate(self, candidate: Candidate, gates: Gates | None) -> Outcome:

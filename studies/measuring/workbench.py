@@ -59,7 +59,7 @@ class Workbench:
 
         def evaluate(candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
             # a full disk is no fault of the candidate
-            with explain_os_errors(self.folder.path), explain_cache_errors(cache):
+            with explain_os_errors(self.folder.path, task_runs=True), explain_cache_errors(cache):
                 return bench.evaluate(candidate, gates)
 
         return evaluate
@@ -75,7 +75,7 @@ class Workbench:
         """
         from ...evaluators.machine_lock import MachineLock
 
-        with explain_os_errors(self.folder.path):
+        with explain_os_errors(self.folder.path, task_runs=True):
             lock = MachineLock()
             # Loading torch and the task is work as well. Never waits for the folder while it works: who holds the
             # folder may be waiting to measure.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sysconfig
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,10 @@ from ...spaces.artifact import write_bytes
 CACHE_NAME = "karui-cache"
 
 _MEANS_SOMETHING = re.compile(r"[%?#{}]")
+
+_PACKAGE = __name__.partition(".")[0]
+_LIBRARIES = ("<", *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")))
+"""Where the code lies of those whom neither karui nor a task has written."""
 
 
 @dataclass(frozen=True)
@@ -178,17 +184,22 @@ def check_name(path: Path, what: str, option: str) -> None:
 
 
 @contextmanager
-def explain_os_errors(where: Path, what: str = "results folder", option: str = "another --out") -> Iterator[None]:
+def explain_os_errors(
+    where: Path, what: str = "results folder", option: str = "another --out", *, task_runs: bool = False
+) -> Iterator[None]:
     """Turn a full disk, a read-only folder and their like into an error a person can act on.
 
     Args:
         where: What is written to, where the error itself does not say.
         what: What it is to the user.
         option: What the user may give instead.
+        task_runs: Whether the task's own code runs as well: what that raises is left as it is.
     """
     try:
         yield
     except OSError as error:
+        if task_runs and not _is_about(error, where):
+            raise
         raise OutputError(
             f"the {what} cannot be written",
             where=str(error.filename or where),
@@ -227,6 +238,23 @@ def explain_cache_errors(cache: Path) -> Iterator[None]:
             raise
         with explain_os_errors(cache, "cache of trained networks", "another --cache"):
             raise
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    """Say whether an error came of karui's own writing and reading: by who raised it, and by the file that it names."""
+    if error.filename is not None and not isinstance(error.filename, int):
+        named = Path(os.fsdecode(error.filename))
+        own = (folder.absolute(), Path(tempfile.gettempdir()).absolute())
+        if not any(named.is_relative_to(place) for place in own):
+            return False
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for module, file in zip(reversed(modules), reversed(files), strict=True):
+        if module.startswith(f"{_PACKAGE}."):
+            return True
+        if not file.startswith(_LIBRARIES):  # neither karui nor a library: the task
+            return False
+    return False
 
 
 def write_atomically(path: Path, content: bytes) -> None:

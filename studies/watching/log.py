@@ -43,7 +43,8 @@ class SearchLog:
             size = os.fstat(file).st_size
             # Whoever was killed in the middle of a line has that line alone spoilt.
             is_torn = size > 0 and os.lseek(file, -1, os.SEEK_END) >= 0 and os.read(file, 1) != b"\n"
-            os.write(file, ("\n" if is_torn else "").encode() + line.encode() + b"\n")
+            # A path may hold half of a surrogate pair; as it is escaped here, JSON reads it again.
+            os.write(file, b"\n" * is_torn + line.encode("utf-8", "backslashreplace") + b"\n")
         finally:
             os.close(file)
 

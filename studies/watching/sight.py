@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ...errors import StudyFileError
 from ...search.gatekeeper import GateReport, report_gates
 from ...search.growth import FrontGrowth
 from ...search.objectives import Objective
-from ...search.owners import SILENT_SECONDS, owner_is_gone
+from ...search.owners import SILENT_SECONDS, is_here, owner_is_gone
 from ...search.record import TrialRecord, read_record
 from ..read import Results
 from ..storage.storage_errors import explain_storage_errors
@@ -159,7 +158,7 @@ class Onlooker:
         return works or any(self._is_alive(event) for event in open_searches.values())
 
     def _is_alive(self, begun: Mapping[str, Any]) -> bool:
-        if begun.get("host") != platform.node():
+        if not is_here(begun):
             return _age_seconds(self._log.events[-1]["time"]) < SILENT_SECONDS
         try:
             os.kill(int(begun["pid"]), 0)

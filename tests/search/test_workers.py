@@ -63,6 +63,8 @@ class Factory:
         if self.diary:
             with open(self.diary, "a") as file:
                 file.write(f"{os.getpid()} {candidate.key}\\n")
+        if getattr(self, "is_broken", False):
+            raise CandidateFailure("recovery", "RuntimeError: CUDA error: unspecified launch failure")
         what = self.odd.get(candidate.weight_bits)
         if what:
             self.announce("strange")
@@ -86,6 +88,21 @@ class Factory:
         Path(self.diary + ".pids").write_text(f"{os.getpid()} {child.pid}")
         while True:
             pass
+
+    def hold(self):
+        # whoever is called like this keeps the interpreter's lock: no other thread of the process runs
+        child = subprocess.Popen(["sleep", "600"])
+        Path(self.diary + ".pids").write_text(f"{os.getpid()} {child.pid}")
+        ctypes.PyDLL(None).sleep(600)
+
+    def terminate(self):
+        if not Path(self.diary + ".ended").exists():
+            Path(self.diary + ".ended").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    def accelerator(self):
+        self.is_broken = True
 
     def sleep(self):
         time.sleep(0.2)
@@ -186,11 +203,12 @@ def test_a_candidate_that_ends_its_process_pays_alone(make_workers: MakeWorkers)
         assert results[bits] == known_outcome(Candidate(weight_bits=bits))
 
 
-def test_a_worker_is_kept_as_long_as_it_lives(make_workers: MakeWorkers, tmp_path: Path) -> None:
-    ask(make_workers(odd={4: "exit", 5: "bug"}), 2, 3, 4, 5, 6)
+def test_a_worker_is_kept_until_it_dies_or_meets_an_error_that_is_no_candidates(
+    make_workers: MakeWorkers, tmp_path: Path
+) -> None:
+    ask(make_workers(odd={3: "fail", 4: "exit", 6: "bug"}), 2, 3, 4, 5, 6, 7, 8)
     pids = [line.split()[0] for line in (tmp_path / "diary").read_text().splitlines()]
-    assert len(set(pids[:3])) == len(set(pids[3:])) == 1
-    assert pids[2] != pids[3]
+    assert [pids.index(pid) for pid in pids] == [0, 0, 0, 3, 3, 5, 5]
 
 
 def test_a_candidate_that_hangs_is_stopped_with_all_that_it_started(make_workers: MakeWorkers, tmp_path: Path) -> None:
@@ -199,6 +217,26 @@ def test_a_candidate_that_hangs_is_stopped_with_all_that_it_started(make_workers
     assert lost(results[3]) == ("strange", "not done within 0.05 minutes, so its worker process was stopped")
     assert isinstance(results[8], Outcome)
     wait_until_gone(*map(int, (tmp_path / "diary.pids").read_text().split()))
+
+
+def test_who_is_ended_from_outside_is_tried_again(make_workers: MakeWorkers, make_loop: MakeLoop) -> None:
+    log = Log()
+    loop = make_loop(crew=make_workers(odd={8: "terminate"}))
+    loop.run(Budget(trials=1000), log)
+    assert {record.state for record in log.records} <= {"evaluated", "duplicate"}
+    (ended,) = [details for event, details in log.events if event == "unexpected error"]
+    assert (ended["kind"], ended["reason"]) == ("signal", "its worker process ended by SIGTERM")
+
+
+def test_a_new_process_takes_over_from_one_whose_accelerator_is_broken(
+    make_workers: MakeWorkers, make_loop: MakeLoop
+) -> None:
+    log = Log()
+    loop = make_loop(crew=make_workers(odd={4: "accelerator"}))
+    loop.run(Budget(trials=12), log, loop.space.landmarks())
+    assert {record.state for record in log.records} <= {"evaluated", "duplicate"}
+    kinds = {details["kind"] for event, details in log.events if event == "unexpected error"}
+    assert kinds == {"accelerator"}
 
 
 def test_a_task_that_is_broken_is_told_once(make_workers: MakeWorkers) -> None:
@@ -235,15 +273,18 @@ from oddities import Factory
 from karui.search.workers import Workers
 from karui.spaces.candidate import Candidate
 
-workers = Workers(1, Factory({{3: "hang"}}, diary={diary!r}), candidate_seconds=600.0)
+workers = Workers(1, Factory({{3: {how!r}}}, diary={diary!r}), candidate_seconds=600.0)
 workers.submit(0, Candidate(weight_bits=3))
 print(workers.wait(60.0), flush=True)
 time.sleep(600)
 """
 
 
-def test_workers_and_what_they_started_die_with_a_killed_search(make_workers: MakeWorkers, tmp_path: Path) -> None:
-    code = SEARCH.format(folder=str(tmp_path), diary=str(tmp_path / "diary"))
+@pytest.mark.parametrize("how", ["hang", "hold"])
+def test_workers_and_what_they_started_die_with_a_killed_search(
+    make_workers: MakeWorkers, tmp_path: Path, how: str
+) -> None:
+    code = SEARCH.format(folder=str(tmp_path), diary=str(tmp_path / "diary"), how=how)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as search:
         assert search.stdout is not None
         assert "strange" in search.stdout.readline()
@@ -372,14 +413,23 @@ def test_every_ending_is_noted(make_workers: MakeWorkers, make_loop: MakeLoop) -
     }
     kinds = {event for event, _ in log.events}
     assert kinds == {"worker lost", "unexpected error"}
+    # what might have been the process's own fault is tried again; what ended the process costs the candidate at once
+    faulty = {record.number: (record.reason, record.candidate) for record in log.records if record.state == "failed"}
+    tried = [details["trial"] for event, details in log.events if event == "unexpected error"]
+    for number, (reason, candidate) in faulty.items():
+        assert tried.count(number) == (3 if candidate and candidate.weight_bits == 7 else 0)
+        assert ("3 times, while others came through" in reason) == (tried.count(number) == 3)
     assert all("KeyError" in details["traceback"] for event, details in log.events if event == "unexpected error")
 
 
 def test_a_bug_that_hits_everything_ends_the_search(make_workers: MakeWorkers, make_loop: MakeLoop) -> None:
     loop = make_loop(crew=make_workers(odd=dict.fromkeys(range(33), "bug")))
-    with pytest.raises(KaruiError, match=r"the first 3 candidates(?s:.*)KeyError: 'nothing'"):
+    with pytest.raises(
+        KaruiError, match=r"3 times in a row(?s:.*)KeyError: 'nothing'(?s:.*)tries the candidates again"
+    ):
         loop.run(Budget(trials=1000), Log())
-    assert [record.state for record in read_records(loop.study) if record.candidate][:3].count("failed") == 3
+    states = {record.state for record in read_records(loop.study) if record.candidate}
+    assert states <= {"interrupted", "waiting", "duplicate"}, "no candidate pays for it"
     assert not loop.study.get_trials(states=(TrialState.RUNNING,))
 
 

@@ -1,0 +1,120 @@
+"""Errors that are no candidate's: who is tried again, when an error is the candidate's after all, when to stop."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from ..errors import KaruiError
+from .outcome import FaultKind, Outcome, UnexpectedError
+from .promotable import AWARE, RECOVERY
+
+IN_A_ROW = 3
+"""So many identical errors, without a candidate between them that came through where they happened, stop a search."""
+
+OF_ANY_KIND_IN_A_ROW = 6
+"""Likewise errors that differ from each other."""
+
+TRIES = 3
+"""So often a candidate is tried that alone meets an error, while others come through, before the error is its own."""
+
+TRIES_AFTER_SIGNALS = 10
+"""Likewise where somebody ends its worker process from outside, which says little about the candidate."""
+
+_TRAINING = (RECOVERY, AWARE)
+
+_REMEDIES: dict[FaultKind, str] = {
+    "memory": "see what else uses the memory, then give fewer --workers, a smaller batch_size in [recovery], or "
+    'device = "cpu" there',
+    "accelerator": "see that the accelerator and its driver work (a reset or a restart may help), and who else uses it, "
+    'or give device = "cpu" in [recovery]',
+    "machine": "make room on the disk, or raise the limit that the error names",
+    "signal": "see what sends signals to karui's worker processes (a scheduler, a service manager, a memory watcher)",
+    "bug": "log.jsonl in the results folder has the whole traceback: mend it where it is your task's, else report it",
+}
+_GOES_ON = "the same command goes on then, and tries the candidates again that met it"
+
+
+@dataclass
+class Faults:
+    """Decides what becomes of candidates that met an error which is not their own, as far as can be told.
+
+    Each is tried again, but not before another candidate has come through where it failed, or nothing else is left to
+    do: an error that all meet is told from one candidate's own by that, and soon.
+    """
+
+    _row: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list), init=False)
+    """By error, the candidates that met it since one came through."""
+    _stage: dict[str, str] = field(default_factory=dict, init=False)
+    _tries: dict[str, int] = field(default_factory=lambda: defaultdict(int), init=False)
+    _passed: bool = field(default=False, init=False)
+    _trained: bool = field(default=False, init=False)
+    _held: dict[str, str] = field(default_factory=dict, init=False)
+    _of_any_kind: int = field(default=0, init=False)
+
+    def came_through(self, key: str, outcome: Outcome) -> None:
+        """Take in that a candidate was measured."""
+        trained = not outcome.stages or any(each.stage in _TRAINING and not each.cached for each in outcome.stages)
+        self._passed, self._trained = True, self._trained or trained
+        self._of_any_kind = 0
+        self.forget(key)
+        for error in [error for error in self._row if trained or self._stage[error] not in _TRAINING]:
+            self._row[error].clear()
+
+    def forget(self, key: str) -> None:
+        """Have nothing more to do with a candidate."""
+        self._tries.pop(key, None)
+        self._held.pop(key, None)
+
+    def note(self, key: str, error: UnexpectedError) -> bool:
+        """Take in an error; return whether its candidate is to be tried again, else the error is its own.
+
+        Args:
+            key: Of the candidate.
+            error: What it met.
+
+        Raises:
+            KaruiError: Where going on would only repeat the same error all night.
+        """
+        same = _signature(error)
+        row = self._row[same]
+        row.append(key)
+        self._stage[same] = error.stage
+        self._tries[key] += 1
+        self._of_any_kind += 1
+        others_pass = self._trained if error.stage in _TRAINING else self._passed
+        is_alone = set(row) == {key}
+        limit = TRIES_AFTER_SIGNALS if error.kind == "signal" else TRIES
+        if is_alone and others_pass:
+            if self._tries[key] >= limit:
+                row.clear()
+                self.forget(key)
+                return False
+        elif len(row) >= IN_A_ROW or self._of_any_kind >= OF_ANY_KIND_IN_A_ROW:
+            raise stopped_by(error, len(row))
+        self._held[key] = same
+        return True
+
+    def may_be_tried(self, key: str) -> bool:
+        """Say whether another candidate has come through since where this one met its error."""
+        return not self._row[self._held[key]] if key in self._held else True
+
+
+def stopped_by(error: UnexpectedError, times: int) -> KaruiError:
+    """Return the error with which a search stops that meets one again and again that is no candidate's."""
+    often = f"{times} times in a row" if times > 1 else "once"
+    return KaruiError(
+        f"an error that is no candidate's came {often}",
+        where=f"stage {error.stage}",
+        got=error.reason,
+        remedy=f"{_REMEDIES[error.kind]}; {_GOES_ON}",
+    )
+
+
+def _signature(error: UnexpectedError) -> str:
+    """Return what identical errors have in common; what a machine lacks is the same at whatever size or address."""
+    if error.kind in ("memory", "accelerator", "signal"):
+        training = RECOVERY if error.stage in _TRAINING else ""
+        return f"{error.kind} {training}"
+    return f"{error.kind} {error.stage} {re.sub(r'0x[0-9a-f]+|[0-9]+', '#', error.reason)}"
