@@ -92,6 +92,7 @@ SHARE_AT_WORK = 0.75
 """Of the kills; the others come as soon after the start, when the search still loads."""
 
 KILLED = "killed search"
+RETRIED = "out of memory"
 KINDS = (*FAULTS, "NaN loss", "NaN metric")
 
 
@@ -251,7 +252,8 @@ def faulty(folder: Path, kind: str, trials: int) -> dict[str, Any]:
     return {
         "fault": kind,
         "count": faults,
-        "lost_trials": len(ended - search.complete().keys()) + states["failed"] - faults,
+        # memory that ran out is the machine's fault: the candidate is tried again
+        "lost_trials": len(ended - search.complete().keys()) + states["failed"] - (0 if kind == RETRIED else faults),
         "repeated_measurements": repeated_measurements(search),
         "lost_s": sum(record.seconds for record in records if record.state == "failed") + _restarts_s(log),
         "evaluated": states["evaluated"],
@@ -259,7 +261,10 @@ def faulty(folder: Path, kind: str, trials: int) -> dict[str, Any]:
         "interrupted": states["interrupted"],
         "running": states["running"],
         "seconds": search.seconds,
-        "reason": next((record.reason for record in records if record.state == "failed"), ""),
+        "reason": next(
+            (record.reason for record in records if record.state == "failed"),
+            next((event["reason"] for event in log if event["event"] == "unexpected error"), ""),
+        ),
     }
 
 
@@ -268,7 +273,7 @@ def _restarts_s(log: list[dict[str, Any]]) -> float:
     lost, begun, seconds = False, 0.0, 0.0
     for event in log:
         at = datetime.fromisoformat(event["time"]).timestamp()
-        if event["event"] == "worker lost":
+        if event["event"] in ("worker lost", "unexpected error"):
             lost = True
         elif event["event"] == "trial begun" and lost:
             begun = at
@@ -310,7 +315,8 @@ def _report(table: pd.DataFrame) -> Iterator[str]:
         f"One study is killed {table['count'].iloc[0]} times at random moments, about {SHARE_AT_WORK:.0%} of them "
         f"while it makes and measures candidates, the others while it loads; in {len(table) - 1} other studies every "
         f"{EVERY}th training of a candidate goes wrong. A trial is lost where it was complete and is no more, or "
-        "failed without a fault of its own; a measurement is repeated where its result was kept already. Time lost to "
+        "failed without a fault of its own (memory that ran out is none: the candidate is tried again); a measurement "
+        "is repeated where its result was kept already. Time lost to "
         "kills is that of all the runs less that of one without a kill and with as many trials: mostly what it takes "
         "to load and begin again. Time lost to a faulty candidate is its own, and that of a new worker."
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +29,21 @@ except ImportError:  # not on Windows
 
 ROOM, TURNSTILE = "working.lock", "measuring.lock"
 
+TELLS_AFTER_SECONDS = 3.0
+"""A wait is told after this; the usual one, for the measuring of one file, is over by then."""
+
+_LOOKS_EVERY_SECONDS, _PAUSE_SECONDS = 0.01, 0.05
+
 
 class MachineLock:
     """Keeps work and measuring apart among all processes that use the same folder; not for threads of one process.
 
     Args:
         folder: Where the files lie; :func:`shared_folder` where left out.
+
+    Attributes:
+        told: Is told True where this process has waited for a while until others have measured, and False once it need
+            not wait any more: after that, and after the wait that :meth:`measuring` tells.
 
     Raises:
         OutputError: Where there is no folder for them that is the user's own, or something else lies there.
@@ -44,7 +54,8 @@ class MachineLock:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._room = open_lock(folder / ROOM)
         self._turnstile = open_lock(folder / TURNSTILE)
-        self._works = False
+        self._works = self._measures = False
+        self.told: Callable[[bool], None] = _tell_nobody
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -81,9 +92,28 @@ class MachineLock:
         with (
             self.resting(),
             _held(self._turnstile, waits) as waited,
-            _held(self._room, None if waited else waits),
+            _held(self._room, None if waited else waits) as waited_for_room,
         ):
-            yield
+            if waited or waited_for_room:
+                self.told(False)
+            self._measures = True
+            try:
+                yield
+            finally:
+                self._measures = False
+
+    def let_work(self) -> None:
+        """Between two of many measurements: let others on this machine work, or measure, and go on afterwards.
+
+        Else who measures for minutes keeps everybody waiting for as long. Outside :meth:`measuring` it does nothing.
+        """
+        if not self._measures:
+            return
+        self._room.let_go()
+        self._turnstile.let_go()
+        time.sleep(_PAUSE_SECONDS)  # who waits has to notice
+        self._turnstile.take(shared=False, wait=True)
+        self._room.take(shared=False, wait=True)
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -98,13 +128,31 @@ class MachineLock:
 
     def _enter(self) -> None:
         self._works = True  # before it holds, so that whatever interrupts the wait is followed by letting go
-        with _held(self._turnstile, None, shared=True):
-            self._room.take(shared=True, wait=True)
+        self._take_shared(self._turnstile)
+        try:
+            self._take_shared(self._room)
+        finally:
+            self._turnstile.let_go()
+
+    def _take_shared(self, lock: Lock) -> None:
+        """Wait for a lock, and tell of that where it takes longer than usual."""
+        told_at = time.monotonic() + TELLS_AFTER_SECONDS
+        while not lock.take(shared=True, wait=False):
+            if time.monotonic() >= told_at:
+                self.told(True)
+                lock.take(shared=True, wait=True)
+                self.told(False)
+                return
+            time.sleep(_LOOKS_EVERY_SECONDS)
 
     def _leave(self) -> None:
         if self._works:
             self._works = False
             self._room.let_go()
+
+
+def _tell_nobody(waits: bool) -> None:
+    """Tell nobody of a wait."""
 
 
 class Lock(Protocol):
@@ -118,13 +166,13 @@ class Lock(Protocol):
 
 
 @contextmanager
-def _held(lock: Lock, waits: Callable[[], None] | None, *, shared: bool = False) -> Iterator[bool]:
-    """Hold a lock; yield whether that took waiting."""
-    waited = not lock.take(shared=shared, wait=False)
+def _held(lock: Lock, waits: Callable[[], None] | None) -> Iterator[bool]:
+    """Hold a lock alone; yield whether that took waiting."""
+    waited = not lock.take(shared=False, wait=False)
     if waited:
         if waits is not None:
             waits()
-        lock.take(shared=shared, wait=True)
+        lock.take(shared=False, wait=True)
     try:
         yield waited
     finally:

@@ -19,8 +19,13 @@ from .gates import Gates
 from .record import write_begin, write_candidate
 from .settling import Settling
 
+TIME_IS_UP = "the time is up"
+
 STOPPED_PER_TRIAL = 10
 """How many stopped candidates a search bears for each trial of its budget before it ends: each costs a little."""
+
+MOST_FINISHING = 0.5
+"""Most of a search's time that is left for what comes after it."""
 
 _REPEATS_BEFORE_PICKING = 4
 
@@ -32,11 +37,20 @@ class Budget:
     Args:
         trials: Candidates that are evaluated or fail, in all searches of the study together; duplicates, impossible
             ones, those that a gate stops, and those that are promoted do not count.
-        seconds: Wall-clock time of this run, promotion included; None for no limit. No candidate is begun after it.
+        seconds: Wall-clock time of this run, promotion and what comes after it included; None for no limit. No
+            candidate is begun that is not expected to end within it, and what has not ended by then is begun again by
+            the next run.
+        finishing: How many seconds of it are to be left for what comes after, as things stand.
     """
 
     trials: int
     seconds: float | None = None
+    finishing: Callable[[], float] = lambda: 0.0
+
+    @property
+    def most_finishing(self) -> float:
+        """How many seconds are left for what comes after; of a short run no more than a part."""
+        return 0.0 if self.seconds is None else min(self.finishing(), MOST_FINISHING * self.seconds)
 
 
 @dataclass
@@ -59,6 +73,8 @@ class Beginning:
     owner: dict[str, Any]
     clock: Callable[[], float] = time.monotonic
     _repeats: int = field(default=0, init=False)
+    _left: float = field(default=math.inf, init=False)
+    _is_late: bool = field(default=False, init=False)
 
     def try_again(self) -> None:
         """Begin again who waits for its target, or met an error that is not its own, where it makes sense."""
@@ -93,8 +109,9 @@ class Beginning:
                 stopped = f"the gates stopped {settling.ledger.stopped} candidates"
                 return f"{stopped}, {STOPPED_PER_TRIAL} for each trial asked for"
             reserved = settling.promotion.reserve(self.crew.size, budget.seconds)
-            if end is not None and self.clock() >= end - reserved:
-                return "the time is up"
+            self._left = self.left(end) - reserved
+            if self._is_late or self._left <= 0 or self._left < settling.pace.least():
+                return TIME_IS_UP
             with settling.turns():
                 settling.take_in()
                 if settling.ledger.promised >= trials:
@@ -108,8 +125,9 @@ class Beginning:
         """Begin what is to be promoted until the crew is busy; else return in a sentence why no more are begun."""
         settling = self.settling
         while settling.in_flight < self.crew.size:
-            if end is not None and self.clock() >= end:
-                return "the time is up"
+            if self.left(end) <= 0:
+                return TIME_IS_UP
+            self._left = math.inf  # whoever is promoted is chosen by the time that is left
             with settling.turns():
                 settling.take_in()
                 promoted = settling.promotion.begin(self.owner, self.left(end))
@@ -143,9 +161,14 @@ class Beginning:
         elif (twin := settling.ledger.holder(candidate.key, trial.number)) is not None:
             settling.stop(trial, "duplicate", "", f"means the same as trial {twin}")
             settling.asking.queue_sibling(trial)
+        elif settling.pace.expected(candidate) > self._left:
+            self._is_late = True
+            settling.leave(trial)
+            return
         else:
             self._repeats = 0
             write_begin(trial)
+            settling.pace.begin(trial.number)
             settling.ledger.begin(trial.number, candidate)
             settling.listener.begun(trial.number, candidate)
             self.crew.submit(trial.number, candidate, self._gates_for(candidate))

@@ -27,7 +27,7 @@ _TRAINING = (RECOVERY, AWARE)
 _REMEDIES: dict[FaultKind, str] = {
     "memory": "see what else uses the memory, then give fewer --workers, a smaller batch_size in [recovery], or "
     'device = "cpu" there',
-    "accelerator": "see that the accelerator and its driver work (a reset or a restart may help), and who else uses it, "
+    "accelerator": "see that the accelerator and its driver work (a reset or a restart may help), who else uses it, "
     'or give device = "cpu" in [recovery]',
     "machine": "make room on the disk, or raise the limit that the error names",
     "signal": "see what sends signals to karui's worker processes (a scheduler, a service manager, a memory watcher)",

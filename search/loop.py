@@ -22,6 +22,7 @@ from .ledger import Ledger
 from .listener import Listener
 from .objectives import Objective
 from .owners import Owners
+from .pace import Pace
 from .promotion import Promotion
 from .sampler import SamplerName, make_sampler
 from .settling import Settling
@@ -83,6 +84,7 @@ class SearchLoop:
         self._ledger = Ledger(self.study, self._owners, stopped_are_known=self.gatekeeper is not None)
         self._promotion = Promotion(self.study, self.objectives, self._ledger, self.final_factor)
         self._waiting = Waiting(self.clock)
+        self._pace = Pace(self.clock)
 
     def run(self, budget: Budget, listener: Listener, first: Sequence[Mapping[str, Any]] = ()) -> str:
         """Search, and return in one sentence why it ended; the crew is closed.
@@ -134,6 +136,7 @@ class SearchLoop:
             gatekeeper=self.gatekeeper,
             turns=self.turns,
             waiting=self._waiting,
+            pace=self._pace,
             listener=listener,
         )
         owner = self._owners.mark
@@ -150,17 +153,22 @@ class SearchLoop:
                 self._settling.asking.queue_first(first)
 
     def _search(self, budget: Budget, listener: Listener) -> str:
-        end = None if budget.seconds is None else self.clock() + budget.seconds
-        ending = self._work(lambda: self._beginning.fill(budget, end), end, listener)
-        if missing := len(self._promotion.missing(self._beginning.left(end))):
+        over = None if budget.seconds is None else self.clock() + budget.seconds
+
+        def end() -> float | None:
+            return None if over is None else over - budget.most_finishing
+
+        ending = self._work(lambda: self._beginning.fill(budget, end()), end, listener)
+        if missing := len(self._promotion.missing(self._beginning.left(end()))):
             listener.happened("promotion begun", candidates=missing, epochs_factor=self.final_factor)
-            self._work(lambda: self._beginning.fill_with_promoted(end), end, listener)
+            self._work(lambda: self._beginning.fill_with_promoted(end()), end, listener)
         return self._promotion.describe(ending)
 
-    def _work(self, fill: Callable[[], str | None], end: float | None, listener: Listener) -> str:
+    def _work(self, fill: Callable[[], str | None], until: Callable[[], float | None], listener: Listener) -> str:
         """Have candidates evaluated until no more are begun, and return why that is."""
         idle_since: float | None = None
         while True:
+            end = until()
             self._beginning.try_again()
             ending = fill()
             if not self._settling.in_flight and self._settling.faulted:
@@ -175,7 +183,10 @@ class SearchLoop:
                 return ending or "all trials are done"
             answered = False
             while not answered:
-                for event in self._wait():
+                if self._beginning.left(end) <= 0:
+                    self._give_up_in_flight(listener)
+                    break
+                for event in self._wait(self._beginning.left(end)):
                     if isinstance(event, Reached):
                         listener.reached(event.ticket, event.stage)
                     else:
@@ -185,13 +196,23 @@ class SearchLoop:
                     with self.turns():
                         self.recover_stale(listener)
 
-    def _wait(self) -> Sequence[Event]:
-        """Return what has happened in the crew; where nothing has for a moment, do what can be done meanwhile."""
+    def _give_up_in_flight(self, listener: Listener) -> None:
+        """Leave to the next run what has not ended in time, whatever it was expected to take."""
+        self.crew.close()
+        listener.happened("candidates left for want of time", trials=sorted(self._settling.trials))
+        self._settling.interrupt_all()
+
+    def _wait(self, most: float) -> Sequence[Event]:
+        """Return what has happened in the crew; where nothing has for a moment, do what can be done meanwhile.
+
+        Args:
+            most: Seconds to wait at most.
+        """
         if self.idle is not None and not len(self._waiting):
             events = self.crew.wait(_IDLE_AFTER_SECONDS)
             if events or self.idle():
                 return events
-        return self.crew.wait(_LOOKS_EVERY_SECONDS)
+        return self.crew.wait(min(_LOOKS_EVERY_SECONDS, most))
 
     def _wait_for_target(self, end: float | None, idle_since: float) -> None:
         """Pass the time until the target is tried again, where nothing else is left to do."""

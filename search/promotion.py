@@ -95,10 +95,11 @@ class Promotion:
         """Return the trained ones to be promoted whose promotion is neither known nor in flight, the front's first.
 
         Args:
-            seconds_left: How much time there is; who belongs to the front only within noise is left out where it would
-                take longer.
+            seconds_left: How much time there is; whoever would take longer is left out. Of the front one of whom
+                nothing says how long it takes is not.
         """
-        return [*self._missing_of_front(), *self._missing_within_noise(seconds_left)]
+        front = [member for member in self._missing_of_front() if self._may_fit(member, seconds_left)]
+        return [*front, *self._missing_within_noise(seconds_left)]
 
     def _missing_of_front(self) -> list[Member]:
         front = front_members(self._feasible, self._objectives)
@@ -113,7 +114,7 @@ class Promotion:
         """Return how many seconds to leave for promoting the front, told by how long the trainings of the search took.
 
         That is the work shared out evenly, or the longest of the candidates where that is more; and as much as it
-        takes to train, and to promote, one that the search begins just before. What was never trained here, because
+        takes to promote one that the search begins just before. What was never trained here, because
         another study had done it, counts as the mean of the others. Where there are none, and a network took its
         weights from a supernet as they were, nothing says how long its training may take: as much is left as ever is.
 
@@ -127,7 +128,7 @@ class Promotion:
         trainings = {training for member in missing for training in self._left(member)}
         whole = sum(map(self._expected_seconds, trainings)) + sum(member.seconds for member in missing)
         each = map(self._expected, missing)
-        last = (1 + self.factor) * _mean(self._trials_seconds)
+        last = self.factor * _mean(self._trials_seconds)
         return min(max(whole / size, *each, 0.0) + last, MOST_RESERVED * seconds)
 
     def begin(self, owner: dict[str, Any], seconds_left: float = math.inf) -> tuple[Trial, Candidate] | None:
@@ -140,7 +141,7 @@ class Promotion:
             owner: The mark of this search.
             seconds_left: As for :meth:`missing`.
         """
-        candidates = self._missing_of_front()
+        candidates = [each for each in self._missing_of_front() if self._may_fit(each, seconds_left)]
         is_front = bool(candidates)
         candidates = candidates or self._missing_within_noise(seconds_left)
         if not candidates:
@@ -174,6 +175,11 @@ class Promotion:
         if late := len(self._missing_of_front()):
             told.append(f"no time was left to train {_candidates(late)} of the front anew")
         return "; ".join(told)
+
+    def _may_fit(self, member: Member, seconds_left: float) -> bool:
+        """Say whether there is time to promote it, as far as is known; where nothing is, there may be."""
+        expected = self._expected(member)
+        return math.isinf(expected) or expected <= seconds_left
 
     def _member(self, record: TrialRecord, done: Mapping[str, float]) -> Member:
         promoted = replace(record.candidate or Candidate(), epochs_factor=self.factor).canonical()

@@ -18,6 +18,7 @@ from .ledger import Ledger
 from .listener import Listener
 from .objectives import Objective
 from .outcome import Ending, Outcome, UnexpectedError, WorkerLost
+from .pace import Pace
 from .promotion import Promotion
 from .record import TrialRecord, write_end, write_outcome
 from .stale import interrupt
@@ -40,6 +41,7 @@ class Settling:
         gatekeeper: None for no gates.
         turns: Held while trials are told.
         waiting: Who waits for the target.
+        pace: Learns how long candidates take.
         listener: Is told of every trial.
 
     Attributes:
@@ -57,6 +59,7 @@ class Settling:
     gatekeeper: Gatekeeper | None
     turns: Turns
     waiting: Waiting
+    pace: Pace
     listener: Listener
     trials: dict[int, Trial] = field(default_factory=dict, init=False)
     faulted: list[int] = field(default_factory=list, init=False)
@@ -114,6 +117,11 @@ class Settling:
         write_end(trial, status, stage, reason)
         self.study.tell(trial, state=TrialState.PRUNED)
 
+    def leave(self, trial: Trial) -> None:
+        """Leave a candidate that was not begun to the next run: no time is left for it."""
+        interrupt(self.study, trial, "no time was left for it")
+        self.finish(trial)
+
     def finish(self, trial: Trial) -> None:
         """Have nothing more to do with a trial that has ended."""
         self.ledger.end(trial.number)
@@ -138,6 +146,7 @@ class Settling:
         """Take up a trial that has ended."""
         self.asking.note(record)
         self.promotion.learn(record)
+        self.pace.learn(record)
         if self.gatekeeper is not None:
             self.gatekeeper.learn(record)
 

@@ -39,11 +39,11 @@ def recover_stale(study: optuna.Study, owners: Owners, objectives: Sequence[str]
     return stale
 
 
-def interrupt(study: optuna.Study, trial: Trial) -> None:
+def interrupt(study: optuna.Study, trial: Trial, reason: str = "the search was stopped") -> None:
     """Queue again what this search has in flight when it is stopped, where it is still in flight."""
     frozen = study.get_trials(deepcopy=False)[trial.number]
     if frozen.state == TrialState.RUNNING:
-        write_end(trial, "interrupted", "", "the search was stopped")
+        write_end(trial, "interrupted", "", reason)
         queue_again(study, frozen, killed=False)
 
 

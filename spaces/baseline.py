@@ -37,6 +37,7 @@ def prepare_baseline(
     on_epoch: OnEpoch | None = None,
     cache: StageCache | None = None,
     between_steps: Callable[[], None] = do_nothing,
+    while_waiting: Callable[[], None] = do_nothing,
 ) -> Artifact:
     """Train the task's model where it asks for it (once: the weights are kept), and write its float32 file.
 
@@ -47,7 +48,8 @@ def prepare_baseline(
         seed: Seed of the training.
         on_epoch: Told of each epoch's number and validation metric.
         cache: Where trained weights are shared with other studies of the same task, if it can be told which those are.
-        between_steps: Called after each step of the training, and while another process trains it; it may wait.
+        between_steps: Called after each step of the training; it may wait.
+        while_waiting: Called again and again while another process trains it.
 
     Raises:
         TaskError: Where the model cannot be trained or exported.
@@ -58,7 +60,7 @@ def prepare_baseline(
     if kept is not None:
         described = _described(task, settings, seed)
         if not _load_kept(task, kept, described):
-            _train_or_find(task, settings, seed, on_epoch, cache, between_steps)
+            _train_or_find(task, settings, seed, on_epoch, cache, between_steps, while_waiting)
             save_weights(task.model, kept, described=described)
     task.model.cpu().eval()
     path = folder / "baseline.onnx"
@@ -90,6 +92,7 @@ def _train_or_find(
     on_epoch: OnEpoch | None,
     cache: StageCache | None,
     between_steps: Callable[[], None],
+    while_waiting: Callable[[], None],
 ) -> None:
     """Leave the task's model trained, by another study where the cache holds it."""
 
@@ -100,7 +103,7 @@ def _train_or_find(
     if cache is None or whole_digest(task).unknown:
         _train(task, settings, seed, on_epoch, between_steps)
         return
-    with cache.entry(_shared_key(task, settings, seed), make, while_waiting=between_steps) as entry:
+    with cache.entry(_shared_key(task, settings, seed), make, while_waiting=while_waiting) as entry:
         if not entry.made:
             load_model(task.model, str(entry.folder / BASELINE))
 

@@ -286,7 +286,8 @@ def _show_result(console: Console, result: StudyResult) -> None:
     if not len(result.front):
         from .run import describe_values
 
-        console.print("No candidate keeps every bound. The nearest:", highlight=False)
+        none = "No candidate keeps every bound. The nearest:" if result.nearest else "No candidate was measured."
+        console.print(none, highlight=False)
         for record in result.nearest:
             console.print(Text(f"  {describe_values(record, result.objectives)}"))
         return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from ..search.record import TrialRecord, read_records
 from .bundle.samples import write_samples
 from .certifying.certification import read_certification, write_certification
 from .certifying.certify import Certified, certify, files_to_measure, front_table, write_descriptions
+from .certifying.finish_time import AFTERWARDS_SECONDS
 from .certifying.remeasuring import Earlier, measure_again
 from .measuring.workbench import Workbench
 from .result import StudyResult, nearest_records
@@ -40,6 +42,7 @@ class Finish:
         watcher: Is told how it goes.
         bench: Measures.
         earlier: Latencies that were measured again while the search ran.
+        left: Returns how many seconds the run has left for all this.
     """
 
     spec: StudySpec
@@ -48,6 +51,7 @@ class Finish:
     watcher: Watcher
     bench: Bench
     earlier: Earlier
+    left: Callable[[], float] = lambda: math.inf
 
     def run(self, workbench: Workbench, ending: str, waited: bool) -> StudyResult:
         """Measure the front again, unless another search has done just that while this one waited for it.
@@ -74,12 +78,21 @@ class Finish:
             bench.measure_baseline_on_test()
         note_baseline(self.study, bench.artifact.digest, bench.baseline)
         again = measure_again(
-            wanted, bench, workbench, self.watcher.happened, objectives=objectives, earlier=self.earlier
+            wanted,
+            bench,
+            workbench,
+            self.watcher.happened,
+            objectives=objectives,
+            earlier=self.earlier,
+            left=lambda: self.left() - AFTERWARDS_SECONDS,
         )
         with bench.lock.working():
             certified = certify(front, again, bench.baseline, self.folder, bench.targets.conditions())
             result = self._keep(certified, records, ending)
-        write_atomically(self.folder.certified, mark.encode())
+        if again.late:  # whoever waits is to measure what is missing
+            self.folder.certified.unlink(missing_ok=True)
+        else:
+            write_atomically(self.folder.certified, mark.encode())
         return result
 
     def _keep(self, certified: Certified, records: Sequence[TrialRecord], ending: str) -> StudyResult:

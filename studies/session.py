@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +15,7 @@ import optuna
 
 from .. import __version__
 from ..errors import CandidateFailure, KaruiError, describe_error
+from ..evaluators.telling import tell_nobody
 from ..search.crew import Crew, InProcess
 from ..search.gatekeeper import Gatekeeper
 from ..search.loop import Budget, SearchLoop
@@ -21,6 +24,7 @@ from ..search.record import read_records
 from ..search.workers import Workers
 from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
+from .certifying.finish_time import FinishTime
 from .certifying.remeasuring import NOTHING_EARLIER
 from .finish import Finish
 from .measuring.idle_measuring import IdleMeasuring
@@ -34,7 +38,7 @@ from .storage.study_notes import agreed_multiple, check_meaning, training_seed
 from .storage.turns import alone_on_server, turns_of
 from .study_file.spec import StudySpec
 from .tables import trials_table, write_csv
-from .watching.watcher import Watcher
+from .watching.watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING, WAITING_FOR_TURN, WAITING_FOR_TWIN, Watcher
 
 if TYPE_CHECKING:
     from ..evaluators.machine_lock import MachineLock
@@ -58,6 +62,9 @@ class Session:
     def __post_init__(self) -> None:
         """Begin with what the study says, before a preflight settles what that leaves open."""
         self.recovery = self.spec.recovery
+        self._saying = "starting"
+        self._began = time.monotonic()
+        self._loading_seconds = 0.0
 
     def run(self, task: Task | None) -> StudyResult:
         """Search and re-measure; see :func:`run_study`."""
@@ -88,7 +95,7 @@ class Session:
 
     def _run(self, task: Task | None, cache: StageCache) -> StudyResult:
         def told() -> None:
-            self.watcher.phase("waiting for another search's baseline")
+            self.watcher.phase(WAITING_FOR_BASELINE)
 
         with (
             self.folder.alone("baseline", told),
@@ -104,12 +111,19 @@ class Session:
                 ending = self._search(bench, self._crew(bench, workbench), idle)
             finally:
                 self._write_trials()
-            bench.tell = self.watcher.phase
+            bench.announce, bench.tell, bench.lock.told = tell_nobody, self.watcher.phase, self._waits
+            self._saying = "measuring the front again"
             waits = "waiting while another search measures the front again"
             with self.folder.alone("front", lambda: self.watcher.phase(waits)) as waited:
                 earlier = NOTHING_EARLIER if idle is None else idle.taken
-                finish = Finish(self.spec, self.folder, self.study, self.watcher, bench, earlier)
+                finish = Finish(self.spec, self.folder, self.study, self.watcher, bench, earlier, self._left)
                 return finish.run(workbench, ending, waited)
+
+    def _left(self) -> float:
+        """Return how many seconds this run has left, from its very begin to the last table."""
+        if self.spec.hours is None:
+            return math.inf
+        return 3600 * self.spec.hours - (time.monotonic() - self._began)
 
     def _conditions(self) -> dict[str, Any]:
         names = ("torch", "onnxruntime", "optuna")
@@ -120,6 +134,7 @@ class Session:
             "seed": self.spec.seed,
             "workers": self.spec.workers,
             "trials": self.spec.trials,
+            "hours": self.spec.hours,
             "versions": {"karui": __version__, "python": platform.python_version()}
             | {name: version(name) for name in names},
         }
@@ -134,22 +149,25 @@ class Session:
         from ..spaces.task_digest import unshared
         from .measuring.bench import Bench
 
-        self.watcher.phase("loading the task")
+        self._say("loading the task")
         if told := describe_folder():
             self.watcher.note(told)
         lock = MachineLock()
+        lock.told = self._waits
         with lock.working():
+            begin = time.monotonic()
             task = prepare_task(self.spec, task)
+            self._loading_seconds = 5.0 + 2 * (time.monotonic() - begin)  # torch is loaded as well, by a new process
             check_reach(self.spec.space, task)
-        self.watcher.phase("preparing the baseline")
+        self._say("preparing the baseline")
         seed = training_seed(self.study, self.spec.seed)
         artifact = self._baseline(task, seed, lock, cache)
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec, lock, rows=RowStore(self.folder.rows))
-        found = self._preflight(bench)
         bench.tell = self.watcher.phase
-        self.watcher.phase("measuring the baseline")
+        found = self._preflight(bench)
+        self._say("measuring the baseline")
         digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
         _check_same_baseline(digest, artifact, self.folder, is_shared=noted_weights(self.study) is not None)
         for told in bench.targets.differences(known):
@@ -160,6 +178,14 @@ class Session:
         if (told_once := unshared(task)) is not None:
             self.watcher.note(told_once)
         return bench, seed
+
+    def _say(self, text: str) -> None:
+        """Tell what takes a while now, and keep it for the time after a wait."""
+        self._saying = text
+        self.watcher.phase(text)
+
+    def _waits(self, waits: bool) -> None:
+        self.watcher.phase(WAITING_FOR_MEASURING if waits else self._saying)
 
     def _settle(self, found: Findings | None) -> None:
         """Put what the preflight found where the study leaves it to that."""
@@ -177,7 +203,7 @@ class Session:
         if not self.spec.preflight.layers:
             return None
         try:
-            found = preflight_of(bench, self.spec, self.folder, lambda text: self.watcher.phase(f"preflight: {text}"))
+            found = preflight_of(bench, self.spec, self.folder, lambda text: self._say(f"preflight: {text}"))
         except CandidateFailure as failure:
             self.watcher.note(f"no preflight: {failure.reason}")
             return None
@@ -187,7 +213,7 @@ class Session:
 
     @cached_property
     def _turns(self) -> Turns:
-        return turns_of(self.storage, self.spec.name)
+        return turns_of(self.storage, self.spec.name, lambda: self.watcher.phase(WAITING_FOR_TURN))
 
     def _baseline(self, task: Task, seed: int, lock: MachineLock, cache: StageCache) -> Artifact:
         """Return the baseline's file, the task's model trained: by whichever machine did it first."""
@@ -203,6 +229,11 @@ class Session:
         """Return the baseline's file of the weights in this results folder, trained where there are none."""
         from ..spaces.baseline import prepare_baseline
 
+        def wait() -> None:
+            if self._saying != WAITING_FOR_TWIN:
+                self._say(WAITING_FOR_TWIN)
+            lock.let_pass()
+
         with lock.working():
             return prepare_baseline(
                 task,
@@ -210,10 +241,11 @@ class Session:
                 self.folder.path,
                 seed=seed,
                 cache=cache,
-                on_epoch=lambda epoch, metric: self.watcher.phase(
+                on_epoch=lambda epoch, metric: self._say(
                     f"training the baseline, epoch {epoch} of {task.baseline_epochs}: {task.metric_name} {metric:.4f}"
                 ),
                 between_steps=lock.let_pass,
+                while_waiting=wait,
             )
 
     def _workbench(self, bench: Bench, seed: int, task: Task | None) -> Workbench:
@@ -233,6 +265,7 @@ class Session:
 
             bench.announce = announce
             bench.tell = None
+            bench.lock.told = bench.tell_wait
             return crew
         workbench = replace(workbench, threads=max(1, workbench.threads // self.spec.workers))
         seconds = 60 * self.spec.candidate_minutes
@@ -274,10 +307,14 @@ class Session:
         known = read_records(self.study)
         bench.remember(known)
         self.watcher.searching(self.spec, baseline, known)
-        seconds = None if self.spec.hours is None else 3600 * self.spec.hours
+        samples = [len(split) for split in (bench.task.test, bench.task.validation)]  # type: ignore[arg-type]
+        finishing = FinishTime(
+            lambda: read_records(self.study), objectives, samples[0] / max(1, samples[1]), self._loading_seconds
+        )
+        seconds = None if self.spec.hours is None else max(0.0, self._left())
         space = self.spec.space
         first = [*space.landmarks(), *space.trained_landmarks()]
-        return loop.run(Budget(self.spec.trials, seconds), self.watcher, first)
+        return loop.run(Budget(self.spec.trials, seconds, finishing), self.watcher, first)
 
     def _write_trials(self) -> None:
         write_csv(trials_table(read_records(self.study), self.spec.objectives()), self.folder.trials_csv)

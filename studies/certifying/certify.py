@@ -140,9 +140,23 @@ def certify(
             f"trial {number} fell off when it was measured again: {reason}"
             for number, reason in again.lost.items()
             if number in own
-        ],
+        ]
+        + _late(again.late, own),
     )
     return Certified(tuple(points), certification)
+
+
+def _late(late: Sequence[int], own: set[int]) -> list[str]:
+    """Return in a sentence each what there was no time for."""
+    front, edge = [number for number in late if number in own], [number for number in late if number not in own]
+    told = []
+    if front:
+        named = f"trial {front[0]}" if len(front) == 1 else f"trials {', '.join(map(str, front))}"
+        told.append(f"no time was left to measure {named} of the front again; the same command does it")
+    if edge:
+        files = "1 file" if len(edge) == 1 else f"{len(edge)} files"
+        told.append(f"no time was left to measure {files} beside the front again")
+    return told
 
 
 def _points(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -38,8 +39,15 @@ Earlier = Mapping[str, Sequence[Mapping[str, Measurement]]]
 NOTHING_EARLIER: Earlier = MappingProxyType({})
 
 _SECONDS_BETWEEN_LOOKS = 30.0
+
+_TRIES = 3
+"""How often a file is tried that meets an error which is not its own, each time in a new process."""
 _LATENCIES = "latency_"
 """How the names of measurements begin that are made once more."""
+
+
+def _no_end() -> float:
+    return math.inf
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,14 @@ class MeasuredAgain:
     Args:
         found: What could be measured, in the order in which it was asked for.
         lost: Why the others could not, by the number of the trial.
+        late: The trials for whose files no time was left.
         same_process: Why that was in the search's own process; empty where it was in a new one.
     """
 
     found: tuple[Fresh, ...]
     lost: Mapping[int, str]
     same_process: str = ""
+    late: tuple[int, ...] = ()
 
 
 class Remeasure:
@@ -118,7 +128,10 @@ class Remeasure:
             evaluators += [each for each in (bench.load, *bench.limited) if each not in evaluators]
             evaluators.append(bench.test_accuracy)
         with bench.lock.working():
-            found = {item.name: item for evaluator in evaluators for item in evaluator.measure(artifact)}
+            found: dict[str, Measurement] = {}
+            for evaluator in evaluators:
+                bench.reach(evaluator.name)
+                found |= {item.name: item for item in evaluator.measure(artifact)}
             bench.complete_rows(artifact)
         self._measured.add(candidate.key)
         return Outcome(found, artifact.digest)
@@ -152,6 +165,7 @@ def measure_again(
     happened: Callable[..., None],
     objectives: tuple[Objective, ...] = OBJECTIVES,
     earlier: Earlier = NOTHING_EARLIER,
+    left: Callable[[], float] = _no_end,
 ) -> MeasuredAgain:
     """Measure files again, in a new process where that is possible.
 
@@ -165,6 +179,7 @@ def measure_again(
         happened: Is told of errors that nobody expected; see :class:`~karui.search.listener.Listener`.
         objectives: Those of the study.
         earlier: Latencies that were measured again while the search ran.
+        left: Returns how many seconds there are.
 
     Raises:
         TargetUnavailable: Where a target does not answer.
@@ -176,13 +191,13 @@ def measure_again(
         try:
             factory, output = FreshProcess(workbench, artifacts), workbench.folder.worker_output
             with closing(Workers(1, factory, candidate_seconds=60 * spec.candidate_minutes, output=output)) as crew:
-                return measure_with(crew, wanted, happened, objectives, earlier)
+                return measure_with(crew, wanted, happened, objectives, earlier, left)
         except KaruiError as error:
             if spec.workers or isinstance(error, TargetUnavailable):
                 raise
             reason = f"a new process could not be had: {error.what}"
     here = InProcess(Remeasure(bench, artifacts))
-    return replace(measure_with(here, wanted, happened, objectives, earlier), same_process=reason)
+    return replace(measure_with(here, wanted, happened, objectives, earlier, left), same_process=reason)
 
 
 def measure_with(
@@ -191,11 +206,14 @@ def measure_with(
     happened: Callable[..., None],
     objectives: tuple[Objective, ...] = OBJECTIVES,
     earlier: Earlier = NOTHING_EARLIER,
+    left: Callable[[], float] = _no_end,
 ) -> MeasuredAgain:
     """Have a crew measure files, and once more the latencies that decide who belongs to the front.
 
     Repeated latencies are averaged (:func:`~karui.evaluators.repeated.average`). What the search itself measured does
     not count: it is by being low that a latency came to the front, and it would be too low on average.
+
+    Where time runs out, latencies are not measured once more, and then the last files not at all; but one always is.
 
     Args:
         crew: Measures a candidate's file; see :class:`Remeasure`.
@@ -203,7 +221,9 @@ def measure_with(
         happened: As for :func:`measure_again`.
         objectives: Those of the study.
         earlier: As for :func:`measure_again`.
+        left: As for :func:`measure_again`.
     """
+    pace = _Pace(left)
 
     def measured() -> list[Fresh]:
         done = [(record, file) for record, file in wanted if record.number in taken]
@@ -214,8 +234,13 @@ def measure_with(
 
     taken: dict[int, list[Outcome]] = {}
     lost: dict[int, str] = {}
+    late: list[int] = []
     for record, _ in wanted:
-        result = _answer(crew, record)
+        if taken and not pace.allows(again=False):
+            late.append(record.number)
+            continue
+        with pace.timed(again=False):
+            result = _answer(crew, record)
         if isinstance(result, Outcome):
             taken[record.number] = [result]
             continue
@@ -225,10 +250,34 @@ def measure_with(
 
     for _ in range(ROUNDS):
         for one in undecided(measured()):
-            result = _answer(crew, one.record)
+            if not pace.allows(again=True):
+                break
+            with pace.timed(again=True):
+                result = _answer(crew, one.record)
             if isinstance(result, Outcome):  # what fails now has been measured before
                 taken[one.record.number].append(result)
-    return MeasuredAgain(tuple(measured()), lost)
+    return MeasuredAgain(tuple(measured()), lost, late=tuple(late))
+
+
+class _Pace:
+    """Knows how long a file takes, the first time and once more; a new process makes the very first one the longest."""
+
+    def __init__(self, left: Callable[[], float]) -> None:
+        self._left = left
+        self._seconds: dict[bool, list[float]] = {False: [], True: []}
+
+    @contextmanager
+    def timed(self, *, again: bool) -> Iterator[None]:
+        before = self._left()
+        yield
+        if math.isfinite(before):
+            self._seconds[again].append(before - self._left())
+
+    def allows(self, *, again: bool) -> bool:
+        """Say whether there is time for one more file."""
+        known = self._seconds[again] or self._seconds[False]
+        usual = max(known[1:] or known, default=0.0)
+        return self._left() >= usual
 
 
 def objectives_of(found: Sequence[Fresh]) -> tuple[Objective, ...]:
@@ -254,7 +303,7 @@ def undecided(found: Sequence[Fresh], most: int = MOST_AGAIN) -> list[Fresh]:
     return [found[index] for index in between[:most]]
 
 
-def _answer(crew: Crew, record: TrialRecord) -> Ending:
+def _answer(crew: Crew, record: TrialRecord, tries: int = _TRIES) -> Ending:
     if record.candidate is None:
         raise ValueError(f"trial {record.number} has no candidate")
     crew.submit(record.number, record.candidate)
@@ -264,6 +313,8 @@ def _answer(crew: Crew, record: TrialRecord) -> Ending:
                 continue
             if isinstance(event.result, TargetUnavailable):  # no file's fault: the same command measures it later
                 raise event.result
+            if isinstance(event.result, UnexpectedError) and tries > 1:
+                return _answer(crew, record, tries - 1)
             return event.result
 
 

@@ -37,7 +37,7 @@ def ended_by_signals() -> Iterator[None]:
 
     What is ignored already stays so, as under ``nohup``.
     """
-    kept = {}
+    kept, terminals = {}, _terminals()  # of one that is gone nobody can tell that it was one
     if threading.current_thread() is threading.main_thread():
         numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
         kept = {number: signal.getsignal(number) for number in numbers}
@@ -47,7 +47,7 @@ def ended_by_signals() -> Iterator[None]:
         for each in kept:
             signal.signal(each, signal.SIG_IGN)
         if number != signal.SIGTERM:
-            _leave_terminal()
+            _leave(terminals)
         raise Terminated(number)
 
     for number in kept:
@@ -59,12 +59,19 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _leave_terminal() -> None:
-    """Write no more to a terminal that is gone, which would be an error."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
+def _terminals() -> list[int]:
+    """Return those of the standard streams that are a terminal."""
+    found = []
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # closed, or none
-            number = stream.fileno()
-            if os.isatty(number):
-                os.dup2(nowhere, number)
+            if stream.isatty():
+                found.append(stream.fileno())
+    return found
+
+
+def _leave(terminals: list[int]) -> None:
+    """Write no more to a terminal that is gone, which would be an error."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in terminals:
+        os.dup2(nowhere, number)
     os.close(nowhere)

@@ -80,7 +80,7 @@ class Bench(StudyEvaluators):
     def _measure(self, artifact: Artifact, stages: list[StageRecord]) -> Outcome:
         measurements: dict[str, Measurement] = {}
         for evaluator in (self.size, self.latency, *self.limited, self.accuracy):
-            self.announce(evaluator.name)
+            self.reach(evaluator.name)
             begin = time.perf_counter()
             measurements |= {item.name: item for item in evaluator.measure(artifact)}
             stages.append(StageRecord(evaluator.name, time.perf_counter() - begin, cached=False))

@@ -28,7 +28,7 @@ from ...spaces.artifact import Artifact
 from ...spaces.task import Pairs, Task, spread_batch
 from ..certifying.certify import TEST_ACCURACY
 from ..study_file.spec import StudySpec
-from ..watching.watcher import WAITING
+from ..watching.watcher import WAITING, WAITING_FOR_MEASURING
 from .bench_targets import BenchTargets
 
 VALIDATION, TEST = "validation", "test"
@@ -71,7 +71,8 @@ class StudyEvaluators:
         self.baseline: dict[str, Measurement] = {}
         self.tell: Callable[[str], None] | None = None
         """Is told what a target waits for; the one who is told of stages where it is None."""
-        self.targets = BenchTargets(spec, lock, self._tell, lambda: self.announce(WAITING))
+        self.targets = BenchTargets(spec, lock, self._tell, lambda: self._tell(WAITING))
+        self._stage = ""
         self.timing: TimingSettings = replace(TimingSettings(), max_seconds=spec.latency.max_seconds)
         # Where some candidates answer some inputs sooner, all are timed alike: over many inputs.
         self._over_inputs = spec.exits is not None
@@ -207,6 +208,16 @@ class StudyEvaluators:
         if self._over_inputs:
             return measure_reference_over_inputs(target, self.artifact, self.inputs, "validation", self.timing)
         return measure_reference(target, self.artifact, self.inputs, self.timing)
+
+    def reach(self, stage: str) -> None:
+        """Announce that the candidate has come to a stage; between two of them whoever wants to measure may do so."""
+        self._stage = stage
+        self.announce(stage)
+        self.lock.let_pass()
+
+    def tell_wait(self, waits: bool) -> None:
+        """Announce that a candidate waits for the machine, or goes on after that; see :class:`MachineLock`."""
+        self.announce(WAITING_FOR_MEASURING if waits else self._stage)
 
     def _tell(self, text: str) -> None:
         (self.tell or self.announce)(text)

@@ -15,6 +15,9 @@ from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..storage.shared_files import SharedFiles, open_shared_files
 from ..study_file.spec import StudySpec
 from ..study_file.task_loading import load_task
+from ..watching.watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING
+
+_LOADING = "loading the task"
 
 if TYPE_CHECKING:
     from ...evaluators.machine_lock import MachineLock
@@ -77,6 +80,7 @@ class Workbench:
 
         with explain_os_errors(self.folder.path, task_runs=True):
             lock = MachineLock()
+            lock.told = lambda waits: announce(WAITING_FOR_MEASURING if waits else _LOADING)
             # Loading torch and the task is work as well. Never waits for the folder while it works: who holds the
             # folder may be waiting to measure.
             with lock.working():
@@ -84,8 +88,10 @@ class Workbench:
 
                 torch.set_num_threads(self.threads)
                 task = prepare_task(self.spec, self.task)
-            with self.folder.alone("baseline", lambda: None), lock.working():
-                return self._bench(task, lock, announce)
+            with self.folder.alone("baseline", lambda: announce(WAITING_FOR_BASELINE)), lock.working():
+                bench = self._bench(task, lock, announce)
+            lock.told = bench.tell_wait
+            return bench
 
     def _bench(self, task: Task, lock: MachineLock, announce: Callable[[str], None]) -> Bench:
         from ...evaluators.row_scores import RowStore
@@ -147,5 +153,5 @@ def _builder(bench: Bench, spec: StudySpec, recovery: BuildSettings, folder: Run
         stages=spec.stages,
         cache=cache_of(spec, folder),
         between_steps=bench.lock.let_pass,
-        on_stage=lambda stage: bench.announce(stage),
+        on_stage=bench.reach,
     )

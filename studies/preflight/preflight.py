@@ -39,6 +39,10 @@ def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callabl
     """
     settings = replace(bench.timing, max_seconds=spec.preflight.max_seconds)
 
+    def next_layer(text: str) -> None:
+        bench.lock.let_work()  # all of them take minutes
+        told(text)
+
     def fly_on(name: str, target: Target) -> Preflight:
         return fly(
             name,
@@ -48,7 +52,7 @@ def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callabl
             layers=max(1, spec.preflight.layers),
             batch_size=spec.latency.batch_size,
             kept=folder.preflight,
-            told=told,
+            told=next_layer,
         )
 
     targets = bench.targets.on_each(fly_on)

@@ -24,7 +24,7 @@ CACHE_NAME = "karui-cache"
 _MEANS_SOMETHING = re.compile(r"[%?#{}]")
 
 _PACKAGE = __name__.partition(".")[0]
-_LIBRARIES = ("<", *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")))
+_LIBRARIES = ("<frozen ", *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")))
 """Where the code lies of those whom neither karui nor a task has written."""
 
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy.engine import make_url
 
 from ...search.turns import Alone, Turns, Unordered
 from .server_turns import ServerTurns, keep_quiet
+
+_TELLS_AFTER_SECONDS = 10.0
 
 
 class FileTurns:
@@ -20,19 +22,30 @@ class FileTurns:
 
     Args:
         path: The file.
+        waits: Called where a turn is waited for longer than usual.
     """
 
     exclusive = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, waits: Callable[[], None] = keep_quiet) -> None:
         self._lock = FileLock(path)
+        self._waits = waits
 
-    def __call__(self) -> FileLock:
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
         """Wait for a turn, and hold it."""
-        return self._lock
+        try:
+            self._lock.acquire(timeout=_TELLS_AFTER_SECONDS)
+        except Timeout:
+            self._waits()
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
-def turns_of(storage: str, study: str = "") -> Turns:
+def turns_of(storage: str, study: str = "", waits: Callable[[], None] = keep_quiet) -> Turns:
     """Return how searches that share a storage take turns.
 
     By a file beside SQLite's, by a lock that PostgreSQL keeps for each study, and not at all on another server.
@@ -40,6 +53,7 @@ def turns_of(storage: str, study: str = "") -> Turns:
     Args:
         storage: An SQLAlchemy URL.
         study: The study's name; on PostgreSQL studies of other names do not wait for each other.
+        waits: Called where a turn in a file is waited for longer than usual.
     """
     url = make_url(storage)
     if url.get_backend_name() == "postgresql":
@@ -48,7 +62,7 @@ def turns_of(storage: str, study: str = "") -> Turns:
         return Unordered()
     if url.database in (None, "", ":memory:"):
         return Alone()
-    return FileTurns(f"{Path(str(url.database)).absolute()}.turns")  # a task may change the current folder
+    return FileTurns(f"{Path(str(url.database)).absolute()}.turns", waits)  # a task may change the current folder
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from ..further import further_text
 from ..study_file.spec import StudySpec
 from ..tables import OBJECTIVE_NAMES, names_of
 from .durations import describe_seconds
+from .watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING
 
 
 class ProgressView:
@@ -45,7 +46,7 @@ class ProgressView:
         self._volume = 0.0
         self._known = 0
         self._running: dict[int, tuple[str, str]] = {}
-        self._began = time.monotonic()
+        self._began = self._started = time.monotonic()
         self._live = Live(console=console, refresh_per_second=4, transient=False, get_renderable=self._render)
 
     def __enter__(self) -> ProgressView:
@@ -88,7 +89,7 @@ class ProgressView:
         summary, _ = self._running.get(number, ("", ""))
         self._running[number] = (summary, stage)
         # whoever waits to measure waits for a step of the others; for a network or a device it may be minutes
-        if stage == WAITING or stage.startswith(FOR_DEVICE):
+        if stage in (WAITING, WAITING_FOR_BASELINE, WAITING_FOR_MEASURING) or stage.startswith(FOR_DEVICE):
             self._say(f"trial {number}: {stage}")
 
     def ended(self, record: TrialRecord) -> None:
@@ -111,6 +112,10 @@ class ProgressView:
             self.note(f"{details['reason']}{got}; what is to be measured there waits, and others are made meanwhile")
         elif event == "target unavailable":
             self._say(f"trial {details['trial']} waits; the target is tried in {details['again_in_seconds']} s")
+        elif event == "unexpected error":
+            self._say(f"trial {details['trial']} met an error that is not its own: {details['reason']}")
+        elif event == "candidates left for want of time":
+            self.note(f"no time is left for {len(details['trials'])} in flight; the next run begins them again")
         elif event == "target answers again":
             self.note(f"the target answers again; {details['candidates']} candidates have waited for it")
         elif event == "measured again while idle":
@@ -196,12 +201,12 @@ class ProgressView:
         )
 
     def _time_left(self) -> str:
-        if self._spec is None or self._to_promote:
+        if self._spec is None:
             return "unknown"
         elapsed = time.monotonic() - self._began
         done = self._done - self._known
-        left = (self._spec.trials - self._done) * elapsed / done if done else None
+        left = (self._spec.trials - self._done) * elapsed / done if done and not self._to_promote else None
         if self._spec.hours is not None:
-            limit = max(0.0, 3600 * self._spec.hours - elapsed)
+            limit = max(0.0, 3600 * self._spec.hours - (time.monotonic() - self._started))
             left = limit if left is None else min(left, limit)
         return "unknown" if left is None else f"about {describe_seconds(left)}"

@@ -211,13 +211,15 @@ class Onlooker:
         events, begun = self._log.events, self._begun[-1:]
         since = [event for event in events if begun and event["time"] >= begun[0]["time"]]
         first = next((event["time"] for event in since if event["event"] == "trial begun"), None)
+        hours = begun[0].get("hours", self._hours) if begun else None
+        # of the whole run, from its begin until its front is measured again
+        limit = None if hours is None else max(0.0, 3600 * hours - _age_seconds(begun[0]["time"]))
         if first is None:
-            return None
+            return limit
         elapsed = _age_seconds(first)
         done, done_since = (sum(map(_counts, each)) for each in (events, since))
         left = (begun[0]["trials"] - done) * elapsed / done_since if done_since and "trials" in begun[0] else None
-        if self._hours is not None:
-            limit = max(0.0, 3600 * self._hours - elapsed)
+        if limit is not None:
             left = limit if left is None else min(left, limit)
         return None if left is None else max(0.0, left)
 

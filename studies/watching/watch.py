@@ -95,7 +95,9 @@ def _summary(sight: Sight) -> Table:
     if sight.volumes:
         table.add_row("hypervolume", Text(f"{sight.volumes[-1]:.4f}  {sparkline(sight.volumes)}"))
     if sight.seconds_left is not None:
-        left = f"about {describe_seconds(sight.seconds_left)}" if sight.seconds_left else "up; what runs may end"
+        left = (
+            f"about {describe_seconds(sight.seconds_left)}" if sight.seconds_left else "up; the front is measured again"
+        )
         table.add_row("time left", Text(left))
     return table
 

@@ -13,6 +13,15 @@ from ..study_file.spec import StudySpec
 WAITING = "waiting to measure"
 """The stage of a candidate whose worker waits until no other one on the machine is in the middle of something."""
 
+WAITING_FOR_MEASURING = "waiting until another process on this machine has measured"
+"""The stage, or the phase, of whoever would work and has to wait for that longer than usual."""
+
+WAITING_FOR_BASELINE = "waiting for another search's baseline"
+
+WAITING_FOR_TWIN = "waiting for another study that trains the same baseline"
+
+WAITING_FOR_TURN = "waiting until another search lets go of the study's trials"
+
 
 class Watcher(Listener, Protocol):
     """Is told how a whole study goes, to show it."""

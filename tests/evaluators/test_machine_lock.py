@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -202,6 +204,64 @@ def test_outside_of_work_nobody_has_to_be_let_pass(tmp_path: Path) -> None:
     lock, other = MachineLock(tmp_path), MachineLock(tmp_path)
     with other.measuring():
         lock.let_pass()
+
+
+def test_a_long_wait_is_told_and_its_end_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_lock, "TELLS_AFTER_SECONDS", 0.1)
+    lock, other, told = MachineLock(tmp_path), MachineLock(tmp_path), list[bool]()
+    lock.told = told.append
+    may_end = threading.Event()
+
+    def measure() -> None:
+        with other.measuring():
+            may_end.wait(30)
+
+    thread = threading.Thread(target=measure)
+    with lock.working():
+        assert told == []
+        thread.start()
+        while not is_closed(MachineLock(tmp_path)):
+            time.sleep(0.01)
+        threading.Timer(0.5, may_end.set).start()
+        lock.let_pass()
+        assert told == [True, False]
+    thread.join()
+
+
+def is_closed(lock: MachineLock) -> bool:
+    """Say whether somebody who wants to measure has closed the turnstile."""
+    free = lock._turnstile.take(shared=True, wait=False)
+    if free:
+        lock._turnstile.let_go()
+    return not free
+
+
+def test_who_measures_for_minutes_lets_others_work_in_between(tmp_path: Path) -> None:
+    lock, other = MachineLock(tmp_path), MachineLock(tmp_path)
+    worked = threading.Event()
+
+    def work() -> None:
+        with other.working():
+            worked.set()
+
+    lock.let_work()  # nothing to let go of
+    thread = threading.Thread(target=work)
+    with lock.measuring():
+        thread.start()
+        time.sleep(0.1)
+        assert not worked.is_set()
+        for _ in range(50):
+            if worked.is_set():
+                break
+            lock.let_work()
+        assert worked.is_set()
+        with pytest.raises(InterruptedError), other.measuring(raise_interrupted):
+            pytest.fail("it is measured here again")
+    thread.join()
+
+
+def raise_interrupted() -> None:
+    raise InterruptedError("in use")
 
 
 def test_an_evaluator_measures_undisturbed(tmp_path: Path) -> None:

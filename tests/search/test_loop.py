@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,13 +149,61 @@ def test_networks_that_another_study_has_trained_are_followed_alike(make_loop: M
     assert course(trained_before=True) == course(trained_before=False)
 
 
-def test_time_ends_a_search(make_loop: MakeLoop) -> None:
-    seconds = iter(range(1000))
-    log = Log()
-    ending = make_loop(clock=lambda: float(next(seconds))).run(Budget(trials=1000, seconds=5.0), log)
-    assert ending == "the time is up"
-    # One reading when it begins, then one before each trial: at 1, 2, 3 and 4 seconds.
-    assert len(log.records) == 4
+class Clock:
+    """Time that passes when a candidate is evaluated, and at no other time."""
+
+    def __init__(self, seconds_of: Callable[[Candidate], float]) -> None:
+        self.now = 100.0
+        self._seconds_of = seconds_of
+
+    def __call__(self) -> float:
+        return self.now
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        self.now += self._seconds_of(candidate)
+        trained = (StageRecord("recovery", 1.0, cached=False),) if candidate.removed_channels else ()
+        return replace(known_outcome(candidate), stages=trained)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "finishing", "expected"), [(50.0, 0.0, 5), (59.0, 0.0, 5), (50.0, 15.0, 3), (9.0, 0.0, 1)]
+)
+def test_nothing_is_begun_that_cannot_end_in_time(
+    make_loop: MakeLoop, seconds: float, finishing: float, expected: int
+) -> None:
+    clock, log = Clock(lambda _: 10.0), Log()
+    budget = Budget(trials=1000, seconds=seconds, finishing=lambda: finishing)
+    assert make_loop(clock.evaluate, clock=clock).run(budget, log) == "the time is up"
+    # How long the first one takes nobody knows.
+    assert sum(record.state == "evaluated" for record in log.records) == expected
+
+
+def test_what_comes_after_a_search_has_half_of_its_time_at_most(make_loop: MakeLoop) -> None:
+    clock, log = Clock(lambda _: 10.0), Log()
+    make_loop(clock.evaluate, clock=clock).run(Budget(1000, 100.0, lambda: 1e9), log)
+    assert sum(record.state == "evaluated" for record in log.records) == 5
+
+
+def test_a_dear_candidate_is_left_to_the_next_run(make_loop: MakeLoop) -> None:
+    trained: set[float] = set()
+
+    def seconds_of(candidate: Candidate) -> float:
+        is_new = bool(candidate.removed_channels) and candidate.zeroed_weights not in trained
+        trained.add(candidate.zeroed_weights)
+        return 40.0 if is_new else 1.0
+
+    clock = Clock(seconds_of)
+    first = [{"sparsity.removed_channels": 0.5, "sparsity.zeroed_weights": zeros} for zeros in (0.0, 0.5)]
+    log, again = Log(), Log()
+    loop = make_loop(clock.evaluate, clock=clock)
+    assert loop.run(Budget(1000, seconds=60.0), log, first) == "the time is up"
+    assert clock.now <= 160.0
+    (left,) = [record for record in log.records if record.state == "interrupted"]
+    assert left.reason == "no time was left for it"
+    assert make_loop(clock.evaluate, clock=clock).run(Budget(1000), again) != "the time is up"
+    keys = [record.key for record in (*log.records, *again.records) if record.state == "evaluated"]
+    assert left.key in keys
+    assert len(keys) == len(set(keys)) == 20
 
 
 def test_a_failure_is_a_status_with_stage_and_reason(make_loop: MakeLoop) -> None:

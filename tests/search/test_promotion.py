@@ -253,10 +253,12 @@ def test_one_within_noise_is_promoted_only_where_it_fits(promoting: MakeLoop) ->
         outcome = replace(record.outcome, measurements={**record.outcome.measurements, "accuracy": accuracy})
         noisy.learn(replace(record, outcome=outcome))
     front = len(expected(everything(WIDE)))
-    assert len(exact.missing(0.0)) == len(exact.missing()) == front
-    # Each of those beside it trains for ten seconds times four, and takes a second beside that.
+    assert len(exact.missing()) == front
+    # Each of the front and of those beside it trains for ten seconds times four, and takes a second beside that.
     whole = 10.0 * FACTOR + 1.0
-    assert [len(noisy.missing(seconds)) - front for seconds in (0.0, whole - 0.1, whole)] == [0, 0, MOST_WITHIN_NOISE]
+    times = (0.0, whole - 0.1, whole)
+    assert [len(exact.missing(seconds)) for seconds in times] == [0, 0, front]
+    assert [len(noisy.missing(seconds)) for seconds in times] == [0, 0, front + MOST_WITHIN_NOISE]
     assert noisy.reserve(1, 1e9) == exact.reserve(1, 1e9), "no time is left for them"
 
 
@@ -340,8 +342,7 @@ def test_half_of_the_time_is_searched_whatever_promotion_needs(promoting: MakeLo
         for stage in record.outcome.stages
     )
     assert (1 - MOST_RESERVED) * 360 <= searched < (1 - MOST_RESERVED) * 360 + 11
-    # The last one is begun within the time, like any candidate.
-    assert 360 <= clock.now < 360 + 301
+    assert clock.now <= 360, "none is begun that takes 300 seconds"
     late = len(expected_at(evaluated(loop, promoted=False), 30)) - len(promoted_keys(loop))
     assert late > 0
     assert f"no time was left to train {late} candidates of the front anew" in ending
@@ -371,9 +372,9 @@ def test_the_reserve_is_the_work_that_is_left() -> None:
         outcome = Outcome(measured, "00", (waited, *(StageRecord(stage, took, cached=False) for stage, took in stages)))
         promotion.learn(TrialRecord(number, "evaluated", "", "", {}, candidate, outcome, True, 1.0))
     # Three networks, of which that of another study counts as the mean of the two; and the aware training, of three
-    # times the epochs; then all else. One more that trains: as long as the mean of the two that did, and three times.
+    # times the epochs; then all else. One more that is promoted: three times the mean of the two that trained.
     whole = 3 * (10 + 20 + 15 + 40) + 1 + 3 + 1 + 1
-    last = (1 + 3) * (11 + 66) / 2
+    last = 3 * (11 + 66) / 2
     assert promotion.reserve(1, 10_000.0) == pytest.approx(whole + last)
     assert promotion.reserve(2, 10_000.0) == pytest.approx(3 * (20 + 40) + 1 + last), "the longest one"
     assert promotion.reserve(1, 600.0) == 300.0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
@@ -106,6 +107,40 @@ def test_only_faults_of_the_system_are_explained(tmp_path: Path) -> None:
         full_disk()
 
 
+TASK = """
+import os
+
+def read_labels(path):
+    with open(path) as file:
+        return file.read()
+
+def move():
+    os.chdir("/nowhere/at/all")
+
+def write_full(descriptor):
+    os.write(descriptor, b"x")
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"), [("read_labels", "labels.txt"), ("read_labels", "{folder}/labels.txt"), ("move", "")]
+)
+def test_what_the_task_raises_is_not_blamed_on_the_folder(tmp_path: Path, call: str, argument: str) -> None:
+    module = ModuleType("mytask")
+    exec(compile(TASK, str(tmp_path / "mytask.py"), "exec"), module.__dict__)
+    arguments = [argument.format(folder=tmp_path)] if argument else []
+    with pytest.raises(FileNotFoundError), explain_os_errors(tmp_path, task_runs=True):
+        getattr(module, call)(*arguments)
+    with pytest.raises(OSError, match="Bad file"), explain_os_errors(tmp_path, task_runs=True):
+        module.write_full(-1)
+
+
+def test_what_karui_raises_is_where_the_task_runs_as_well(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"), explain_os_errors(tmp_path, task_runs=True):
+        write_atomically(tmp_path / "file" / "below", b"x")
+
+
 # --- write_atomically -------------------------------------------------------------------------------------------------
 
 
@@ -149,9 +184,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_disk_that_is_full_indeed(small_disk: Path) -> None:
+@pytest.mark.parametrize("task_runs", [False, True])
+def test_a_disk_that_is_full_indeed(small_disk: Path, task_runs: bool) -> None:
     write_atomically(small_disk / "file", b"old")
-    with pytest.raises(OutputError, match="No space left"), explain_os_errors(small_disk):
+    with pytest.raises(OutputError, match="No space left"), explain_os_errors(small_disk, task_runs=task_runs):
         write_atomically(small_disk / "file", b"x" * 200_000)
     assert (small_disk / "file").read_bytes() == b"old"
     RunFolder(small_disk).prepare()

@@ -113,6 +113,38 @@ def test_what_cannot_be_measured_is_lost_alone(problem: CandidateFailure | Unexp
     assert happened == unexpected
 
 
+def test_what_went_wrong_once_for_no_reason_of_the_files_is_tried_again() -> None:
+    world = World({0: 5.0, 1: 4.0, 2: 3.0}, spread=0.0)
+    faults = iter([UnexpectedError("accuracy", "CUDA out of memory", "", "memory")] * 2)
+
+    class Crew(InProcess):
+        def wait(self, seconds: float) -> Any:
+            if self._waiting[0][0] == 1 and (fault := next(faults, None)) is not None:
+                self._waiting.clear()
+                return (Answer(1, fault),)
+            return super().wait(seconds)
+
+    again = measure_with(Crew(world), world.wanted, lambda *_, **__: None)
+    assert [fresh.record.number for fresh in again.found] == [0, 1, 2]
+    assert not again.lost
+
+
+@pytest.mark.parametrize(
+    ("seconds", "files", "rounds"), [(1e9, 4, 2), (4.5, 4, 0), (5.5, 4, 1), (2.5, 2, 0), (-5.0, 1, 0)]
+)
+def test_measuring_again_is_cut_down_to_the_time_that_is_left(seconds: float, files: int, rounds: int) -> None:
+    world = World({0: 5.0, 1: 5.0, 2: 7.0, 3: 2.0}, spread=0.1)
+
+    def left() -> float:
+        return seconds - len(world.asked)  # a second each
+
+    again = measure_with(InProcess(world), world.wanted, lambda *_, **__: None, left=left)
+    assert [fresh.record.number for fresh in again.found] == list(range(files))
+    assert again.late == tuple(range(files, 4))
+    assert len(world.asked) - files <= rounds
+    assert len(world.asked) <= max(1, seconds)
+
+
 # --- real studies -----------------------------------------------------------------------------------------------------
 
 WATCHED = """

@@ -23,6 +23,7 @@ from karui.studies.watching.durations import describe_seconds
 from karui.studies.watching.log import LogTail
 from karui.studies.watching.sight import Onlooker
 from karui.studies.watching.watch import frame, sparkline, watch
+from karui.studies.watching.watcher import WAITING_FOR_MEASURING
 
 from .conftest import Command
 from .made_up import made_up_trials, store_trials
@@ -134,6 +135,22 @@ def test_the_time_left_is_that_of_the_pace_so_far(folder: Path) -> None:
     seconds = Onlooker(find_results(folder), str(folder)).look().seconds_left
     # 20 in 10 minutes, 30 to go
     assert seconds == pytest.approx(15 * 60, rel=0.02)
+
+
+def test_the_time_left_is_no_more_than_the_command_gave(folder: Path) -> None:
+    tell(folder, "search begun", minutes_ago=25, host=platform.node(), trials=50, hours=0.5)
+    onlooker = Onlooker(find_results(folder), str(folder))
+    assert onlooker.look().seconds_left == pytest.approx(5 * 60, rel=0.02), "the baseline is part of it"
+    tell(folder, "trial begun", minutes_ago=10, trial=0)
+    for number in range(20):
+        tell(folder, "trial ended", minutes_ago=5, trial=number, state="evaluated")
+    assert onlooker.look().seconds_left == pytest.approx(5 * 60, rel=0.02)
+
+
+def test_whoever_waits_is_seen(folder: Path) -> None:
+    begin(folder)
+    tell(folder, "phase", text=WAITING_FOR_MEASURING)
+    assert WAITING_FOR_MEASURING in printed(folder)
 
 
 def test_a_search_that_ended_or_was_killed_does_not_run(folder: Path) -> None:
