@@ -108,7 +108,7 @@ def _output_shape(task: Task) -> tuple[int, ...]:
         raise TaskError(
             "the task's model does not run on the task's data",
             where="Task(model=..., train=...)",
-            expected=f"a model that takes a batch of shape {tuple(example.shape)}",
+            expected=f"a model that takes a batch of shape {tuple(example.shape)} in {task.input_type}",
             got=f"{type(error).__name__}: {' '.join(str(error).split())}",
         ) from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or len(outputs) != len(example):
