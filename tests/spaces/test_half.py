@@ -107,3 +107,19 @@ def test_zeros_take_fewer_bytes_beside_16_bits_than_beside_32(tmp_path: Path) ->
     inputs = chance.normal(size=(3, 200)).astype(np.float32)
     outputs = run_in_batches(onnx.load(tmp_path / "half-packed.onnx"), inputs, 3)
     np.testing.assert_allclose(outputs, inputs @ weight.astype(np.float16).astype(np.float32), rtol=1e-4, atol=1e-4)
+
+
+def test_infinities_of_a_mask_stay(tmp_path: Path) -> None:
+    mask = np.triu(np.full((9, 9), -np.inf, np.float32), 1)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "mask"], ["y"])],
+        "mask",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 9, 9])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 9, 9])],
+        [numpy_helper.from_array(mask, "mask")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "plain.onnx")
+    assert store_in_half(tmp_path / "plain.onnx", tmp_path / "half.onnx") == 1
+    inputs = np.random.default_rng(0).normal(size=(2, 9, 9)).astype(np.float32)
+    outputs = run_in_batches(onnx.load(tmp_path / "half.onnx"), inputs, 2)
+    np.testing.assert_array_equal(outputs, inputs + mask)
