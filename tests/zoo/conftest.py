@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .animals import ZOO
-from .judge import Case
+from .case import Case
 
 
 @pytest.fixture(scope="module")

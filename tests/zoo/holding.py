@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from .judge import Case, judge
+from .case import Case
+from .judge import judge
 
-EVERY = 3
+EVERY = 6
 """One network of so many goes through the treatments that seldom go wrong; the others do in the slow part."""
 
 
@@ -17,7 +18,7 @@ def holds(case: Case, treatment: str) -> None:
     """Judge a treatment; a refusal that is not expected of this network is a fault, as is one that no longer comes."""
     refused = case.animal.refused
     if treatment != "export" and "export" in refused:
-        pytest.skip("there is no file of it")
+        return  # there is no file of it
     verdict = judge(case, treatment)
     if treatment in refused:
         assert verdict.kind == "refused", f"expected to be refused ({refused[treatment]}), it is {verdict.kind}"
@@ -26,7 +27,7 @@ def holds(case: Case, treatment: str) -> None:
         assert verdict.kind != "refused", verdict.words[0]
 
 
-def seldom(names: Iterable[str]) -> list[Any]:
+def most_in_slow(names: Iterable[str]) -> list[Any]:
     """Return the names as parameters, most of them for the slow part."""
     return [
         name if number % EVERY == 0 else pytest.param(name, marks=pytest.mark.slow) for number, name in enumerate(names)

@@ -8,63 +8,43 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from karui.errors import CandidateFailure, KaruiError
-from karui.spaces.candidate import FLOAT_BITS, MOST_BITS_BESIDE_INT8
 from karui.spaces.export import export_onnx
 from karui.spaces.packing import pack
 from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.half import store_in_half
 from karui.spaces.quantization.quantize import quantize, zero_weights
+from karui.spaces.quantization.settings import QuantizationSettings
 from karui.spaces.quantization.zeroing import Zeroing
 from karui.spaces.sparsity.channels import remove_channels
 from karui.spaces.students.shallower import droppable_blocks, shallower
 
-from .plain_rounding import halved, plainly_rounded
-from .registry import Animal
+from .case import HELD_OUT, Case, Wrong, answers_of, run
+from .levels import (
+    BITS,
+    CHANNEL_MARGIN_DB,
+    RELATIVE_ERROR,
+    ZEROS,
+    bound_db,
+    judge_channels_of_outputs,
+    level_db,
+    relative_error,
+    same,
+)
 from .twins import fewer_blocks_twin, folded, masked_twins
 
-EXAMPLE, CALIBRATION, HELD_OUT = 8, 48, 32
-RELATIVE_ERROR = 1e-4
-"""Between two float32 computations of one thing, in the largest of its values."""
-
-HIGHEST_BOUND_DB = {"float16": 50.0, "w8 a8": 20.0, "w4 a32": 12.0, "w4 a8": 12.0, "zeros": 6.0}
-"""The most that is expected of a file: what the answers vary by from input to input, to what they are off by."""
-
-BEHIND_PLAIN_DB = {"float16": 6.0, "w8 a8": 5.0, "w4 a32": 3.0, "w4 a8": 3.0}
-"""How far a file may be behind the plainest rounding there is, where that does not come up to the above.
-
-Measured over the zoo, files with 8-bit activations lie between 4 dB below the plain twin, which leaves all but the
-layers' inputs and the answers float32, and 12 dB above it; a broken operator costs 11 to 42 dB. With 4-bit weights,
-which error feedback rounds better than to nearest, they lie 8 dB and more above.
-"""
-LOWEST_BOUND_DB = 1.5
-CHANNEL_MARGIN_DB = 12.0
-"""How much nearer to the noise a single channel of the answers may be: one that hardly varies is the first to drown."""
-
-CONSTANT = 1e-5
-"""Answers that vary by less than this share of the largest are all the same; what they are off by is judged then."""
-CONSTANT_ERROR = 0.02
-
-BITS = {"w8 a8": (MOST_BITS_BESIDE_INT8, 8), "w4 a32": (4, FLOAT_BITS), "w4 a8": (4, 8)}
-"""Bits of weights and activations; of 8 beside 8-bit activations one is left out, as in every candidate."""
-
 Making = Callable[[Path, Callable[[str], None]], None]
-
-
-class Wrong(AssertionError):
-    """Something was made, said to be right, and is not."""
 
 
 @dataclass(frozen=True)
@@ -80,36 +60,6 @@ class Verdict:
     kind: str
     words: tuple[str, ...] = ()
     level_db: float | None = None
-
-
-@dataclass
-class Case:
-    """One network, its inputs, its own answers, and the files made of it so far."""
-
-    animal: Animal
-    folder: Path
-    network: nn.Module = field(init=False)
-
-    def __post_init__(self) -> None:
-        torch.set_num_threads(1)
-        self.network = self.animal.network()
-        self.example = self.animal.batch(EXAMPLE, seed=1)
-        self.calibration = self.animal.batch(CALIBRATION, seed=2)
-        self.held_out = self.animal.batch(HELD_OUT, seed=3)
-        # what lies outside of the ranges of calibration is cut off by any file: here only rounding is looked at
-        self.calibration = torch.cat([self.calibration, self.held_out])
-
-    @cached_property
-    def answers(self) -> np.ndarray:
-        """The network's own answers on inputs that nothing was made by."""
-        return answers_of(self.network, self.held_out)
-
-    @cached_property
-    def exported(self) -> Path:
-        """The float32 file."""
-        path = self.folder / "float32.onnx"
-        export_onnx(self.network, self.example, path)
-        return path
 
 
 def judge(case: Case, treatment: str) -> Verdict:
@@ -146,7 +96,9 @@ def judge_half(case: Case) -> Verdict:
 def judge_bits(case: Case, treatment: str) -> Verdict:
     def make(path: Path, note: Callable[[str], None]) -> None:
         choice = BitChoice(*BITS[treatment])
-        reach = noted(quantize, note)(case.exported, path, choice, calibration=case.calibration.numpy())
+        settings = QuantizationSettings(rounding=case.animal.rounding)
+        inputs = case.calibration.numpy()
+        reach = noted(quantize, note)(case.exported, path, choice, calibration=inputs, settings=settings)
         for left in reach.left:
             note(left)
 
@@ -154,12 +106,10 @@ def judge_bits(case: Case, treatment: str) -> Verdict:
 
 
 def judge_zeros(case: Case) -> Verdict:
-    fraction = 0.5
-
     def make(path: Path, note: Callable[[str], None]) -> None:
-        noted(zero_weights, note)(case.exported, path, Zeroing(fraction), calibration=case.calibration.numpy())
+        noted(zero_weights, note)(case.exported, path, Zeroing(ZEROS), calibration=case.calibration.numpy())
         found = zeros_in(path)
-        if found < fraction - 0.02:
+        if found < ZEROS - 0.02:
             note(f"{found:.0%} of the weights are zeros")
             if found < zeros_in(case.exported) + 1e-9 and zeroable(case.exported):
                 raise Wrong("no weight was zeroed")
@@ -187,40 +137,12 @@ def judge_rounded(case: Case, treatment: str, make: Making) -> Verdict:
     return Verdict("spared" if notes else "right", tuple(notes), level)
 
 
-def bound_db(case: Case, treatment: str) -> tuple[float, str]:
-    """Return the least ratio of signal to noise, and where it comes from."""
-    highest, behind = HIGHEST_BOUND_DB[treatment], BEHIND_PLAIN_DB.get(treatment)
-    if treatment in case.animal.bounds_db:
-        return case.animal.bounds_db[treatment], ""
-    if behind is None:
-        return highest, ""
-    original = folded(case.network)
-    twin = halved(original) if treatment == "float16" else plainly_rounded(original, case.calibration, *BITS[treatment])
-    plain = level_db(answers_of(twin, case.held_out), case.answers)
-    return max(min(highest, plain - behind), LOWEST_BOUND_DB), f" (a plain rounding has {plain:.1f})"
-
-
-def judge_channels_of_outputs(given: np.ndarray, wanted: np.ndarray, bound_db: float) -> None:
-    """No channel of the outputs is lost: each varies where the network's does, and follows it."""
-    for axis in {1, wanted.ndim - 1} - {0} if wanted.ndim > 1 else set():
-        spread = np.std(wanted - wanted.mean(0))
-        for channel in range(wanted.shape[axis]):
-            one, twin = (np.take(each, channel, axis) for each in (given, wanted))
-            if np.std(twin - twin.mean(0)) < 1e-4 * spread:
-                continue
-            if np.std(one - one.mean(0)) == 0.0:
-                raise Wrong(f"channel {channel} of axis {axis} of the outputs is the same for every input")
-            level = level_db(one, twin)
-            if not level >= bound_db:
-                where = f"channel {channel} of axis {axis} of the outputs"
-                raise Wrong(f"{where}: signal to noise {level:.1f} dB, at least {bound_db:g} expected")
-
-
 def judge_channels(case: Case) -> Verdict:
     fraction = 0.25
     notes: list[str] = []
     original = folded(case.network)
     smaller = noted(remove_channels, notes.append)(case.network, case.example, fraction, multiple=1).eval()
+    smaller = folded(smaller)
     small_answers = answers_of(smaller, case.held_out)
     twins = masked_twins(original, smaller)
     errors = [relative_error(small_answers, answers_of(twin, case.held_out)) for twin in twins]
@@ -249,7 +171,7 @@ def judge_depth(case: Case) -> Verdict:
     original = folded(case.network)
     blocks = droppable_blocks(case.network, case.example, 0.5)
     smaller = noted(shallower, notes.append)(case.network, case.example, width=1.0, depth=0.5).eval()
-    twin, passed_over = fewer_blocks_twin(original, smaller)
+    twin, passed_over = fewer_blocks_twin(original, folded(smaller))
     error = relative_error(answers_of(smaller, case.held_out), answers_of(twin, case.held_out))
     if not error <= RELATIVE_ERROR:
         raise Wrong(f"differs from the network that passes over {', '.join(passed_over) or 'no block'} by {error:.2g}")
@@ -294,52 +216,6 @@ def noted(function: Callable[..., Any], note: Callable[[str], None]) -> Callable
     if "note" not in inspect.signature(function).parameters:
         return function
     return lambda *args, **more: function(*args, note=note, **more)
-
-
-def run(path: Path, inputs: Tensor) -> np.ndarray:
-    """Return what a file answers in the stock runtime."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    fed = {session.get_inputs()[0].name: inputs.numpy()} if session.get_inputs() else {}
-    answer: np.ndarray = session.run(None, fed)[0]
-    return answer
-
-
-def answers_of(network: nn.Module, inputs: Tensor) -> np.ndarray:
-    """Return what a network answers; the inputs stay as they are."""
-    with torch.no_grad():
-        answer: np.ndarray = network(inputs.clone()).numpy()
-    return answer
-
-
-def same(given: np.ndarray, wanted: np.ndarray, what: str) -> None:
-    """Raise where two computations of one thing differ by more than their last digits."""
-    if given.shape != wanted.shape:
-        raise Wrong(f"{what} have shape {given.shape}, the network's {wanted.shape}")
-    error = relative_error(given, wanted)
-    if not error <= RELATIVE_ERROR:
-        raise Wrong(f"{what} differ by {error:.2g} of the largest")
-
-
-def relative_error(given: np.ndarray, wanted: np.ndarray) -> float:
-    if given.shape != wanted.shape:
-        return float("inf")
-    return float(np.abs(given.astype(np.float64) - wanted).max() / max(np.abs(wanted).max(), 1e-6))
-
-
-def level_db(given: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the signal, what the answers vary by from input to input, to the noise, what they are off by."""
-    if given.shape != wanted.shape or not np.isfinite(given).all():
-        return float("-inf")
-    wanted = wanted.astype(np.float64)
-    signal, noise = np.mean((wanted - wanted.mean(0)) ** 2), np.mean((given - wanted) ** 2)
-    largest = np.abs(wanted).max(initial=0.0)
-    if noise <= (1e-6 * largest) ** 2:  # the last digits of float32
-        return 120.0
-    if signal <= (CONSTANT * largest) ** 2:
-        return 60.0 if noise <= (CONSTANT_ERROR * largest) ** 2 else float("-inf")
-    return float(10 * np.log10(signal / noise))
 
 
 def weights_in(path: Path) -> list[np.ndarray]:

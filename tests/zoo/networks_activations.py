@@ -53,11 +53,13 @@ def activated(function: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(conv(3, 16), function(), conv(16, 16), function(), head(16))
 
 
+REFUSED = {"threshold": {"export": "threshold"}}
+
 for _name, _function in FUNCTIONS.items():
-    animal(name=f"activation_{_name}")(partial(activated, _function))
+    animal(name=f"activation_{_name}", refused=REFUSED.get(_name))(partial(activated, _function))
 
 
-@animal()
+@animal(refused={"depth": "computes something else"})
 class EveryActivation(nn.Module):
     """One after the other, each between two linear layers of a residual branch."""
 

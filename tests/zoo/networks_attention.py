@@ -30,7 +30,7 @@ class Attending(nn.Module):
         return self.last((steps + self.attend(self.norm(steps))).mean(1))
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class HeadsByView(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class HeadsBySize(Attending):
         return self.out((weights @ value).transpose(1, 2).flatten(2))
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class FusedProjection(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class ChunkedProjection(Attending):
         return self.out((query @ key.transpose(-2, -1) / 4).softmax(-1) @ value)
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class GroupedQueries(Attending):
     """Four heads of queries on two of keys and values."""
 
@@ -108,7 +108,7 @@ class GroupedQueries(Attending):
         return self.out((weights @ value).transpose(1, 2).reshape(rows, length, 16))
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class ByLayer(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class ByLayer(Attending):
         return self.attention(steps, steps, steps, need_weights=False)[0]
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class ByLayerWithMask(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class ByLayerWithMask(Attending):
         return self.attention(steps, steps, steps, attn_mask=later)[0]
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class ByLayerStepsFirst(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class ByLayerStepsFirst(Attending):
         return self.attention(steps, steps, steps)[0].transpose(0, 1)
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class ScaledDotProduct(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class ScaledDotProduct(Attending):
         return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(rows, length, 16))
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "computes something else"})
 class CausalDotProduct(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ def encoder_layer_normed_first() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 16), layer, nn.Linear(16, 5))
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class LearntQueries(Attending):
     """A decoder: a few learnt queries attend to all steps."""
 
@@ -246,7 +246,7 @@ class DecoderLayer(nn.Module):
         return self.last(self.decoder(steps[:, :4], steps).mean(1))
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class EinsumHeads(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class EinsumHeads(Attending):
         return torch.einsum("nhlm,nhmd,hdc->nlc", weights, value, self.out)
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "computes something else"})
 class LinearAttention(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ class LinearAttention(Attending):
         return query @ seen / (query @ key.sum(1).unsqueeze(2) + 1e-3)
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class CosineAttention(Attending):
     def __init__(self) -> None:
         super().__init__()
@@ -361,7 +361,7 @@ class PixelsAttend(nn.Module):
         return self.head(hidden + self.out(seen.view_as(query).unflatten(2, hidden.shape[2:])))
 
 
-@animal(images)
+@animal(images, refused={"channels": "does not run without some of its channels"})
 class ChannelsAttend(nn.Module):
     """Cross-covariance attention: channels attend to channels (XCiT, Restormer)."""
 

@@ -347,7 +347,7 @@ class OneChannelBroadcast(Between):
         return hidden + self.one(inputs)
 
 
-@animal()
+@animal(refused={"channels": "no layer has channels that can be removed"})
 class OuterProduct(nn.Module):
     """Bilinear pooling: every channel with every channel."""
 

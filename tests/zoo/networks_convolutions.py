@@ -179,7 +179,7 @@ def transposed_one_dimensional() -> nn.Module:
     )
 
 
-@animal()
+@animal(refused={"channels": "no layer has channels that can be removed"})
 class FunctionalWeights(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from .layers import Between, conv, head, normed
 from .registry import CLASSES, animal, images, pixels, vectors
 
+ROUNDED = ("w8 a8", "w4 a32", "w4 a8", "zeros")
+
 
 @animal(pixels)
 class Bytes(nn.Module):
@@ -293,7 +295,7 @@ class UnevenChannels(nn.Module):
         return self.head(self.second(self.first(inputs)))
 
 
-@animal(vectors)
+@animal(vectors, refused={"channels": "no layer has channels that can be removed"})
 class GatheredColumns(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +307,7 @@ class GatheredColumns(nn.Module):
         return self.last(hidden.gather(1, order))
 
 
-@animal(vectors, refused={"export": "parity"})
+@animal(vectors, refused={"export": "on a batch of 9"})
 class BatchAsANumber(nn.Module):
     """The length of the batch is taken as a number, which tracing makes a constant."""
 
@@ -317,7 +319,7 @@ class BatchAsANumber(nn.Module):
         return self.last(torch.cat([F.relu(self.first(inputs)), self.token.expand(len(inputs), -1)], 1))
 
 
-@animal(vectors)
+@animal(vectors, refused={"channels": "no layer has channels that can be removed"})
 class ConstantFactor(nn.Module):
     """A constant on the left of a product, and one on the right."""
 
@@ -352,7 +354,7 @@ class Reshaped(nn.Module):
         )
 
 
-@animal()
+@animal(refused={"export": "affine_grid"})
 class WarpedGrid(nn.Module):
     """A spatial transformer: the image is read where the network says."""
 
@@ -400,12 +402,14 @@ class NeverRun(nn.Module):
         return (outputs, self.auxiliary(hidden.mean((2, 3)))) if self.training else outputs
 
 
-@animal(vectors)
+@animal(vectors, refused={"float16": "64 values", "channels": "no layer has channels that can be removed"})
 def one_layer() -> nn.Module:
     return nn.Sequential(nn.Linear(12, 5))
 
 
-@animal(refused=dict.fromkeys(("float16", "w8 a8", "w4 a32", "w4 a8", "zeros", "channels"), ""))
+@animal(
+    refused={"float16": "64 values", **dict.fromkeys(ROUNDED, "no Conv, Gemm or MatMul"), "channels": "no layer has"}
+)
 class NoWeights(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs.mean((2, 3)) * 2 + 1

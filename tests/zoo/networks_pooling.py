@@ -54,7 +54,7 @@ def mean_pooled_with_ceil_mode_padded() -> nn.Module:
     return pooled(nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, count_include_pad=False))
 
 
-@animal()
+@animal(refused={"export": "parity"})
 def mean_pooled_by_a_divisor() -> nn.Module:
     return pooled(nn.AvgPool2d(2, divisor_override=3))
 

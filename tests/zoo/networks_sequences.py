@@ -45,7 +45,7 @@ def simple_recurrent() -> nn.Module:
     return Recurrent(nn.RNN(12, 16, batch_first=True, bidirectional=True), 32)
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class LastState(nn.Module):
     """What is read is the state, not the outputs."""
 
@@ -57,7 +57,7 @@ class LastState(nn.Module):
         return self.last(self.layer(inputs)[1][-1])
 
 
-@animal(sequences)
+@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
 class CellInALoop(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class ConvolvedTokens(nn.Module):
         return self.last(torch.cat([F.relu(layer(words)).amax(2) for layer in self.convolutions], 1))
 
 
-@animal(tokens)
+@animal(tokens, refused={"channels": "no layer has channels that can be removed"})
 class RecurrentTokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def temporal() -> nn.Module:
     return nn.Sequential(nn.Conv1d(3, 12, 1), *blocks, nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(12, 5))
 
 
-@animal(signals)
+@animal(signals, refused={"depth": "architecture: the network does not run w"})
 class GatedWaves(nn.Module):
     """WaveNet: tanh times sigmoid of two convolutions, with skip connections."""
 

@@ -383,7 +383,7 @@ class Experts(nn.Module):
         return self.last((answers * self.gate(inputs).softmax(1).unsqueeze(2)).sum(1))
 
 
-@animal(vectors)
+@animal(vectors, refused={"export": "bilinear", "channels": "no layer has channels that can be removed"})
 class BilinearLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -50,6 +50,16 @@ def halved(network: nn.Module) -> nn.Module:
     return twin
 
 
+def plainly_zeroed(network: nn.Module, fraction: float) -> nn.Module:
+    """Return a copy of which each layer has lost this share of its weights, the smallest."""
+    twin = copy.deepcopy(network).eval()
+    for layer in twin.modules():
+        if isinstance(layer, LAYERS) and isinstance(layer.weight, nn.Parameter):
+            sizes = layer.weight.data.abs()
+            layer.weight.data[sizes <= sizes.quantile(fraction)] = 0
+    return twin
+
+
 def _round_activations(twin: nn.Module, layers: list[nn.Module], calibration: Tensor) -> None:
     grids = {layer: Grid() for layer in (*layers, twin)}
     watching = [layer.register_forward_pre_hook(lambda layer, inputs: grids[layer].see(inputs[0])) for layer in layers]

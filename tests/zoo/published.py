@@ -50,7 +50,7 @@ def _timm(name: str) -> nn.Module:
 
 def _animal(name: str, library: str) -> Animal:
     make = _torchvision if library == "torchvision" else _timm
-    return Animal(f"{library}_{name}", lambda: make(name), _images)
+    return Animal(f"{library}_{name}", lambda: make(name), _images, rounding="nearest")
 
 
 PUBLISHED = {

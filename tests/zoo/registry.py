@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from karui.spaces.quantization.settings import Rounding
+
 Inputs = Callable[[int], Tensor]
 Maker = Callable[[], nn.Module]
 
@@ -67,14 +69,19 @@ class Animal:
         inputs: Returns a batch of so many inputs.
         refused: Words of the reason for which a treatment is refused, by the treatment's name; any other refusal of
             it is a fault.
-        bounds_db: Where a rounded network may be further off than others, how far, by the treatment's name.
+        rounding: How weights are rounded: large networks take the quick way.
     """
 
     name: str
     make: Maker
     inputs: Inputs
     refused: Mapping[str, str] = field(default_factory=dict)
-    bounds_db: Mapping[str, float] = field(default_factory=dict)
+    rounding: Rounding = "feedback"
+
+    @property
+    def subject(self) -> str:
+        """The file that it is in, such as ``structures``."""
+        return self.make.__module__.rpartition("networks_")[2]
 
     def network(self) -> nn.Module:
         """Return the network in evaluation mode, always with the same weights."""
@@ -103,14 +110,13 @@ def animal(
     *,
     name: str = "",
     refused: Mapping[str, str] | None = None,
-    bounds_db: Mapping[str, float] | None = None,
 ) -> Callable[[Maker], Maker]:
     """Add what the decorated class or function makes to the zoo, under its own name unless another is given."""
 
     def add(make: Maker) -> Maker:
         called = name or make.__name__
         assert called not in ZOO, f"two networks are called {called}"
-        ZOO[called] = Animal(called, make, inputs, refused or {}, bounds_db or {})
+        ZOO[called] = Animal(called, make, inputs, refused or {})
         return make
 
     return add
@@ -123,6 +129,8 @@ def vary(network: nn.Module) -> None:
             own = dict(module.named_parameters(recurse=False))
             if isinstance(module, WEIGHTED) and "weight" in own:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if isinstance(module, nn.MultiheadAttention):  # layers that are copies of one have the same
+                nn.init.xavier_uniform_(module.in_proj_weight)
             if isinstance(module, NORMS) and own.get("weight") is not None:
                 module.weight.uniform_(0.5, 1.5)
             if isinstance(module, (*WEIGHTED, *NORMS)) and own.get("bias") is not None:
@@ -151,6 +159,5 @@ def take_statistics(network: nn.Module, inputs: Tensor) -> None:
         norm.momentum = None  # the mean over all batches
     with torch.no_grad():
         for part in inputs.split(16):
-            if norms:
-                network(part.clone())
+            network(part.clone())
     network.eval()

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from .judge import Wrong, judge_channels_of_outputs, level_db, relative_error
+from .case import Wrong
 from .layers import conv, head
+from .levels import judge_channels_of_outputs, level_db, relative_error
 from .plain_rounding import plainly_rounded
 from .registry import images, vary
 from .twins import fewer_blocks_twin, masked_twins

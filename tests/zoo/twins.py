@@ -25,8 +25,12 @@ def folded(network: nn.Module) -> nn.Module:
         plain = copy.deepcopy(network).eval()
     for module in plain.modules():
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+            # the copy's class is the original's as well, and has to keep its properties
+            del module._modules["parametrizations"]
+            module.__class__ = type(module).__mro__[1]
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value))
         if "weight_g" in dict(module.named_parameters(recurse=False)):
             nn.utils.remove_weight_norm(module)
     return plain

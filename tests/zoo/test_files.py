@@ -1,0 +1,21 @@
+"""Every network of the zoo as a file: exported, stored in 16 bits, rounded, zeroed, packed."""
+
+from __future__ import annotations
+
+import pytest
+
+from .animals import ZOO
+from .case import Case
+from .holding import holds, most_in_slow
+
+
+@pytest.mark.parametrize("case", ZOO, indirect=True)
+@pytest.mark.parametrize("treatment", ["export", "w8 a8"])
+def test_file_is_right_or_refused(case: Case, treatment: str) -> None:
+    holds(case, treatment)
+
+
+@pytest.mark.parametrize("case", most_in_slow(ZOO), indirect=True)
+@pytest.mark.parametrize("treatment", ["float16", "w4 a32", "w4 a8", "zeros", "packing"])
+def test_further_file_is_right_or_refused(case: Case, treatment: str) -> None:
+    holds(case, treatment)
