@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,14 +31,14 @@ from karui.studies.report.history import axis_contributions, volume_history
 from karui.studies.report.importance import parameter_importances
 from karui.studies.report.layers import Layer, read_layers
 from karui.studies.report.material import count_ended, evaluated_rows, read_material
-from karui.studies.report.page import embedded_json
+from karui.studies.report.page import embedded_json, render_page
 from karui.studies.report.points import match_layers, page_measurements
 from karui.studies.report.sections import targets
 from karui.studies.report.words import configuration, highlights, times
 from karui.studies.report.write import pick_command
 
 from .conftest import Command
-from .made_up import BASELINE, made_up_trials, store_trials, write_results
+from .made_up import BASELINE, made_up_front, made_up_trials, store_trials, write_results
 
 SEARCHED = [BASELINE[name].value for name in ("size_bytes", "latency_ms", "accuracy")]
 NAMES = ["size_bytes", "latency_ms", "accuracy"]
@@ -428,3 +430,25 @@ def test_a_page_is_one_file_of_less_than_6_mb(tmp_path: Path, count: int) -> Non
     own = text[: text.index('<script type="application/json"')]
     assert "http://" not in own
     assert "https://" not in own
+
+
+@pytest.mark.parametrize(("unit", "told"), [(100.0, "points of accuracy"), (-1e-3, "of your model's)"), (1e3, "(0.0")])
+def test_a_metric_in_any_unit_is_told_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: float, told: str
+) -> None:
+    def turned(share: Any) -> Any:
+        return unit * share if unit > 0 else unit * (1.02 - share)  # an error with its sign turned
+
+    trials = made_up_trials(60)
+    front = made_up_front(trials)
+    for table, names in ((trials, ["accuracy"]), (front, ["accuracy", "test_accuracy"])):
+        for name in names:
+            table[name], table[f"{name}_spread"] = turned(table[name]), abs(unit) * table[f"{name}_spread"]
+    for name in ("accuracy", "test_accuracy"):
+        item = BASELINE[name]
+        monkeypatch.setitem(BASELINE, name, replace(item, value=turned(item.value), spread=abs(unit) * item.spread))
+    write_results(tmp_path, trials, front)
+    content = page_content(material_of(tmp_path), ["karui", "pick", "x"])
+    assert told in content.highlights[0].sentence
+    assert content.history.volumes[-1] > 0.0
+    assert render_page(content)
