@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from .onnx_file import read_model
+from .parametrizations import fold_parametrizations
 from .quantization.layers import LAYER_OPERATORS, OTHER_OPERATORS
 from .quantization.preparation import prepare_layers
 from .sparsity.patterns import TINY_LAYER
@@ -44,12 +45,15 @@ class ZeroReach:
 
 
 def gradual_reach(network: nn.Module) -> ZeroReach:
-    """Return in how many layers of a network weights are zeroed while it trains.
+    """Return in how many layers of a network weights are zeroed while it trains, its parametrizations folded as then.
 
     Args:
         network: Left as it is; see :class:`~.sparsity.weights.WeightZeroing`.
     """
-    why = {f"{type(layer).__name__} {name}".strip(): _why_dense(layer) for name, layer in _holders(network)}
+    why = {
+        f"{type(layer).__name__} {name}".strip(): _why_dense(layer)
+        for name, layer in _holders(fold_parametrizations(network))
+    }
     return _reach(why)
 
 

@@ -75,7 +75,8 @@ def remove_channels(
         found = find_removable(wider, example)
     if not found.tied:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.reasons.items())[:3])
-        raise CandidateFailure("sparsity", f"no layer has channels that can be removed ({reasons})")
+        why = reasons or "there is no convolution or linear layer"
+        raise CandidateFailure("sparsity", f"no layer has channels that can be removed ({why})")
     scores = ChannelScores(wider, importance)
     ranked = [rank_channels(scores.of(tied), tied) for tied in found.tied]
     keep = keep_globally if scope == "global" else keep_by_layer

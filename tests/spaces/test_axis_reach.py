@@ -136,12 +136,12 @@ def test_where_weights_are_zeroed_is_told_for_the_times_in_use(tiny_task: Task, 
     torch.manual_seed(0)
     model = Mixed()
     (gradual,) = described(tiny_task, model, tmp_path, zeroing("gradual"))
-    # both convolutions, attention, its output and the head; normalization holds no weights
+    # both convolutions, attention, its output and the head; normalization holds no weights, and weight_norm is folded
     assert gradual.startswith(
         "weights can be zeroed gradually in 5 of 9 layers (not Mixed: not zeroed in layers of this"
     )
     assert "; not Linear tiny: fewer than 100 weights; not LSTM rnn: not zeroed in layers of this kind; " in gradual
-    assert gradual.endswith("; not ParametrizedLinear last: its weight is computed from others)")
+    assert gradual.endswith("; not Linear last: fewer than 100 weights)")
     zero_weights(model, 0.5)
     for name, is_zeroed in (
         ("convolution.weight", True),
