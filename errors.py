@@ -8,6 +8,8 @@ from urllib.parse import unquote
 MOST_CHARACTERS = 2000
 """Of a text that an error carries: more of what a library or a task says helps nobody, and fills terminals."""
 
+_MOST_READ = 1_000_000
+
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor
     r"|\x1b[\]PX^_][^\x07\x1b\x9c]{0,2000}(?:\x07|\x1b\\|\x9c)"  # titles, links
@@ -62,7 +64,10 @@ def plain_text(text: str, most: int = MOST_CHARACTERS) -> str:
         text: What somebody else wrote, such as the message of an exception.
         most: Characters to keep.
     """
-    if len(text) > 4 * most:  # before anything that takes time
+    if len(text) > _MOST_READ:
+        text = text[: _MOST_READ // 2] + text[-_MOST_READ // 2 :]
+    if len(text) > 4 * most:  # before anything that takes time; of a secret that is cut in two neither half is known
+        text = without_secrets(text)
         text = text[: 2 * most] + text[-2 * most :]
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     text = _INVISIBLE.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
@@ -85,6 +90,10 @@ def describe_error(error: BaseException) -> str:
     except Exception as another:
         said = f"(its message cannot be read: {type(another).__name__})"
     return plain_line(f"{type(error).__name__}: {said}")
+
+
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What it raises to read a file that is not as karui writes it: half of it, of other types, of other numbers."""
 
 
 class KaruiError(Exception):

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from ..spaces.artifact import Artifact
 
+_POSITIVE = ("size_bytes", "latency_ms", "latency_ratio")
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -43,8 +45,21 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Measurement:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(**plain)
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError, TypeError, LookupError: Where that is something else.
+        """
+        found = cls(**plain)
+        numbers = (found.value, found.spread, found.count)
+        if not all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in numbers):
+            raise ValueError(f"{found.name}: a number was expected, got {numbers}")
+        texts = (found.name, found.unit)
+        if not all(isinstance(item, str) for item in texts) or not isinstance(found.conditions, Mapping):
+            raise ValueError(f"{found.name}: a name, a unit and conditions were expected")
+        if found.value <= 0 and found.name.partition("@")[0] in _POSITIVE:
+            raise ValueError(f"{found.name}: {found.value} is no size and no time")
+        return found
 
 
 def metric_range(baseline: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -48,15 +48,35 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Outcome:
-        """Read what :meth:`to_dict` wrote."""
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError, TypeError, LookupError, AttributeError: Where that is something else.
+        """
+        curves = [
+            LearningCurve(str(kind), int(epochs), _numbers(found)) for kind, epochs, found in plain.get("curves", ())
+        ]
         return cls(
             measurements={name: Measurement.from_dict(item) for name, item in plain["measurements"].items()},
-            digest=plain["digest"],
-            stages=tuple(StageRecord(stage, seconds, cached) for stage, seconds, cached in plain["stages"]),
-            notes=tuple(plain.get("notes", ())),
-            curves=tuple(LearningCurve(kind, epochs, tuple(found)) for kind, epochs, found in plain.get("curves", ())),
-            let_through=Stop(**plain["let_through"]) if "let_through" in plain else None,
+            digest=str(plain["digest"]),
+            stages=tuple(
+                StageRecord(str(stage), *_numbers([seconds]), bool(cached))
+                for stage, seconds, cached in plain["stages"]
+            ),
+            notes=tuple(map(str, plain.get("notes", ()))),
+            curves=tuple(LearningCurve(str(kind), int(epochs), _numbers(found)) for kind, epochs, found in curves),
+            let_through=_read_stop(plain["let_through"]) if "let_through" in plain else None,
         )
+
+
+def _read_stop(plain: Mapping[str, Any]) -> Stop:
+    return Stop(str(plain["gate"]), str(plain["reason"]), *_numbers([plain["excess"]]))
+
+
+def _numbers(plain: Sequence[Any]) -> tuple[float, ...]:
+    if not all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in plain):
+        raise ValueError(f"numbers were expected, got {str(plain)[:60]}")
+    return tuple(map(float, plain))
 
 
 class Evaluate(Protocol):

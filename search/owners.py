@@ -72,9 +72,11 @@ def owner_is_gone(mark: Mapping[str, Any] | None) -> bool:
     """Say whether the process of this mark ran on this machine and runs no more; unknown marks count as gone."""
     if mark is None:
         return True
+    if not isinstance(mark, Mapping) or type(mark.get("pid")) is not int or not 0 < mark["pid"] < 2**31:
+        return True
     if not is_here(mark):
         return False
-    pid = int(mark["pid"])
+    pid = mark["pid"]
     if mark.get("started") != _start_of(pid):
         return True
     if pid == os.getpid():

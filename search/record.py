@@ -10,11 +10,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ..errors import plain_line
+from ..errors import DAMAGED, OutputError, plain_line
 from ..evaluators.measurement import Measurement
 from ..spaces.candidate import Candidate
+from .objectives import OBJECTIVES
 from .outcome import Evaluate as Evaluate
 from .outcome import Outcome as Outcome
+
+_OBJECTIVES = {objective.name for objective in OBJECTIVES}
 
 ATTEMPTS = 3
 """How often a candidate is begun before a search that keeps being killed on it gives it up."""
@@ -118,11 +121,31 @@ def attempts_of(trial: FrozenTrial) -> int:
 
 
 def read_record(trial: FrozenTrial) -> TrialRecord:
-    """Read a trial back from the storage."""
+    """Read a trial back from the storage.
+
+    Raises:
+        OutputError: Where its attributes are not such as a search notes.
+    """
+    try:
+        return _read_record(trial)
+    except DAMAGED as error:
+        raise OutputError(
+            f"trial {trial.number} of the study cannot be read",
+            where="what is noted of that trial in the study's storage",
+            got=" ".join(f"{type(error).__name__}: {error}".split())[:300],
+            remedy="restore study.db from a copy, or begin anew with another --out or --storage",
+        ) from error
+
+
+def _read_record(trial: FrozenTrial) -> TrialRecord:
     attributes = trial.user_attrs
     outcome = read_outcome(trial) if trial.state == TrialState.COMPLETE else None
     plain = attributes.get("candidate")
     state, stage, reason = _ending_of(trial)
+    if not all(isinstance(text, str) for text in (state, stage, reason)):
+        raise ValueError("status, stage and reason are texts")
+    if outcome is not None and (missing := _OBJECTIVES - outcome.measurements.keys()):
+        raise ValueError(f"its {min(missing)} is missing")
     return TrialRecord(
         number=trial.number,
         state=state,

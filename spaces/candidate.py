@@ -53,6 +53,10 @@ Without VNNI instructions, x86 adds two products of uint8 and int8 in 16 bits, s
 and exactly as the float computation of the same graph."""
 
 
+_KINDS: dict[type, type | tuple[type, ...]] = {float: (int, float), int: (int, float), str: str}
+"""What a field may hold, by what it holds where it is left out."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One combination of architecture, sparsity, bit-width and early exit.
@@ -124,13 +128,21 @@ class Candidate:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
-            ValueError: On an unknown kind of architecture.
+            ValueError, TypeError, LookupError, AttributeError: On an unknown kind of architecture, or another value
+                than such a candidate has.
         """
         others = dict(plain)
         architecture = others.pop("architecture")
         if "group_bits" in others:
             others["group_bits"] = tuple(others["group_bits"])
-        return cls(architecture=read_architecture(architecture), **others)
+        found = cls(architecture=read_architecture(architecture), **others)
+        for each in fields(found):
+            value, expected = getattr(found, each.name), _KINDS.get(type(each.default))
+            if expected is not None and (isinstance(value, bool) or not isinstance(value, expected)):
+                raise ValueError(f"{each.name}: {value!r} is none that a candidate has")
+        if not all(isinstance(bits, int) for bits in found.group_bits):
+            raise ValueError(f"group_bits: {found.group_bits!r} are no bits")
+        return found
 
     def describe(self) -> str:
         """Return a short text for tables and plots, such as ``baseline, -50 % channels, w4 a8``."""

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import DAMAGED
 from .artifact import file_digest, write_bytes
 from .lease import forget, lease, lease_if_free
 
@@ -23,6 +24,7 @@ MANIFEST = "manifest.json"
 DEFAULT_LIMIT_BYTES = 20_000_000_000
 
 _KEY = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
+_TAG_NAME = "CACHEDIR.TAG"
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of karui: deleting it costs time, nothing else.\n"
 
 WAITING = "waiting for a network that another process trains"
@@ -157,6 +159,13 @@ class StageCache:
                     total -= entry.size_bytes
             self._sweep()
 
+    def is_one(self) -> bool:
+        """Say whether the folder is a cache that a search has made, and none of anybody else's."""
+        try:
+            return (self.folder / _TAG_NAME).read_bytes() == _TAG
+        except FileNotFoundError:
+            return False
+
     def sizes(self) -> list[EntrySize]:
         """Return every entry as it lies on disk now."""
         return [
@@ -168,7 +177,7 @@ class StageCache:
     def _prepare(self) -> None:
         for folder in (self._entries, self._scratch, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
-        tag = self.folder / "CACHEDIR.TAG"  # tells backups to leave it out, https://bford.info/cachedir/
+        tag = self.folder / _TAG_NAME  # tells backups to leave it out, https://bford.info/cachedir/
         if not tag.exists():
             write_bytes(_TAG, tag)
 
@@ -209,8 +218,8 @@ class StageCache:
         """Say whether the files of the manifest are there; read once in this process, told by size and time later."""
         try:
             files = json.loads((folder / MANIFEST).read_bytes())["files"]
-            return all(self._is_intact(folder / name, *kept) for name, kept in files.items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return all(self._is_intact(folder / Path(name).name, *kept) for name, kept in files.items())
+        except (OSError, *DAMAGED):
             return False
 
     def _is_intact(self, path: Path, size_bytes: int, digest: str) -> bool:
@@ -248,7 +257,7 @@ class StageCache:
 def _children(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -271,7 +280,10 @@ def _remove(folder: Path) -> None:
     with suppress(OSError):  # what it is, the rest will meet as well
         (folder / MANIFEST).unlink()  # first: without it there is no entry, whenever this is interrupted
     with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()  # none of the cache's; what a link leads to is not its to remove
+        else:
+            shutil.rmtree(folder)
 
 
 def _write_manifest(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..errors import KaruiError, OutputError
 from .commands.command_options import Artifacts, Format, Out, Storage, Study
 from .commands.deciding_commands import add_commands
 from .commands.views import cache_view, front_view, preflight_view, training_view
-from .storage.folder import CACHE_NAME, explain_cache_errors
+from .storage.folder import CACHE_NAME, explain_cache_errors, explain_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,7 +132,7 @@ def front(
         if len(table) and "test_accuracy" not in table.columns:
             console.print("The front so far, by validation accuracy: the search has not finished.")
         elif len(table) and (certification := read_certification(results.folder)) is not None:
-            console.print(certification.describe(), highlight=False, soft_wrap=True)
+            console.print(Text(certification.describe()), soft_wrap=True)
         _recommend(console, table, read_baseline_measurements(results) if len(table) else {}, further)
 
 
@@ -226,13 +227,24 @@ def show_cache(
     """Show how much of trained networks is kept for other studies, or clear it; results are not touched."""
     from ..spaces.stage_cache import StageCache
 
-    if not folder.is_dir():
-        raise OutputError("there is no such cache", where=str(folder), remedy="name the folder that --cache was given")
     kept = StageCache(folder)
-    if clear:
-        with explain_cache_errors(folder):
-            kept.trim(0)
-    Console().print(cache_view(folder, kept.sizes()), soft_wrap=True)
+    with explain_unreadable(folder, "the cache"):
+        if not folder.is_dir():
+            remedy = "name the folder that --cache was given"
+            raise OutputError("there is no such cache", where=str(folder), remedy=remedy)
+        if not kept.is_one():  # what lies in a folder of anybody else's is not to be removed, whatever it is called
+            raise OutputError(
+                "that folder is no cache of karui's",
+                where=str(folder),
+                expected="a folder that a search has made, with CACHEDIR.TAG in it",
+                got="a folder without it",
+                remedy="name the folder that --cache was given",
+            )
+        if clear:
+            with explain_cache_errors(folder):
+                kept.trim(0)
+        sizes = kept.sizes()
+    Console().print(cache_view(folder, sizes), soft_wrap=True)
 
 
 def main() -> None:
@@ -242,6 +254,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # numpy's threads do the same, and the matrices here are too small to gain from several.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file may hold what the terminal has no letters for
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except KaruiError as error:
@@ -249,6 +264,14 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:  # what the system refuses is no bug; where, and what to do, it says itself
+        if sys.argv[1:2] in (["search"], ["preflight"]):  # where the task's own code runs, which may have raised it
+            raise
+        _print_error(_refusal(error))
+        code = KaruiError.exit_code
     except Exception as error:
         code = _explain_usage(error)
     if code == INTERRUPTED:  # typer itself turns Ctrl-C into this code, and says nothing
@@ -258,6 +281,14 @@ def main() -> None:
 
 def _say_stopped() -> None:
     Console(stderr=True).print("stopped: every finished trial is kept; the same command goes on from there")
+
+
+def _refusal(error: OSError) -> OutputError:
+    where = None if error.filename is None else os.fsdecode(error.filename)
+    got = f"{type(error).__name__}: {error.strerror or error}"
+    return OutputError(
+        "the system refuses a file or a folder", where=where, got=got, remedy="check its name and its permissions"
+    )
 
 
 def _explain_usage(error: Exception) -> int:
@@ -280,9 +311,9 @@ def _show_result(console: Console, result: StudyResult) -> None:
     from ..search.gatekeeper import describe_reports
     from .further import further_of
 
-    console.print(f"{result.ending}; {len(result.trials)} trials", highlight=False)
+    console.print(Text(f"{result.ending}; {len(result.trials)} trials"))
     if told := describe_reports(result.gates):
-        console.print(told, highlight=False, soft_wrap=True)
+        console.print(Text(told), soft_wrap=True)
     if not len(result.front):
         from .run import describe_values
 
@@ -293,7 +324,7 @@ def _show_result(console: Console, result: StudyResult) -> None:
         return
     console.print(front_view(result.front, further_of(result.objectives)), soft_wrap=True)
     if result.certification is not None:
-        console.print(result.certification.describe(), highlight=False, soft_wrap=True)
+        console.print(Text(result.certification.describe()), soft_wrap=True)
     _recommend(console, result.front, result.baseline, further_of(result.objectives))
     here = result.folder.relative_to(Path.cwd()) if result.folder.is_relative_to(Path.cwd()) else result.folder
     console.print(Text(f"results: {here}/ (front.csv, front.png, trials.csv, front/*.onnx)"))

@@ -69,7 +69,7 @@ class Finish:
         records = read_records(self.study)
         front = front_records(records, objectives)
         mark = certified_mark(records, front)
-        if waited and self.folder.certified.exists() and self.folder.certified.read_text() == mark:
+        if waited and self.folder.certified.is_file() and self.folder.certified.read_bytes() == mark.encode():
             return self._result_of_another(records, ending)
         wanted = files_to_measure(front, edge_records(records, objectives=objectives), bench)
         edge = f" and {len(wanted) - len(front)} from its edge" if len(wanted) > len(front) else ""

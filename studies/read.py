@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OutputError, StudyFileError
 from ..evaluators.measurement import Measurement
 from .storage.folder import RunFolder, check_name, explain_unreadable
+from .storage.reading import explain_damage, read_json
 
 # Optuna and its database, which take most of a second to load, are loaded where there is no front.csv to read.
 
@@ -118,18 +119,9 @@ def read_front_table(folder: RunFolder) -> pd.DataFrame:
     Raises:
         OutputError: Where it cannot be read.
     """
-    import pandas as pd
+    from .result_tables import read_front_csv
 
-    try:
-        # A digest of decimal digits only is not a number.
-        return pd.read_csv(folder.front_csv, dtype={"point": str, "key": str, "sha256": str})
-    except (ValueError, OSError) as error:
-        raise OutputError(
-            "the front cannot be read",
-            where=str(folder.front_csv),
-            got=str(error),
-            remedy="delete that file and run the search again; it only writes the front anew",
-        ) from error
+    return read_front_csv(folder)
 
 
 def read_trials(results: Results) -> pd.DataFrame:
@@ -138,7 +130,7 @@ def read_trials(results: Results) -> pd.DataFrame:
     Raises:
         OutputError: Where neither can be read.
     """
-    import pandas as pd
+    from .result_tables import read_trials_csv
 
     path = results.folder.trials_csv
     if not path.exists():
@@ -151,15 +143,7 @@ def read_trials(results: Results) -> pd.DataFrame:
         with explain_storage_errors(results.storage):
             study = open_study(results.storage, results.name, create=False)
             return trials_table(read_records(study), stored_objectives(study))
-    try:
-        return pd.read_csv(path, dtype={"key": str, "sha256": str})
-    except (ValueError, OSError) as error:
-        raise OutputError(
-            "the trials cannot be read",
-            where=str(path),
-            got=str(error),
-            remedy="delete that file and run the search again; it only writes the trials anew",
-        ) from error
+    return read_trials_csv(path)
 
 
 def read_baseline_values(results: Results) -> dict[str, float]:
@@ -175,7 +159,7 @@ def read_baseline_measurements(results: Results) -> dict[str, Measurement]:
     """
     folder = results.folder
     for described in sorted(folder.front_files.glob("*.json")):
-        return {key: Measurement.from_dict(item) for key, item in read_description(described)["baseline"].items()}
+        return read_measurements(read_description(described)["baseline"])
     from .storage.store import open_study
     from .storage.study_notes import read_baseline
 
@@ -199,7 +183,8 @@ def read_objectives(results: Results) -> tuple[Objective, ...]:
     for path in sorted(folder.front_files.glob("*.json")):
         described = read_description(path)
         # A search of an earlier version named none, and there were no others than these.
-        return objectives_named(described.get("objectives", [objective.name for objective in OBJECTIVES]))
+        with explain_damage(path, "the configuration of a point"):
+            return objectives_named(described.get("objectives", [objective.name for objective in OBJECTIVES]))
     if results.storage == folder.own_storage and not folder.database.exists():
         return OBJECTIVES
     from .storage.store import open_study
@@ -214,18 +199,31 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         OutputError: Where it cannot be read.
     """
-    try:
-        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    with explain_damage(path, "the configuration of a point"):
+        described: dict[str, Any] = read_json(path)
         if not isinstance(described, dict) or not {"study", "baseline"} <= described.keys():
             raise ValueError("it does not hold what a search writes there")
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            "the configuration of a point cannot be read",
-            where=str(path),
-            got=str(error),
-            remedy="run the search again; it only writes the front anew",
-        ) from error
+        if not isinstance(described["study"], str):
+            raise ValueError("its study has no name")
+        read_measurements(described["baseline"])
+        for name in ("measurements", "baseline"):
+            for item in described.get(name, {}).values():
+                Measurement.from_dict(item)
     return described
+
+
+def read_measurements(plain: Mapping[str, Any]) -> dict[str, Measurement]:
+    """Return a baseline's measurements by name; there are those of the objectives that every study has.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError: Where they are none.
+    """
+    from ..search.objectives import OBJECTIVES
+
+    found = {name: Measurement.from_dict(item) for name, item in plain.items()}
+    if missing := [objective.name for objective in OBJECTIVES if objective.name not in found]:
+        raise ValueError(f"the baseline's {missing[0]} is missing")
+    return found
 
 
 def _front_so_far(results: Results) -> pd.DataFrame:
@@ -240,5 +238,10 @@ def _front_so_far(results: Results) -> pd.DataFrame:
         objectives = stored_objectives(study)
         records = front_records(read_records(study), objectives)
     table = trials_table(records, objectives)
+    with explain_damage(
+        results.storage, "the trials", "restore study.db from a copy, or begin anew with another --out"
+    ):
+        if len(table) and ("latency_ratio" not in table.columns or table["latency_ratio"].isna().any()):
+            raise ValueError("a trial of the front has no latency_ratio")
     table.insert(0, "point", [f"p{rank:02d}" for rank in range(1, len(records) + 1)])
     return table

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import DAMAGED
+from ..storage.reading import check_is_file
+
 if TYPE_CHECKING:
     from ...evaluators.runtime import Runner
 
 BATCH_SIZE = 256
+
+_NO_ARCHIVE = (EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""RuntimeError: encrypted, or of a compression that is not known; MemoryError: of a size that was never meant."""
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], str]:
@@ -25,6 +31,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any
         names: Arrays that it has to hold, with as many rows each, one at least.
     """
     try:
+        check_is_file(path)
         kept = np.load(path, allow_pickle=False)
         if isinstance(kept, np.ndarray):
             return {}, "it is one array, an .npz with several by name was expected"
@@ -32,7 +39,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any
             arrays = dict(kept)
     except FileNotFoundError:
         return {}, "there is no such file"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, *DAMAGED, *_NO_ARCHIVE) as error:
         return {}, f"it is damaged, cut short, or no .npz ({' '.join(str(error).split())})"
     missing = [name for name in names if name not in arrays]
     if missing:

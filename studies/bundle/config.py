@@ -26,7 +26,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, h
 class MeasurementPaper(BaseModel):
     """One measured number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     name: str = Field(description="What was measured, with its unit.")
     value: float
     unit: Literal["bytes", "ms", "1"]
@@ -40,7 +40,7 @@ class MeasurementPaper(BaseModel):
 class TaskOfBundle(BaseModel):
     """What whoever runs the file has to know of the task."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     metric: str = Field(description="What the metric is called.")
     top1: bool = Field(description="Whether it is the share of rows whose largest output is the target class.")
     input_shape: list[int] = Field(description="Shape of one input, without the batch axis.")
@@ -52,7 +52,7 @@ class TaskOfBundle(BaseModel):
 class SamplesOfBundle(BaseModel):
     """Inputs of the test split, and what the file answered to them when it was measured."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     file: str
     count: int = Field(ge=1)
     tolerance: float = Field(
@@ -63,7 +63,7 @@ class SamplesOfBundle(BaseModel):
 class BundleConfig(BaseModel):
     """What the file model.onnx beside this one is, and how it was measured."""
 
-    model_config = ConfigDict(extra="allow", title="config.json of a karui bundle")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, title="config.json of a karui bundle")
     json_schema: Literal["config.schema.json"] = Field(alias="$schema")
     format: Literal[2]
     study: str
@@ -134,7 +134,7 @@ def read_config(text: str, where: str) -> BundleConfig:
             got=repr(first["input"])[:120],
             remedy="export the bundle again",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OutputError(
             f"{CONFIG} is no JSON", where=where, got=str(error), remedy="export the bundle again"
         ) from error

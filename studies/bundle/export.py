@@ -13,7 +13,8 @@ from ...spaces.artifact import file_digest
 from ..point_file import point_file
 from ..read import read_description
 from ..storage.folder import RunFolder, check_name, explain_os_errors, explain_unreadable, write_atomically
-from .config import CONFIG, SAMPLES, SCHEMA, bundle_config, config_schema
+from ..storage.reading import explain_damage
+from .config import CONFIG, SAMPLES, SCHEMA, BundleConfig, bundle_config, config_schema
 from .model_card import model_card
 from .samples import npz_bytes, read_samples, read_task_paper
 from .sums import write_sums
@@ -45,14 +46,18 @@ def export_bundle(row: pd.Series[Any], folder: RunFolder, destination: Path, fil
     """
     source = _checked_file(row, folder, files)
     samples = read_samples(folder, source, str(row["sha256"]))
-    described = read_description(source.with_suffix(".json"))
-    config = bundle_config(described, read_task_paper(folder), 0 if samples is None else len(samples["inputs"]))
+    paper, path = read_task_paper(folder), source.with_suffix(".json")
+    described = read_description(path)
+    with explain_damage(path, "the configuration of a point"):
+        config = bundle_config(described, paper, 0 if samples is None else len(samples["inputs"]))
+        card = model_card(config).encode()
+        BundleConfig.model_validate(json.loads(json.dumps(config, ensure_ascii=False).encode()))
     check_name(destination, "folder to export to", "another --export")
     with explain_os_errors(destination, "folder to export to", "another --export"), whole_folder(destination) as made:
         copyfile(source, made / "model.onnx")
         _write_json(made / CONFIG, config)
         _write_json(made / SCHEMA, config_schema())
-        write_atomically(made / "MODEL_CARD.md", model_card(config).encode())
+        write_atomically(made / "MODEL_CARD.md", card)
         copyfile(RUN, made / "run.py")
         if samples is not None:
             write_atomically(made / SAMPLES, npz_bytes(samples))

@@ -18,7 +18,7 @@ from ...spaces.artifact import file_digest
 from ..commands.target_options import make_target
 from .arrays import read_arrays
 from .check import Check
-from .config import SAMPLES, BundleConfig, MeasurementPaper
+from .config import CONFIG, SAMPLES, BundleConfig, MeasurementPaper
 
 if TYPE_CHECKING:
     from .verify import VerifyOptions
@@ -31,6 +31,9 @@ MILLISECONDS_TOLERANCE = 0.5
 
 ONNXRUNTIME = "onnxruntime"
 """The runtime where conditions name none."""
+
+_MOST = {"threads": 1_024, "batch_size": 65_536}
+"""What conditions may say of numbers that decide how much is asked of this machine."""
 
 _KIND = ("processor", "runtime", "provider", "threads")
 
@@ -55,6 +58,11 @@ def check_latency(bundle: Path, config: BundleConfig, options: VerifyOptions, ch
         told = "it was measured over many inputs, one at a time, which the bundle does not hold"
         return Check("latency", "not comparable", told)
     _check_reference(options.reference, said.conditions)
+    for name, most in _MOST.items():
+        if type(value := said.conditions.get(name, 1)) is not int or not 1 <= value <= most:
+            return Check(
+                "latency", "not comparable", f"it was measured, says {CONFIG}, with {name} = {str(value)[:60]!r}"
+            )
     inputs = _inputs(bundle, said.conditions, changed)
     if inputs is None:
         return Check("latency", "not checked", "the bundle holds no samples to time it on")
@@ -124,7 +132,9 @@ def _open_target(options: VerifyOptions, conditions: Mapping[str, Any]) -> Targe
     """Return the target as it was then; None where this machine has not the provider."""
     import onnxruntime
 
-    provider, runtime = conditions.get("provider", CPU_PROVIDER), conditions.get("runtime", ONNXRUNTIME)
+    provider, runtime = (
+        str(conditions.get(name, usual)) for name, usual in (("provider", CPU_PROVIDER), ("runtime", ONNXRUNTIME))
+    )
     here = onnxruntime.get_available_providers()
     if options.target == "local" and runtime == ONNXRUNTIME and provider not in here:
         return None

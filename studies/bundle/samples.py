@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import OutputError
+from ...errors import DAMAGED, OutputError
 from ...spaces.artifact import file_digest
 from ..storage.folder import RunFolder, write_atomically
+from ..storage.reading import read_json
 from .arrays import read_arrays
 
 if TYPE_CHECKING:
@@ -96,9 +97,10 @@ def read_task_paper(folder: RunFolder) -> TaskPaper | None:
     if not path.is_file():
         return None
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return TaskPaper(**{**plain, "input_shape": tuple(plain["input_shape"]), "labels": tuple(plain["labels"])})
-    except (ValueError, TypeError, KeyError) as error:
+        plain = read_json(path)
+        labels = tuple(map(str, plain["labels"]))
+        return TaskPaper(**{**plain, "input_shape": tuple(map(int, plain["input_shape"])), "labels": labels})
+    except (OSError, *DAMAGED) as error:
         raise _damaged(path, str(error)) from error
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from ...spaces.artifact import file_digest
 from ..storage.folder import write_atomically
+from ..storage.reading import check_is_file
 
 SUMS = "SHA256SUMS"
 
@@ -47,11 +48,14 @@ def find_sum_faults(folder: Path, needed: frozenset[str]) -> list[SumFault]:
         needed: Files that must have a sum.
     """
     try:
+        check_is_file(folder / SUMS)
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return [SumFault(SUMS, f"{SUMS} is missing, so nothing tells whether the files are those that were exported")]
     except UnicodeDecodeError:
         return [SumFault(SUMS, f"{SUMS} is no text; it was damaged")]
+    except (OSError, ValueError) as error:
+        return [SumFault(SUMS, f"{SUMS} cannot be read: {error}")]
     sums: dict[str, str] = {}
     faults = []
     for number, line in enumerate(lines, start=1):
@@ -66,9 +70,18 @@ def find_sum_faults(folder: Path, needed: frozenset[str]) -> list[SumFault]:
     faults += [
         SumFault(name, f"{name} is not the file that was exported: sha256 {found} instead of {sums[name]}")
         for name in sorted(present & set(sums))
-        if (found := file_digest(folder / name)) != sums[name]
+        if (found := _digest(folder / name)) != sums[name]
     ]
     return faults
+
+
+def _digest(path: Path) -> str:
+    """Return the sum of a file, or in words why it has none: a pipe may never end, a link may lead nowhere."""
+    try:
+        check_is_file(path)
+        return file_digest(path)
+    except (OSError, ValueError) as error:
+        return f"unknown ({error})"
 
 
 def _without_sum(name: str, needed: frozenset[str]) -> SumFault:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import KaruiError, OutputError
+from ..storage.reading import check_is_file
 from .accuracy_check import check_accuracy, read_data
 from .check import Check
 from .config import CONFIG, SAMPLES, SCHEMA, BundleConfig, read_config
@@ -127,12 +128,13 @@ def _config(bundle: Path, changed: set[str], checks: list[Check]) -> BundleConfi
         checks.append(Check("configuration", "missed", told))
         return None
     try:
+        check_is_file(path)
         config = read_config(path.read_text(encoding="utf-8"), str(path))
     except OutputError as error:
         checks.append(Check("configuration", "missed", "; ".join([error.what, *(t for _, t in error.details()[:3])])))
         return None
-    except UnicodeDecodeError:
-        checks.append(Check("configuration", "missed", f"{CONFIG} is no text"))
+    except (OSError, ValueError) as error:  # no file, no text
+        checks.append(Check("configuration", "missed", f"{CONFIG} cannot be read: {error}"))
         return None
     checks.append(Check("configuration", "kept", f"{config.point} of the study {config.study}: {config.summary}"))
     return config

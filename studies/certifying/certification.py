@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ...errors import DAMAGED
 from ..storage.folder import RunFolder, write_atomically
+from ..storage.reading import read_json
 
 Mark = Literal["holds", "within noise", "fell off"]
 HOLDS: Mark = "holds"
@@ -68,8 +70,14 @@ class Certification:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Certification:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(**{**plain, "lost": tuple(plain["lost"])})
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError, TypeError, LookupError, AttributeError: Where that is something else.
+        """
+        found = cls(**{**plain, "lost": tuple(map(str, plain["lost"]))})
+        found.describe()  # which shows that every number is one
+        return found
 
     def describe(self) -> str:
         """Return in a line or two how the front stood its test."""
@@ -96,6 +104,6 @@ def write_certification(folder: RunFolder, certification: Certification) -> None
 def read_certification(folder: RunFolder) -> Certification | None:
     """Return how the front in a results folder stood its test; None where that is not known."""
     try:
-        return Certification.from_dict(json.loads(folder.certification.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Certification.from_dict(read_json(folder.certification))
+    except (OSError, *DAMAGED):
         return None  # a search of an earlier version has left none; the next one writes it

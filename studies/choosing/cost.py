@@ -25,9 +25,10 @@ _SECONDS = {
 """Seconds of each unit of time; a year has 365 days, a month is a twelfth of it (730 hours)."""
 
 _MULTIPLES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-_NUMBER = r"((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+_NUMBER = r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?)"
 _REQUESTS = re.compile(rf"\s*{_NUMBER}\s*([A-Za-z]?)\s*/\s*([a-z]+)\s*")
 _PRICE = re.compile(rf"\s*([^\s\d./-]*)\s*{_NUMBER}\s*([^\s\d./-]*)\s*/\s*core-([a-z]+)\s*")
+_MOST = 1e30
 _HOUR = 3600.0
 _MONTH = _SECONDS["month"]
 
@@ -94,8 +95,7 @@ def parse_requests(text: str) -> float:
             "as 500/s, 2k/day or 10M/month",
             got=repr(text),
         )
-    requests = _finite(float(match[1]) * _MULTIPLES[match[2]], "--requests", text)
-    return requests * _MONTH / _SECONDS[match[3]]
+    return _finite(float(match[1]) * _MULTIPLES[match[2]] * _MONTH / _SECONDS[match[3]], "--requests", text)
 
 
 def parse_price(text: str) -> Price:
@@ -118,8 +118,8 @@ def parse_price(text: str) -> Price:
 
 
 def _finite(number: float, where: str, text: str) -> float:
-    if not math.isfinite(number):
-        raise KaruiError("a number is too large", where=where, expected="a finite number", got=repr(text))
+    if not number < _MOST:
+        raise KaruiError("a number is too large", where=where, expected="a number that means something", got=repr(text))
     return number
 
 

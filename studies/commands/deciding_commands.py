@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -106,6 +107,9 @@ def verify(
     from .target_options import read_target_options
 
     asked = read_target_options(target_option or [])
+    for name, share in (("--tolerance", tolerance), ("--latency-tolerance", latency_tolerance)):
+        if share is not None and not math.isfinite(share):
+            raise KaruiError("that is no share", where=name, expected="a number of 0 or more", got=str(share))
     options = VerifyOptions(data, None if target == "none" else target, reference, tolerance, latency_tolerance, asked)
     found = verify_bundle(bundle, options)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,10 @@ def make_target(kind: str, kinds: Mapping[str, Callable[..., Any]], options: Map
 
 def _read(reader: Callable[[str], Any] | None, name: str, text: str) -> Any:
     try:
-        return text if reader is None else reader(text)
+        value = text if reader is None else reader(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a finite number was expected")
+        return value
     except ValueError as error:
         raise KaruiError(
             "an option of the target has no meaning", where=f"--target-option {name}", got=f"{text!r}: {error}"

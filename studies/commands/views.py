@@ -140,7 +140,8 @@ def point_view(row: pd.Series[Any], baseline: Mapping[str, Measurement] | None =
     view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
     for target, column in target_columns(row.index).items():
         if (ratio := row.get(f"latency_ratio@{target}", float("nan"))) == ratio:
-            view.add_row("", f"{with_spread(row, column, 3)} ms ({1 / ratio:.2f}x faster) on {target}")
+            told = f"{with_spread(row, column, 3)} ms ({1 / ratio:.2f}x faster) on {target}"
+            view.add_row("", Text(told))
     if (tail := row.get("latency_p95_ratio", float("nan"))) == tail:
         view.add_row("", f"{tail:.2f}x your model's, 95th percentile over inputs")
     if (load_ms := row.get("load_ms", float("nan"))) == load_ms:

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...errors import DAMAGED
 from ...search.outcome import Outcome
 from ..storage.folder import write_atomically
+from ..storage.reading import read_json
 
 
 class KeptOutcomes:
@@ -30,8 +32,8 @@ class KeptOutcomes:
     def get(self, digest: str) -> Outcome | None:
         """Return what was measured of a file; None where nothing was, or what was kept cannot be read."""
         try:
-            return Outcome.from_dict(json.loads(self._path(digest).read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return Outcome.from_dict(read_json(self._path(digest)))
+        except (FileNotFoundError, *DAMAGED):
             return None  # it is measured again, then
 
     def keep(self, outcome: Outcome) -> None:

@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...errors import DAMAGED
 from ..storage.folder import write_atomically
+from ..storage.reading import read_json
 
 
 def read_kept(kept: Path | None) -> dict[str, Any]:
     """Return what is kept; nothing where it is missing or broken: it is measured again then."""
     try:
-        known = json.loads(kept.read_text(encoding="utf-8")) if kept is not None else {}
-    except (OSError, ValueError):
+        known = read_json(kept) if kept is not None else {}
+    except (OSError, *DAMAGED):
         return {}
     return known if isinstance(known, dict) else {}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ...errors import DAMAGED
 from ...evaluators.measurement import metric_range
 from ...spaces.candidate import Candidate
 from ..certifying.certification import CHOSEN_BY_TEST, read_certification
@@ -14,6 +14,7 @@ from ..choosing.ranking import Flip, front_flips, target_columns
 from ..choosing.recommend import least_accuracy
 from ..further import title_of
 from ..metric_text import has_points, one_point_text
+from ..storage.reading import read_json
 from .axes import axes_used, combination_labels, parameter_names
 from .cloud import cloud_columns
 from .conditions import how_measured
@@ -200,8 +201,8 @@ _CERTIFIED = {
 def _certification(material: Material) -> list[tuple[str, str]]:
     """Return what the search wrote of how the front stood its test, where it did."""
     try:
-        plain = json.loads((material.folder.path / "certification.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        plain = read_json(material.folder.certification)
+    except (OSError, *DAMAGED):
         return []
     marks = plain.get("marks") if isinstance(plain, dict) else None
     told = [("Marks", ", ".join(f"{count} {mark}" for mark, count in marks.items()))] if isinstance(marks, dict) else []

@@ -15,6 +15,7 @@ from ...spaces.candidate import Candidate
 from ..point_file import point_file
 from ..read import read_description
 from ..storage.folder import RunFolder
+from ..storage.reading import explain_damage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,14 +61,16 @@ def read_documents(
 
 
 def _from_description(file: Path) -> PointDocument:
-    plain: dict[str, Any] = read_description(file.with_suffix(".json"))
-    return PointDocument(
-        candidate=Candidate.from_dict(plain["candidate"]) if plain.get("candidate") else None,
-        measurements={name: Measurement.from_dict(item) for name, item in plain["measurements"].items()},
-        versions=plain.get("versions", {}),
-        file=file if file.is_file() else None,
-        notes=tuple(plain.get("notes", ())),
-    )
+    path = file.with_suffix(".json")
+    plain: dict[str, Any] = read_description(path)
+    with explain_damage(path, "the configuration of a point"):
+        return PointDocument(
+            candidate=Candidate.from_dict(plain["candidate"]) if plain.get("candidate") else None,
+            measurements={name: Measurement.from_dict(item) for name, item in plain["measurements"].items()},
+            versions={str(name): str(version) for name, version in plain.get("versions", {}).items()},
+            file=file if file.is_file() else None,
+            notes=tuple(map(str, plain.get("notes", ()))),
+        )
 
 
 def _from_record(folder: RunFolder, record: TrialRecord) -> PointDocument:

@@ -18,8 +18,10 @@ from ...evaluators.measurement import Measurement
 from ...search.objectives import Objective, parse_bound
 from ...search.record import TrialRecord, read_records
 from ..further import further_of
-from ..read import Results, read_description, read_front_table, read_objectives
+from ..read import Results, read_description, read_front_table, read_measurements, read_objectives
+from ..result_tables import read_trials_csv
 from ..storage.folder import RunFolder
+from ..storage.reading import check_is_file, explain_damage
 from ..storage.storage_errors import explain_storage_errors
 from ..storage.store import open_study
 from ..storage.study_notes import read_baseline
@@ -127,7 +129,9 @@ def read_material(results: Results) -> Material:
     attributes = dict(study.user_attrs) if study is not None else {}
     objectives = _bounded(objectives, attributes)
     points, is_front = _points(front, trials, objectives, baseline)
-    events = read_log(folder.log) if folder.log.exists() else []
+    with explain_damage(folder.log, "the log of the search", "move that file away"):
+        check_is_file(folder.log)
+        events = read_log(folder.log) if folder.log.exists() else []
     return Material(
         name=results.name,
         folder=folder,
@@ -161,13 +165,9 @@ def _trials(
     results: Results, study: optuna.Study | None, objectives: Sequence[Objective]
 ) -> tuple[pd.DataFrame, list[TrialRecord]]:
     """Return the table of trials, and their records where they had to be read from the database."""
-    import pandas as pd
-
     path = results.folder.trials_csv
     if path.exists():
-        text = dict.fromkeys(("stage", "reason", "kind", "candidate", "key", "sha256"), str)
-        # a cell's operation "none" is a value, and so is a reason of "NA"
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
+        table = read_trials_csv(path)
         if study is None or int((table["state"] != "running").sum()) == count_ended(results.storage, results.name):
             return _plain(table), []
     if study is None:
@@ -205,17 +205,18 @@ def count_ended(storage: str, name: str) -> int:
 
 def _baseline(folder: RunFolder, study: optuna.Study | None) -> dict[str, Measurement]:
     for path in sorted(folder.front_files.glob("*.json")):
-        described = read_description(path)["baseline"]
-        return {name: Measurement.from_dict(item) for name, item in described.items()}
+        return read_measurements(read_description(path)["baseline"])
     known = read_baseline(study) if study is not None else None
     return known[1] if known else {}
 
 
 def _bounded(objectives: Sequence[Objective], attributes: dict[str, Any]) -> tuple[Objective, ...]:
-    bounds = attributes.get("meaning", {}).get("bounds", {})
-    texts = [bounds.get(_BOUNDS.get(objective.name)) for objective in objectives]
-    pairs = zip(objectives, texts, strict=True)
-    return tuple(item if text is None else replace(item, bound=parse_bound(text, item)) for item, text in pairs)
+    remedy = "restore study.db from a copy, or begin anew with another --out or --storage"
+    with explain_damage("the attribute 'meaning' in the study's storage", "what is noted of the study", remedy):
+        bounds = attributes.get("meaning", {}).get("bounds", {})
+        texts = [bounds.get(_BOUNDS.get(objective.name)) for objective in objectives]
+        pairs = zip(objectives, texts, strict=True)
+        return tuple(item if text is None else replace(item, bound=parse_bound(text, item)) for item, text in pairs)
 
 
 def _points(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+
+from ...errors import DAMAGED
 
 
 class QuickStorage(RDBStorage):
@@ -33,9 +38,39 @@ class QuickStorage(RDBStorage):
     ) -> list[FrozenTrial]:
         if states is not None or trial_id_greater_than > -1:
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        with Session(self.engine) as session:
+        with Session(self.engine) as session, told_as_damage("its trials"):
             # A study that is missing is Optuna's to complain of.
             return _read_trials(session, study_id) or super()._get_trials(study_id, None, set(), -1)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return one trial."""
+        with told_as_damage(f"the trial of id {trial_id}"):
+            return super().get_trial(trial_id)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return what is noted of a study."""
+        with told_as_damage("its attributes"):
+            return super().get_study_user_attrs(study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return what Optuna notes of a study."""
+        with told_as_damage("its attributes"):
+            return super().get_study_system_attrs(study_id)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """Return the directions of a study's objectives."""
+        with told_as_damage("its directions"):
+            return super().get_study_directions(study_id)
+
+
+@contextmanager
+def told_as_damage(what: str) -> Iterator[None]:
+    """Turn what it raises to read entries that Optuna did not write so into an error that is told as the storage's."""
+    try:
+        yield
+    except (*DAMAGED, AssertionError) as error:  # Optuna asserts that its tables hold what it has put there
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StorageInternalError(f"{what} cannot be read: {told}") from error
 
 
 def _read_trials(session: Session, study_id: int) -> list[FrozenTrial]:

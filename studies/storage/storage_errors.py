@@ -9,12 +9,12 @@ import optuna
 import sqlalchemy.exc
 from sqlalchemy.engine import make_url
 
-from ...errors import OutputError, without_secrets
+from ...errors import DAMAGED, OutputError, without_secrets
 
 STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-OPENING_ERRORS = (*STORAGE_ERRORS, ImportError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+OPENING_ERRORS = (*STORAGE_ERRORS, *DAMAGED, ImportError, RuntimeError, AssertionError)
 """A missing driver, a database of another version, an URL that cannot be taken apart; Optuna fills in what stands in
-braces in an URL, and what it has no value for is a LookupError."""
+braces in an URL, and asserts that its tables hold what it has put there."""
 
 without_password = without_secrets
 """Blanks out the passwords in a text."""
@@ -28,7 +28,8 @@ def explain_storage_errors(storage: str, errors: tuple[type[Exception], ...] = S
     try:
         yield
     except errors as error:
-        cause = error.__cause__ or error
+        known = isinstance(error.__cause__, DAMAGED)  # it says itself what cannot be read
+        cause = error if known else error.__cause__ or error
         raise OutputError(
             "the study's storage cannot be used",
             where=storage,

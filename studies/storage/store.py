@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from ...errors import OutputError
+from ...errors import DAMAGED, OutputError
 from ...search.objectives import OBJECTIVES, Objective
 from .quick_storage import QuickStorage
 from .storage_errors import OPENING_ERRORS, check_storage_url, explain_storage_errors
@@ -100,7 +100,7 @@ def _made(
 def _objectives_in(study: optuna.Study, storage: str) -> tuple[Objective, ...]:
     try:
         return stored_objectives(study)
-    except ValueError as error:
+    except DAMAGED as error:
         raise OutputError(
             f"the study {study.study_name!r} in that storage is not karui's",
             where=storage,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import optuna
@@ -10,6 +11,7 @@ import optuna
 from ...errors import StudyFileError
 from ...evaluators.measurement import Measurement
 from ...search.turns import Turns
+from .reading import explain_damage
 
 
 def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], usual: Mapping[str, Any], where: str) -> None:
@@ -43,7 +45,8 @@ def training_seed(study: optuna.Study, seed: int) -> int:
     """Return the seed that the study began with, and note it where it has not begun: all its training goes by one."""
     if "training_seed" not in study.user_attrs or not has_begun(study):
         study.set_user_attr("training_seed", seed)
-    return int(study.user_attrs["training_seed"])
+    with _explained("training_seed"):
+        return int(study.user_attrs["training_seed"])
 
 
 def has_begun(study: optuna.Study) -> bool:
@@ -72,7 +75,8 @@ def agreed_multiple(study: optuna.Study, found: int, turns: Turns) -> int:
     with turns():
         if "channel_multiple" not in study.user_attrs:
             study.set_user_attr("channel_multiple", found)
-        return int(study.user_attrs["channel_multiple"])
+        with _explained("channel_multiple"):
+            return int(study.user_attrs["channel_multiple"])
 
 
 def note_baseline(study: optuna.Study, digest: str, measurements: Mapping[str, Measurement]) -> None:
@@ -85,5 +89,12 @@ def read_baseline(study: optuna.Study) -> tuple[str, dict[str, Measurement]] | N
     """Return the baseline's digest and measurements, or None where it was not measured yet."""
     if "baseline" not in study.user_attrs:
         return None
-    plain = study.user_attrs["baseline"]
-    return study.user_attrs["baseline_digest"], {name: Measurement.from_dict(item) for name, item in plain.items()}
+    with _explained("baseline"):
+        plain = study.user_attrs["baseline"]
+        found = {name: Measurement.from_dict(item) for name, item in plain.items()}
+        return str(study.user_attrs["baseline_digest"]), found
+
+
+def _explained(attribute: str) -> AbstractContextManager[None]:
+    remedy = "restore study.db from a copy, or begin anew with another --out or --storage"
+    return explain_damage(f"the attribute {attribute!r} in the study's storage", "what is noted of the study", remedy)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ...errors import without_secrets
+from ...errors import DAMAGED, without_secrets
 from ...search.record import TrialRecord, utc_now
 from ...spaces.candidate import Candidate
 from ..measuring.remarks import MeasuringRemarks
@@ -64,15 +65,33 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         OSError: Where it cannot be read.
     """
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+    lines = path.read_bytes().split(b"\n")
+    return [event for line in lines if (event := event_of(line)) is not None]
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("trial", "trials", "pid", "workers", "seed"), int),
+    **dict.fromkeys(("text", "reason", "stage", "state", "summary", "key", "host", "study"), str),
+    **dict.fromkeys(("values", "stages", "versions"), dict),
+    "seconds": (int, float),
+}
+
+
+def event_of(line: bytes) -> dict[str, Any] | None:
+    """Return the event of one line of a log; None where it is none, or holds other things than an event."""
+    try:
+        event = json.loads(line.decode(errors="replace"))
+        if not isinstance(event["event"], str) or datetime.fromisoformat(event["time"]).tzinfo is None:
+            return None
+    except DAMAGED:
+        return None  # what a killed search was writing, or somebody else has
+    for name, kind in _KINDS.items():
+        value = event.get(name, kind)
+        if value is not kind and (isinstance(value, bool) or not isinstance(value, kind)):
+            return None
+        if isinstance(value, int) and not 0 <= value < 2**63:
+            return None
+    return event if isinstance(event, dict) else None
 
 
 class LogTail:
@@ -85,19 +104,15 @@ class LogTail:
 
     def look(self) -> None:
         """Take in the lines that were written since; one that is being written is left for the next look."""
-        if not self._path.exists():
+        if not self._path.is_file():
             return
         with self._path.open("rb") as file:
             file.seek(self._offset)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # what a killed search was writing
-            if isinstance(event, dict) and "event" in event:
+        for line in whole.split(b"\n"):
+            if (event := event_of(line)) is not None:
                 self.events.append(event)
 
 
