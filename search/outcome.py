@@ -53,30 +53,34 @@ class Outcome:
         Raises:
             ValueError, TypeError, LookupError, AttributeError: Where that is something else.
         """
-        curves = [
-            LearningCurve(str(kind), int(epochs), _numbers(found)) for kind, epochs, found in plain.get("curves", ())
-        ]
         return cls(
             measurements={name: Measurement.from_dict(item) for name, item in plain["measurements"].items()},
             digest=str(plain["digest"]),
-            stages=tuple(
-                StageRecord(str(stage), *_numbers([seconds]), bool(cached))
-                for stage, seconds, cached in plain["stages"]
-            ),
+            stages=tuple(map(_read_stage, plain["stages"])),
             notes=tuple(map(str, plain.get("notes", ()))),
-            curves=tuple(LearningCurve(str(kind), int(epochs), _numbers(found)) for kind, epochs, found in curves),
+            curves=tuple(map(_read_curve, plain.get("curves", ()))),
             let_through=_read_stop(plain["let_through"]) if "let_through" in plain else None,
         )
 
 
+def _read_stage(plain: Sequence[Any]) -> StageRecord:
+    stage, seconds, cached = plain
+    return StageRecord(str(stage), _number(seconds), bool(cached))
+
+
+def _read_curve(plain: Sequence[Any]) -> LearningCurve:
+    kind, epochs, found = plain
+    return LearningCurve(str(kind), int(epochs), tuple(map(_number, found)))
+
+
 def _read_stop(plain: Mapping[str, Any]) -> Stop:
-    return Stop(str(plain["gate"]), str(plain["reason"]), *_numbers([plain["excess"]]))
+    return Stop(str(plain["gate"]), str(plain["reason"]), _number(plain["excess"]))
 
 
-def _numbers(plain: Sequence[Any]) -> tuple[float, ...]:
-    if not all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in plain):
-        raise ValueError(f"numbers were expected, got {str(plain)[:60]}")
-    return tuple(map(float, plain))
+def _number(plain: Any) -> float:
+    if not isinstance(plain, (int, float)) or isinstance(plain, bool):
+        raise ValueError(f"a number was expected, got {str(plain)[:60]}")
+    return float(plain)
 
 
 class Evaluate(Protocol):

@@ -18,7 +18,7 @@ _MAY_LACK = ("load_ms", "load_ratio", "load_peak_bytes", "session_peak_bytes", "
 _TEXTS = ("stage", "reason", "kind", "candidate", "key", "sha256", "state", "point", "mark", "covered_by", "file")
 _OF_FRONT = ("point", "trial", "candidate", "size_bytes", "latency_ms", "latency_ratio", "accuracy")
 _MEASURED_AGAIN = ("size_x", "drop_points", "sha256", "file", "holds")
-_OF_TRIALS = ("trial", "state", "stage", "reason", "kind", "candidate", "key", "feasible", "on_front")
+_OF_TRIALS = ("trial", "state", "candidate", "key", "feasible", "on_front")
 
 
 def read_front_csv(folder: RunFolder) -> pd.DataFrame:
@@ -50,6 +50,9 @@ def read_trials_csv(path: Path) -> pd.DataFrame:
     with explain_damage(path, "the trials", remedy):
         table = _read(path)
         _check(table, _OF_TRIALS, whole=False)
+        for name in ("stage", "reason", "kind"):  # words, which may be missing
+            if name not in table.columns:
+                table[name] = ""
         for name in ("feasible", "on_front"):
             _flags(table, name)
     return table

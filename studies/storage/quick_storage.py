@@ -38,9 +38,11 @@ class QuickStorage(RDBStorage):
     ) -> list[FrozenTrial]:
         if states is not None or trial_id_greater_than > -1:
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        with Session(self.engine) as session, told_as_damage("its trials"):
+        with Session(self.engine) as session:
+            with told_as_damage("its trials"):
+                found = _read_trials(session, study_id)
             # A study that is missing is Optuna's to complain of.
-            return _read_trials(session, study_id) or super()._get_trials(study_id, None, set(), -1)
+            return found or super()._get_trials(study_id, None, set(), -1)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return one trial."""

@@ -65,9 +65,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         OSError: Where it cannot be read.
     """
-    lines = path.read_bytes().split(b"\n")
-    return [event for line in lines if (event := event_of(line)) is not None]
+    events: list[dict[str, Any]] = []
+    for line in path.read_bytes().split(b"\n"):
+        add_event(events, line)
+    return events
 
+
+_LONG_AGO = "1970-01-01T00:00:00.000+00:00"
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("trial", "trials", "pid", "workers", "seed"), int),
@@ -77,21 +81,25 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def event_of(line: bytes) -> dict[str, Any] | None:
-    """Return the event of one line of a log; None where it is none, or holds other things than an event."""
+def add_event(events: list[dict[str, Any]], line: bytes) -> None:
+    """Add the event of one line of a log to those before it, unless it is none, or holds other things than an event.
+
+    One without a time is of the time of the one before it.
+    """
     try:
         event = json.loads(line.decode(errors="replace"))
+        event.setdefault("time", events[-1]["time"] if events else _LONG_AGO)
         if not isinstance(event["event"], str) or datetime.fromisoformat(event["time"]).tzinfo is None:
-            return None
+            return
     except DAMAGED:
-        return None  # what a killed search was writing, or somebody else has
+        return  # what a killed search was writing, or somebody else has
     for name, kind in _KINDS.items():
         value = event.get(name, kind)
         if value is not kind and (isinstance(value, bool) or not isinstance(value, kind)):
-            return None
+            return
         if isinstance(value, int) and not 0 <= value < 2**63:
-            return None
-    return event if isinstance(event, dict) else None
+            return
+    events.append(event)
 
 
 class LogTail:
@@ -112,8 +120,7 @@ class LogTail:
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.split(b"\n"):
-            if (event := event_of(line)) is not None:
-                self.events.append(event)
+            add_event(self.events, line)
 
 
 class LoggedWatcher:

@@ -79,6 +79,37 @@ def _folder(name: str) -> Damage:
     return damage
 
 
+def _both(*damages: Damage) -> Damage:
+    def damage(folder: Path) -> None:
+        for each in damages:
+            each(folder)
+
+    return damage
+
+
+def _gone(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        take_away(folder, name)
+
+    return damage
+
+
+def _all(pattern: str, content: bytes | None) -> Damage:
+    """Every file of a pattern is removed, or holds something else."""
+
+    def damage(folder: Path) -> None:
+        for path in sorted(folder.glob(pattern)):
+            path.unlink()
+            if content is not None:
+                path.write_bytes(content)
+
+    return damage
+
+
+def _cut(name: str, size: int) -> Damage:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
 def _loop(name: str) -> Damage:
     def damage(folder: Path) -> None:
         take_away(folder, name)
@@ -164,12 +195,9 @@ DATABASE = [
     _database("UPDATE study_directions SET direction = 'SIDEWAYS'"),
     _database("UPDATE alembic_version SET version_num = 'v99.0.0'"),
     _database("UPDATE trial_values SET value_type = 'NOSUCH'"),
-    lambda folder: (take_away(folder, "front.csv"), _file("study.db", b"this is no database" * 100)(folder)),
-    lambda folder: (
-        take_away(folder, "front.csv"),
-        (folder / "study.db").write_bytes((folder / "study.db").read_bytes()[:5000]),
-    ),
-    lambda folder: (take_away(folder, "front.csv"), _folder("study.db")(folder)),
+    _both(_gone("front.csv"), _file("study.db", b"this is no database" * 100)),
+    _both(_gone("front.csv"), _cut("study.db", 5000)),
+    _both(_gone("front.csv"), _folder("study.db")),
 ]
 
 
@@ -196,10 +224,8 @@ REST = [
     *(_loop(name) for name in ("log.jsonl", "front", "study.db", "front.csv")),
     *(_file("certification.json", junk) for junk in JUNK),
     *(_file("trials.csv", junk) for junk in JUNK),
-    lambda folder: (take_away(folder, "front"), (folder / "front").write_text("x")),
-    lambda folder: [path.unlink() for path in (folder / "front").glob("*.onnx")],
-    lambda folder: [path.unlink() for path in (folder / "front").glob("*.json")],
-    lambda folder: [path.write_bytes(b"[" * 100_000) for path in (folder / "front").glob("*.json")],
+    _both(_gone("front"), _file("front", b"x")),
+    *(_all("front/*.onnx", None), _all("front/*.json", None), _all("front/*.json", b"[" * 100_000)),
     _described(dict.clear),
     _described(lambda plain: plain.update(baseline=3)),
     _described(lambda plain: plain.update(measurements={})),
@@ -269,8 +295,7 @@ def test_a_folder_of_somebody_elses_is_never_cleared(tmp_path: Path, karui_comma
             _loop("entries/net-a"),
             _folder("entries/net-a/weights"),
         ),
-        lambda cache: (take_away(cache, "entries"), _file("entries", b"x")(cache)),
-        lambda cache: (take_away(cache, "locks"), _file("locks", b"x")(cache)),
+        *(_both(_gone(name), _file(name, b"x")) for name in ("entries", "locks", "scratch")),
     ],
 )
 def test_a_damaged_cache_is_shown_cleared_or_told(tmp_path: Path, karui_command: Command, damaged: Damage) -> None:
