@@ -133,7 +133,10 @@ def _config(bundle: Path, changed: set[str], checks: list[Check]) -> BundleConfi
     except OutputError as error:
         checks.append(Check("configuration", "missed", "; ".join([error.what, *(t for _, t in error.details()[:3])])))
         return None
-    except (OSError, ValueError) as error:  # no file, no text
+    except UnicodeDecodeError:
+        checks.append(Check("configuration", "missed", f"{CONFIG} is no text"))
+        return None
+    except (OSError, ValueError) as error:
         checks.append(Check("configuration", "missed", f"{CONFIG} cannot be read: {error}"))
         return None
     checks.append(Check("configuration", "kept", f"{config.point} of the study {config.study}: {config.summary}"))
