@@ -66,7 +66,7 @@ def plain_text(text: str, most: int = MOST_CHARACTERS) -> str:
     """
     if len(text) > _MOST_READ:
         text = text[: _MOST_READ // 2] + text[-_MOST_READ // 2 :]
-    if len(text) > 4 * most:  # before anything that takes time; of a secret that is cut in two neither half is known
+    if len(text) > 4 * most:  # half of a secret would not be known as one
         text = without_secrets(text)
         text = text[: 2 * most] + text[-2 * most :]
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -78,7 +78,7 @@ def damage(folder: Path, chance: Random) -> str:
         if how == "folder":
             path.mkdir()
         elif how != "gone":
-            path.symlink_to(path if how == "loop" else "/nowhere")
+            path.symlink_to(path if how == "loop" else "nowhere/at/all")
     return f"{path.relative_to(folder)}: {how}"
 
 
