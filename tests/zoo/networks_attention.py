@@ -271,7 +271,7 @@ class LinearAttention(Attending):
         return query @ seen / (query @ key.sum(1).unsqueeze(2) + 1e-3)
 
 
-@animal(sequences, refused={"channels": "no layer has channels that can be removed"})
+@animal(sequences)
 class CosineAttention(Attending):
     def __init__(self) -> None:
         super().__init__()
