@@ -113,10 +113,18 @@ class StageKeys:
             "network": self.network(candidate),
             "calibration": self._calibration,
             "epochs": epochs,
-            "quantization": self._quantization.model_dump(mode="json"),
+            "quantization": self._aware_quantization(),
             "candidate": replace(candidate, exit_depth=0.0).canonical().to_dict(),
         }
         return f"aware-{_digest(described)}"
+
+    def _aware_quantization(self) -> dict[str, Any]:
+        told = self._quantization.model_dump(mode="json")
+        if told["activation_ranges"] == "auto":
+            told["activation_ranges"] = "minmax"  # which is what training begins with; others are chosen for the file
+        if told["float_operators"] in ("auto", []):
+            del told["float_operators"]  # as it was before it could be said
+        return told
 
     def seed(self, candidate: Candidate) -> int:
         """Return the seed of the candidate's training.

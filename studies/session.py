@@ -34,7 +34,7 @@ from .storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from .storage.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
 from .storage.shared_files import SharedFiles
 from .storage.storage_errors import explain_storage_errors
-from .storage.study_notes import agreed_multiple, check_meaning, training_seed
+from .storage.study_notes import agreed_float_operators, agreed_multiple, check_meaning, training_seed
 from .storage.turns import alone_on_server, turns_of
 from .study_file.spec import StudySpec
 from .tables import trials_table, write_csv
@@ -62,6 +62,7 @@ class Session:
     def __post_init__(self) -> None:
         """Begin with what the study says, before a preflight settles what that leaves open."""
         self.recovery = self.spec.recovery
+        self.quantization = self.spec.quantization
         self._saying = "starting"
         self._began = time.monotonic()
         self._loading_seconds = 0.0
@@ -174,7 +175,7 @@ class Session:
             self.watcher.note(told)
         bench.targets.close()  # while workers measure, nothing of this process has to stay in a device's memory
         self._settle(found)
-        begin_bench(bench, self.spec, self.recovery, self.folder, seed, known, self.files)
+        begin_bench(bench, self.spec, self.recovery, self.quantization, self.folder, seed, known, self.files)
         if (told_once := unshared(task)) is not None:
             self.watcher.note(told_once)
         return bench, seed
@@ -194,6 +195,12 @@ class Session:
             multiple = agreed_multiple(self.study, liked, self._turns)
             self.recovery = self.spec.recovery.model_copy(update={"channel_multiple": multiple})
             self.watcher.note(f"channels are left in multiples of {multiple}")
+        if self.spec.quantization.float_operators == "auto":
+            faster = () if found is None else found.float_operators
+            kinds = agreed_float_operators(self.study, faster, self._turns)
+            self.quantization = self.spec.quantization.model_copy(update={"float_operators": kinds})
+            if kinds:
+                self.watcher.note(f"beside 8-bit activations these operators stay float32: {', '.join(kinds)}")
 
     def _preflight(self, bench: Bench) -> Findings | None:
         """Say what the axes that are searched cannot win here, and how candidates would train faster."""
@@ -252,7 +259,9 @@ class Session:
         import torch
 
         folder = RunFolder(self.folder.path.absolute())
-        return Workbench(self.spec, self.recovery, folder, seed, bench.baseline, torch.get_num_threads(), task)
+        return Workbench(
+            self.spec, self.recovery, self.quantization, folder, seed, bench.baseline, torch.get_num_threads(), task
+        )
 
     def _crew(self, bench: Bench, workbench: Workbench) -> Crew:
         """Return who evaluates candidates: worker processes, or this very process where there are none."""

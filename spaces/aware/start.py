@@ -64,10 +64,12 @@ def input_groups(
         exported: The network, as :func:`round_after_training` leaves it.
         names: The modules whose inputs are rounded.
         calibration: float32, shape (n, *input_shape).
-        how: How ranges are found; training begins where rounding after training leaves them.
+        how: How ranges are found; training begins where rounding after training leaves them, and with the extremes
+            where these are chosen by the outputs of a file that there is not yet.
     """
     tensors = {name: exported.tensors_read(name) for name in names}
-    grids, functions = activation_grids(exported.model, calibration, how), function_limits(exported.model)
+    rule = "minmax" if how == "auto" else how
+    grids, functions = activation_grids(exported.model, calibration, rule), function_limits(exported.model)
     groups = []
     for members in grouped_by_input(tensors):
         read = set().union(*(tensors[name] for name in members))

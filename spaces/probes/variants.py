@@ -68,7 +68,10 @@ def make_with_channels(channels: int, layer: ProbedLayer, folder: Path, destinat
 def _rounded(weight_bits: int, activation_bits: int, layer: ProbedLayer, folder: Path, destination: Path) -> None:
     plain, rounded = folder / "plain.onnx", folder / "rounded.onnx"
     build_probe(layer, plain)
-    settings, choice = QuantizationSettings(rounding="nearest"), BitChoice(weight_bits, activation_bits)
+    settings, choice = (
+        QuantizationSettings(rounding="nearest", activation_ranges="minmax"),
+        BitChoice(weight_bits, activation_bits),
+    )
     # All layers alike: a network's first and last layer keep 8 bits, of three that would be two.
     model = read_model(plain, STAGE)
     grids = _grids(model, min(weight_bits, choice.most_bits), settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from onnx import numpy_helper
 from ..onnx_file import open_watching
 from .histogram import LEVELS, Histogram
 from .learned import ActivationGrid
-from .settings import ActivationRanges
+from .settings import ActivationRule
 
 PERCENTILE = 99.99
 """Share of the values, in percent, below the upper end of a range; as many lie above the lower end."""
@@ -30,9 +31,12 @@ _SWEEPS = 2
 """How often each end is searched with the other one fixed, once both have been searched in step."""
 
 
+RULES: tuple[ActivationRule, ...] = get_args(ActivationRule)
+
+
 def activation_grids(
-    model: onnx.ModelProto, calibration: np.ndarray, how: ActivationRanges
-) -> dict[str, ActivationGrid]:
+    model: onnx.ModelProto, calibration: np.ndarray, how: ActivationRule
+) -> dict[str, ActivationGrid]:  # fmt: skip
     """Return the grids of a model's float activations by tensor name.
 
     All are found from one histogram for each tensor, so that no more than a batch of activations is held at a time.
@@ -51,6 +55,12 @@ def activation_grids(
     if how == "minmax":
         return {}
     return {name: _grid(found, how) for name, found in histograms(model, calibration).items()}
+
+
+def grids_by_rule(model: onnx.ModelProto, calibration: np.ndarray) -> dict[ActivationRule, dict[str, ActivationGrid]]:
+    """Return what :func:`activation_grids` gives by each rule, for little more than by one of them."""
+    found = histograms(model, calibration)
+    return {how: {name: _grid(each, how) for name, each in found.items() if how != "minmax"} for how in RULES}
 
 
 def histograms(model: onnx.ModelProto, calibration: np.ndarray) -> dict[str, Histogram]:
@@ -134,7 +144,7 @@ def grid_between(lowest: float, highest: float) -> ActivationGrid:
     return ActivationGrid(scale, int(np.clip(np.rint(-lowest / scale), 0, LEVELS - 1)))
 
 
-def _grid(found: Histogram, how: ActivationRanges) -> ActivationGrid:
+def _grid(found: Histogram, how: ActivationRule) -> ActivationGrid:
     if how == "percentile":
         lowest, highest = _between_percentiles(found)
         return grid_between(lowest, highest) if lowest < highest else grid_between(found.lowest, found.highest)

@@ -19,6 +19,7 @@ from .layers import LAYER_OPERATORS, OTHER_OPERATORS, Layer, find_layers
 from .learned import LearnedGrids
 from .normalization import copy_if_normalized, correct_normalization
 from .preparation import RUNTIME_ERRORS, STAGE, check_calibration, prepare_layers
+from .range_choice import outputs_of
 from .rounding import replace_weights, round_weights
 from .scales import MOST_BITS
 from .settings import QuantizationSettings
@@ -167,6 +168,8 @@ def _quantize(
     note: Note,
 ) -> onnx.ModelProto:
     """Return the quantized model; the given one is changed, ``before`` is what it was where that is needed."""
+    is_chosen = with_activations and settings.activation_ranges == "auto"
+    wanted = outputs_of(model, inputs[: settings.sensitivity_samples]) if is_chosen else ()
     weights, shifts = round_weights(
         model, layers, bits, settings=settings, calibration=inputs, given=learned.weights_of(model), zeroing=zeroing
     )
@@ -177,7 +180,7 @@ def _quantize(
         replace_weights(after, weights)
         correct_normalization(model, after, before, inputs)
     if with_activations:
-        return quantize_weights_and_activations(model, weights, inputs, settings, learned.activations, note)
+        return quantize_weights_and_activations(model, weights, inputs, settings, learned.activations, wanted, note)
     quantize_weights(model, weights, layers)
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from .activation_ranges import activation_grids, float_activations, within_activ
 from .insertion import Spared, float_products, insert_grids
 from .layers import LAYER_OPERATORS, Layer, find_layers
 from .learned import ActivationGrid
+from .operator_kinds import SLOWER, nodes_of_kinds
+from .range_choice import Grids, Outputs, best_grids
 from .recorded import extremes_of, is_finite, record
 from .rounding import RoundedWeight, replace_weights
 from .settings import QuantizationSettings
@@ -51,6 +54,7 @@ def quantize_weights_and_activations(
     calibration: np.ndarray,
     settings: QuantizationSettings,
     activations: Mapping[str, ActivationGrid],
+    wanted: Outputs = (),
     note: Note = untold,
 ) -> onnx.ModelProto:
     """Return the QDQ model: signed int8 weights within their bits, unsigned activations.
@@ -63,26 +67,32 @@ def quantize_weights_and_activations(
         activations: Grids of activations that are known already, by tensor name; no range is taken for these. Names
             of no tensor of the model are passed over, and so are tensors that take the grid of the one they are moved
             from, as the output of a MaxPool does.
+        wanted: What the float32 network gives for the first calibration inputs, by which ranges are chosen where that
+            is asked for.
+        note: Is told what stays float32, and why.
     """
     overrides = _replace_weights(model, weights)
     layers = [layer for layer in find_layers(model) if layer.weight_name in weights]
-    # of the rounded network: with its biases, corrected for that, the float weights would give other activations
     known = float_activations(model)
+    # of the rounded network: with its biases, corrected for that, the float weights would give other activations
     extremes = extremes_of(model, known, calibration)
-    grids = {**activation_grids(model, calibration, settings.activation_ranges), **activations}
-    overrides |= _activation_overrides(model, grids)
     endless = frozenset(name for name, ends in extremes.items() if not is_finite(ends))
-    unfit = unfit_nodes(model)
-    start = Spared(endless | float_products(model), frozenset(unfit))
     finite = {name: ends for name, ends in extremes.items() if name not in endless}
+    unfit = {**dict.fromkeys(nodes_of_kinds(model, settings.float_kinds), SLOWER), **unfit_nodes(model)}
+    start = Spared(endless | float_products(model), frozenset(unfit))
 
-    def insert(spared: Spared) -> onnx.ModelProto:
+    def insert(grids: Grids, spared: Spared) -> onnx.ModelProto:
+        of_all = {**overrides, **_activation_overrides(model, {**grids, **activations})}
         return insert_grids(
-            model, weights, layers, overrides=overrides, extremes=finite, operators=QUANTIZED_OPERATORS, spared=spared
+            model, weights, layers, overrides=of_all, extremes=finite, operators=QUANTIZED_OPERATORS, spared=spared
         )
 
+    if settings.activation_ranges == "auto":
+        grids = best_grids(model, calibration, lambda tried: insert(tried, start), wanted)
+    else:
+        grids = activation_grids(model, calibration, settings.activation_ranges)
     tensors = record(model, _watched(model, known), calibration)
-    file = spare(model, insert, start, tensors, trained=set(activations))
+    file = spare(model, partial(insert, grids), start, tensors, trained=set(activations))
     reasons = {**dict.fromkeys(endless, ENDLESS), **unfit, **file.reasons}
     tell_spared(model, file, reasons, QUANTIZED_OPERATORS, note)
     return file.model

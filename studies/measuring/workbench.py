@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ...spaces.build import Builder
     from ...spaces.build_settings import BuildSettings
     from ...spaces.candidate import Candidate
+    from ...spaces.quantization.settings import QuantizationSettings
     from ...spaces.task import Task
     from .bench import Bench
 
@@ -36,6 +37,7 @@ class Workbench:
     Args:
         spec: The study.
         recovery: How its candidates are made, with what a preflight settled.
+        quantization: How they are rounded, likewise.
         folder: Its results folder.
         seed: Seed of all training.
         baseline: The baseline's measurements, by name.
@@ -45,6 +47,7 @@ class Workbench:
 
     spec: StudySpec
     recovery: BuildSettings
+    quantization: QuantizationSettings
     folder: RunFolder
     seed: int
     baseline: dict[str, Measurement]
@@ -101,7 +104,7 @@ class Workbench:
         artifact = prepare_baseline(task, self.recovery, self.folder.path, seed=self.seed)
         files = open_shared_files(self.spec.artifacts, self.spec.folder)
         bench = Bench(task, artifact, self.spec, lock, announce, RowStore(self.folder.rows))
-        begin_bench(bench, self.spec, self.recovery, self.folder, self.seed, self.baseline, files)
+        begin_bench(bench, self.spec, self.recovery, self.quantization, self.folder, self.seed, self.baseline, files)
         return bench
 
 
@@ -131,16 +134,24 @@ def begin_bench(
     bench: Bench,
     spec: StudySpec,
     recovery: BuildSettings,
+    quantization: QuantizationSettings,
     folder: RunFolder,
     seed: int,
     baseline: dict[str, Measurement],
     files: SharedFiles | None,
 ) -> None:
     """Give the bench what it needs to make and measure candidates."""
-    bench.begin(baseline, _builder(bench, spec, recovery, folder, seed), folder.outcomes, files)
+    bench.begin(baseline, _builder(bench, spec, recovery, quantization, folder, seed), folder.outcomes, files)
 
 
-def _builder(bench: Bench, spec: StudySpec, recovery: BuildSettings, folder: RunFolder, seed: int) -> Builder:
+def _builder(
+    bench: Bench,
+    spec: StudySpec,
+    recovery: BuildSettings,
+    quantization: QuantizationSettings,
+    folder: RunFolder,
+    seed: int,
+) -> Builder:
     from ...spaces.build import Builder
 
     return Builder(
@@ -148,7 +159,7 @@ def _builder(bench: Bench, spec: StudySpec, recovery: BuildSettings, folder: Run
         recovery,
         folder.build,
         seed,
-        spec.quantization,
+        quantization,
         cells=spec.cells,
         stages=spec.stages,
         cache=cache_of(spec, folder),

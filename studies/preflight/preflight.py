@@ -8,14 +8,20 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from ...errors import CandidateFailure, KaruiError
 from ...evaluators.probing import Lane, LikedMultiple, ProbeRow
 from ...evaluators.targets import Target
 from ...evaluators.telling import tell_nobody
 from ...evaluators.timing import TimingSettings
+from ...evaluators.whole_model import WholeModel
+from ...spaces.artifact import file_digest
+from ...spaces.draft import CALIBRATION_SAMPLES
 from ...spaces.probes.layers import largest_layers
+from ...spaces.quantization.settings import QuantizationSettings
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..study_file.spec import StudySpec
 from .kept import keep, read_kept
@@ -25,7 +31,7 @@ from .verdicts import Findings, Preflight
 if TYPE_CHECKING:
     from ..measuring.bench import Bench
 
-FORMAT = 1
+FORMAT = 2
 
 
 def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callable[[str], None]) -> Findings:
@@ -53,8 +59,12 @@ def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callabl
             batch_size=spec.latency.batch_size,
             kept=folder.preflight,
             told=next_layer,
+            inputs=inputs,
+            quantization=spec.quantization,
+            bits=spec.bits is not None and spec.bits.has_integers,
         )
 
+    inputs = bench.task.calibration_batch(CALIBRATION_SAMPLES).numpy()
     targets = bench.targets.on_each(fly_on)
     training = training_speed_of(bench.task, spec, kept=folder.preflight, told=told, alone=bench.lock.measuring)
     return Findings(tuple(targets), training)
@@ -115,6 +125,9 @@ def fly(
     batch_size: int = 1,
     kept: Path | None = None,
     told: Callable[[str], None] = tell_nobody,
+    inputs: NDArray[Any] | None = None,
+    quantization: QuantizationSettings | None = None,
+    bits: bool = True,
 ) -> Preflight:
     """Time the probes of a model on a target, or return what an earlier preflight found there.
 
@@ -127,12 +140,18 @@ def fly(
         batch_size: Inputs in one run.
         kept: A JSON file in which results lie by model, settings and target; None to keep them nowhere.
         told: Is told what is tried.
+        inputs: Inputs of the model, shape (n, *input_shape), on which the whole of it is timed with fewer bits; None to
+            time its layers alone.
+        quantization: How weights and activations are rounded.
+        bits: Whether it matters what fewer bits bring.
 
     Raises:
         CandidateFailure: Where the model has no layer that a probe can be built of.
         KaruiError: Where the target is at fault.
     """
-    key = _key(name, target, baseline, settings, layers, batch_size)
+    quantization = quantization or QuantizationSettings()
+    whole = inputs if bits else None
+    key = _key(name, target, baseline, settings, layers, batch_size, None if whole is None else quantization)
     known = read_kept(kept)
     if key in known:
         return Preflight.from_dict(known[key])
@@ -144,14 +163,31 @@ def fly(
             lane = Lane(target, layer, settings, batch_size, Path(place))
             rows += lane.variants()
             multiples += lane.liked_multiple()
-    found = Preflight(name, tuple(rows), tuple(multiples), target.conditions())
+        kinds, of_model = quantization.float_kinds, []
+        if whole is not None:
+            model = WholeModel(target, baseline, whole, settings, quantization, batch_size, Path(place), told)
+            kinds = model.float_kinds() if quantization.float_operators == "auto" else kinds
+            of_model = list(model.rows(kinds))
+    found = Preflight(name, tuple(rows), tuple(multiples), target.conditions(), tuple(of_model), kinds)
     keep(kept, key, found.to_dict())
     return found
 
 
-def _key(name: str, target: Target, baseline: Path, settings: TimingSettings, layers: int, batch_size: int) -> str:
+def _key(
+    name: str,
+    target: Target,
+    baseline: Path,
+    settings: TimingSettings,
+    layers: int,
+    batch_size: int,
+    quantization: QuantizationSettings | None,
+) -> str:
+    whole = {}
+    if quantization is not None:
+        whole = {"baseline": file_digest(baseline), "quantization": quantization.model_dump(mode="json")}
     told = {
         "format": FORMAT,
+        "whole": whole,
         "layers": [asdict(layer) for layer in largest_layers(baseline, layers)],
         "settings": settings.to_dict(),
         "batch_size": batch_size,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..study_file.spec import StudySpec
 from .training import training_sentences
@@ -28,7 +28,8 @@ def _sentences(found: Preflight, spec: StudySpec) -> Iterator[str]:
     verdicts = {verdict.variant: verdict for verdict in found.verdicts()}
     where = f"on {found.target}"
     if spec.bits is not None and 8 in spec.bits.activations:
-        yield from _bits(verdicts[INT8], where)
+        yield from _bits(verdicts[INT8], where, _of_model if found.whole else _of_layers)
+        yield from _left_float(found, where)
     if spec.sparsity is not None and any(spec.sparsity.zeroed_weights) and not verdicts[ZEROS].is_faster:
         yield f"{where}, zeroed weights make files smaller, not faster ({_times(verdicts[ZEROS])})"
     searches_channels = spec.sparsity is not None and any(spec.sparsity.removed_channels)
@@ -38,12 +39,21 @@ def _sentences(found: Preflight, spec: StudySpec) -> Iterator[str]:
         yield from _multiple(found.multiple, spec.recovery.multiple, where)
 
 
-def _bits(verdict: Verdict, where: str) -> Iterator[str]:
+def _left_float(found: Preflight, where: str) -> Iterator[str]:
+    if found.float_operators:
+        kinds = ", ".join(found.float_operators)
+        yield (
+            f"{where}, files with 8-bit activations are fastest where some operators stay float32: {kinds}; "
+            f"float_operators in [quantization] says otherwise"
+        )
+
+
+def _bits(verdict: Verdict, where: str, times: Callable[[Verdict], str]) -> Iterator[str]:
     if verdict.time_ratio is None:
         yield f"{where}, layers with 8-bit activations cannot run: all such files will fail"
     elif not verdict.is_faster:
         found = "make files slower" if verdict.is_slower else "bring no speed"
-        yield f"{where}, 8-bit activations {found} ({_times(verdict)}): they win size only, as 8-bit weights do"
+        yield f"{where}, 8-bit activations {found} ({times(verdict)}): they win size only, as 8-bit weights do"
 
 
 def _multiple(liked: int, kept: int, where: str) -> Iterator[str]:
@@ -54,7 +64,17 @@ def _multiple(liked: int, kept: int, where: str) -> Iterator[str]:
         )
 
 
+def _of_layers(verdict: Verdict) -> str:
+    return f"{_ratio(verdict)} of the time of the model's own largest layers"
+
+
+def _of_model(verdict: Verdict) -> str:
+    return f"{_ratio(verdict)} of the model's own time"
+
+
 def _times(verdict: Verdict) -> str:
-    if verdict.time_ratio is None:
-        return "not measured"
-    return f"{verdict.time_ratio:.2f} ± {verdict.time_spread:.2f} of the time of the model's own largest layers"
+    return "not measured" if verdict.time_ratio is None else _of_layers(verdict)
+
+
+def _ratio(verdict: Verdict) -> str:
+    return f"{verdict.time_ratio:.2f} ± {verdict.time_spread:.2f}"

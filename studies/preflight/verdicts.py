@@ -11,6 +11,7 @@ from ...evaluators.probing import WINS_FROM, LikedMultiple, ProbeRow, is_faster,
 
 if TYPE_CHECKING:
     from ...evaluators.training_speed import TrainingSpeed
+    from ...spaces.quantization.settings import OperatorKind
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,26 @@ class Preflight:
         rows: A row per layer and variant.
         multiples: A row per layer whose channels were counted.
         conditions: What the target was.
+        whole: A row per variant of the whole model, where that was timed.
+        float_operators: Kinds of operators that had better stay float32 beside 8-bit activations.
     """
 
     target: str
     rows: tuple[ProbeRow, ...]
     multiples: tuple[LikedMultiple, ...]
     conditions: Mapping[str, Any]
+    whole: tuple[ProbeRow, ...] = ()
+    float_operators: tuple[OperatorKind, ...] = ()
 
     def verdicts(self) -> list[Verdict]:
-        """Return a verdict for every variant, in the order in which they were tried."""
+        """Return a verdict for every variant, in the order in which they were tried: of the whole model where there is.
+
+        Single layers promise what a whole model does not keep, where int8 stands between operators that stay float32.
+        """
         by_variant: dict[str, list[ProbeRow]] = {}
         for row in self.rows:
             by_variant.setdefault(row.variant, []).append(row)
+        by_variant |= {row.variant: [row] for row in self.whole}
         return [_verdict(rows) for rows in by_variant.values()]
 
     @property
@@ -93,6 +102,8 @@ class Preflight:
             tuple(ProbeRow(**row) for row in plain["rows"]),
             tuple(LikedMultiple(**row) for row in plain["multiples"]),
             plain["conditions"],
+            tuple(ProbeRow(**row) for row in plain["whole"]),
+            tuple(plain["float_operators"]),
         )
 
 
@@ -107,6 +118,11 @@ class Findings:
 
     targets: tuple[Preflight, ...]
     training: TrainingSpeed | None = None
+
+    @property
+    def float_operators(self) -> tuple[OperatorKind, ...]:
+        """Kinds of operators that had better stay float32 beside 8-bit activations, on the first target."""
+        return self.targets[0].float_operators if self.targets else ()
 
     @property
     def multiple(self) -> int:

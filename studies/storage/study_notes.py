@@ -37,7 +37,8 @@ def check_meaning(study: optuna.Study, meaning: Mapping[str, Any], usual: Mappin
             where=where,
             expected="; ".join(f"{key} = {before!r}" for key, before, _ in differing),
             got="; ".join(f"{key} = {after!r}" for key, _, after in differing),
-            remedy="take it back, or start anew with another --out (trials, hours, seed and sampler may change)",
+            remedy="take it back (what the file leaves out may be another default now: write it down), or start anew "
+            "with another --out (trials, hours, seed and sampler may change)",
         )
 
 
@@ -77,6 +78,23 @@ def agreed_multiple(study: optuna.Study, found: int, turns: Turns) -> int:
             study.set_user_attr("channel_multiple", found)
         with _explained("channel_multiple"):
             return int(study.user_attrs["channel_multiple"])
+
+
+def agreed_float_operators(study: optuna.Study, found: tuple[str, ...], turns: Turns) -> tuple[str, ...]:
+    """Return which operators stay float32 beside 8-bit activations in all of a study: what its first search found.
+
+    A study that has trials from before this was found goes on as it began: with none.
+
+    Args:
+        study: Optuna's.
+        found: What this search finds.
+        turns: How searches that share the study take turns.
+    """
+    with turns():
+        if "float_operators" not in study.user_attrs:
+            has_files = any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+            study.set_user_attr("float_operators", [] if has_files else list(found))
+        return tuple(study.user_attrs["float_operators"])
 
 
 def note_baseline(study: optuna.Study, digest: str, measurements: Mapping[str, Measurement]) -> None:

@@ -26,9 +26,9 @@ from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.histogram import Histogram
 from karui.spaces.quantization.learned import ActivationGrid, LearnedGrids
 from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.settings import ActivationRanges, Granularity, QuantizationSettings
+from karui.spaces.quantization.settings import ActivationRule, Granularity, QuantizationSettings
 
-RANGES: tuple[ActivationRanges, ...] = get_args(ActivationRanges)
+RANGES: tuple[ActivationRule, ...] = get_args(ActivationRule)
 COMPUTED = tuple(how for how in RANGES if how != "minmax")
 
 
@@ -70,7 +70,7 @@ def grids_in(path: Path) -> dict[str, ActivationGrid]:
     return found
 
 
-def file_grids(folder: Path, inputs: np.ndarray, how: ActivationRanges) -> ActivationGrid:
+def file_grids(folder: Path, inputs: np.ndarray, how: ActivationRule) -> ActivationGrid:
     """Return the grid of the inputs in the file of a product with the identity."""
     product_file(folder / "float.onnx", np.eye(inputs.shape[1], dtype=np.float32))
     chosen = QuantizationSettings(activation_ranges=how)
@@ -95,7 +95,7 @@ def squared_error(values: np.ndarray, grid: ActivationGrid) -> float:
 
 
 @pytest.mark.parametrize("how", RANGES)
-def test_uniform_values_have_their_own_range(tmp_path: Path, how: ActivationRanges) -> None:
+def test_uniform_values_have_their_own_range(tmp_path: Path, how: ActivationRule) -> None:
     inputs = np.linspace(0, 3, 40_000, dtype=np.float32).reshape(-1, 8)
     grid = file_grids(tmp_path, np.random.default_rng(0).permutation(inputs), how)
     assert grid.zero_point == 0
@@ -105,7 +105,7 @@ def test_uniform_values_have_their_own_range(tmp_path: Path, how: ActivationRang
 
 
 @pytest.mark.parametrize("how", RANGES)
-def test_a_single_outlier_stretches_minmax_alone(tmp_path: Path, how: ActivationRanges) -> None:
+def test_a_single_outlier_stretches_minmax_alone(tmp_path: Path, how: ActivationRule) -> None:
     inputs = np.random.default_rng(0).uniform(-1, 1, (4000, 32)).astype(np.float32)
     inputs[2000, 16] = 10.0
     lowest, highest = ends(file_grids(tmp_path, inputs, how))
@@ -135,7 +135,7 @@ def test_the_percentiles_are_those_of_the_values() -> None:
     np.testing.assert_allclose(ends(grid), (low, high), atol=step)
 
 
-def grids_of(values: np.ndarray, how: ActivationRanges) -> ActivationGrid:
+def grids_of(values: np.ndarray, how: ActivationRule) -> ActivationGrid:
     model = helper.make_model(
         helper.make_graph(
             [helper.make_node("Identity", ["input"], ["output"])],
@@ -177,7 +177,7 @@ def test_the_squared_error_is_about_as_small_as_brute_force_finds(kind: str) -> 
     st.sampled_from(COMPUTED),
 )
 @settings(deadline=None, max_examples=60)
-def test_zero_is_on_every_grid_and_none_reaches_beyond_the_values(values: list[float], how: ActivationRanges) -> None:
+def test_zero_is_on_every_grid_and_none_reaches_beyond_the_values(values: list[float], how: ActivationRule) -> None:
     array = np.array(values, dtype=np.float32)[:, None]
     grid = grids_of(array, how)
     assert grid.scale > 0
@@ -221,7 +221,7 @@ def product_file_in_memory(weight: np.ndarray) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("how", COMPUTED)
-def test_tensors_without_a_range_are_left_to_the_runtime(how: ActivationRanges) -> None:
+def test_tensors_without_a_range_are_left_to_the_runtime(how: ActivationRule) -> None:
     model = product_file_in_memory(np.zeros((3, 2), dtype=np.float32))
     inputs = np.ones((5, 3), dtype=np.float32)
     assert set(activation_grids(model, inputs, how)) == {"input"}
@@ -304,7 +304,7 @@ def test_the_file_rounds_as_it_was_told(tmp_path: Path, float_file: Path, images
 
 
 @pytest.mark.parametrize("how", RANGES)
-def test_learned_grids_win(tmp_path: Path, float_file: Path, images: np.ndarray, how: ActivationRanges) -> None:
+def test_learned_grids_win(tmp_path: Path, float_file: Path, images: np.ndarray, how: ActivationRule) -> None:
     model = onnx.load(float_file)
     relu = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
     taught = {model.graph.input[0].name: ActivationGrid(0.03125, 100), relu: ActivationGrid(0.0625, 0)}

@@ -1,0 +1,167 @@
+"""Timing a model's own file with fewer bits on a target, and finding which of its operators had better stay float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..errors import CandidateFailure
+from ..spaces.candidate import HALF_BITS, Candidate
+from ..spaces.draft import write_draft
+from ..spaces.quantization.bit_choice import BitChoice
+from ..spaces.quantization.operator_kinds import LAYER_KINDS, OperatorKind, kinds_of_file
+from ..spaces.quantization.settings import QuantizationSettings
+from .probing import ProbeRow, is_faster
+from .targets import Target
+from .telling import tell_nobody
+from .timing import PairTiming, TimingSettings
+
+WHOLE = "the whole model"
+"""What the layer of a row is called that is no layer."""
+
+INT8 = "8-bit weights and activations"
+
+WHOLE_VARIANTS = {
+    "float16 weights": Candidate(weight_bits=HALF_BITS),
+    "8-bit weights": Candidate(weight_bits=8),
+    "4-bit weights": Candidate(weight_bits=4),
+    INT8: Candidate(weight_bits=8, activation_bits=8),
+    "4-bit weights, 8-bit activations": Candidate(weight_bits=4, activation_bits=8),
+}
+"""What is tried on the whole model, by the words in which it is told."""
+
+_MOST_KINDS = 4
+"""So many steps at most: each of them tries all that is left."""
+
+
+@dataclass(frozen=True)
+class _Tried:
+    kinds: tuple[OperatorKind, ...]
+    file: Path
+
+
+class WholeModel:
+    """A model's float32 file, and drafts of it with fewer bits, on one target.
+
+    Weights are rounded to nearest and ranges are those of few inputs: neither touches size or latency.
+
+    Args:
+        target: Where to measure.
+        baseline: The model's float32 ONNX file.
+        inputs: Some of its inputs, shape (n, *input_shape).
+        settings: How long each draft is timed.
+        quantization: How the study quantizes; which operators stay float32 where it says so.
+        batch_size: Inputs in one run.
+        place: A folder for files, which may be written over.
+        told: Is told what is tried.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        baseline: Path,
+        inputs: NDArray[np.generic],
+        settings: TimingSettings,
+        quantization: QuantizationSettings,
+        batch_size: int,
+        place: Path,
+        told: Callable[[str], None] = tell_nobody,
+    ) -> None:
+        self._target = target
+        self._reference = baseline
+        self._calibration = inputs
+        self._timed = np.resize(inputs, (batch_size, *inputs.shape[1:]))
+        self._settings = settings
+        self._quantization = quantization
+        self._place = place
+        self._told = told
+
+    def rows(self, kinds: tuple[OperatorKind, ...]) -> Iterator[ProbeRow]:
+        """Time the whole model in each way against its float32 file.
+
+        Args:
+            kinds: Operators that stay float32 beside 8-bit activations.
+
+        Raises:
+            KaruiError: Where the target is at fault.
+        """
+        for name, candidate in WHOLE_VARIANTS.items():
+            self._told(f"{WHOLE}, {name}")
+            try:
+                file = self._draft(candidate, kinds, "whole")
+                timing = self._time(self._reference, file)
+            except CandidateFailure as failure:
+                yield ProbeRow(WHOLE, 1.0, "bits", name, 1.0, None, reason=failure.reason)
+                continue
+            size_ratio = file.stat().st_size / self._reference.stat().st_size
+            yield ProbeRow(WHOLE, 1.0, "bits", name, size_ratio, timing.ratio, timing.ratio_spread)
+
+    def float_kinds(self) -> tuple[OperatorKind, ...]:
+        """Return which operators had better stay float32 beside 8-bit activations: those whose int8 costs time.
+
+        Step by step that kind is left float32 which makes the file fastest, as long as it is faster than the file
+        before by more than the noise, timed in alternation with it. What only stands between layers is tried together
+        as well: int8 may be lost or won by all of it alone.
+        """
+        try:
+            best = _Tried((), self._draft(WHOLE_VARIANTS[INT8], (), "best"))
+            kinds = kinds_of_file(self._reference)
+        except CandidateFailure:
+            return ()  # its row says why
+        between = tuple(kind for kind in kinds if kind not in LAYER_KINDS)
+        steps = [(kind,) for kind in kinds] + ([between] if len(between) > 1 else [])
+        for _ in range(_MOST_KINDS):
+            before = best
+            best, steps = self._step(best, steps)
+            if best is before:
+                break
+        return best.kinds
+
+    def _step(
+        self, best: _Tried, steps: list[tuple[OperatorKind, ...]]
+    ) -> tuple[_Tried, list[tuple[OperatorKind, ...]]]:
+        """Return the fastest file of one step further, or the same one, and what is worth trying after that."""
+        fastest, least = best, 1.0
+        left = []
+        for number, more in enumerate(steps):
+            kinds = (*best.kinds, *(kind for kind in more if kind not in best.kinds))
+            if kinds == best.kinds:
+                continue
+            self._told(f"{WHOLE}, {INT8}, float32: {', '.join(kinds)}")
+            try:
+                file = self._draft(WHOLE_VARIANTS[INT8], kinds, f"step{len(best.kinds)}-{number}")
+                timing = self._time(best.file, file)
+            except CandidateFailure:
+                continue
+            if timing.ratio - timing.ratio_spread < 1.0:
+                left.append(more)
+            if is_faster(timing.ratio, timing.ratio_spread) and timing.ratio < least:
+                fastest, least = _Tried(kinds, file), timing.ratio
+        return fastest, left
+
+    def _draft(self, candidate: Candidate, kinds: tuple[OperatorKind, ...], name: str) -> Path:
+        path = self._place / f"{name}.onnx"
+        bits = candidate.weight_bits, candidate.activation_bits
+        write_draft(
+            path,
+            candidate.canonical(),
+            None if candidate.weight_bits == HALF_BITS else BitChoice(*bits),
+            kept=self._reference,
+            start=_never,
+            inputs=torch.from_numpy(self._calibration),
+            settings=self._quantization.model_copy(update={"float_operators": kinds}),
+        )
+        return path
+
+    def _time(self, reference: Path, candidate: Path) -> PairTiming:
+        return self._target.time_pair(reference, candidate, self._timed, self._settings)
+
+
+def _never() -> nn.Module:
+    raise NotImplementedError("the file is there already")

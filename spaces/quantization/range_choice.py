@@ -1,0 +1,62 @@
+"""Which rule for the ranges of activations serves a network's outputs best: that is tried, on calibration data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from ..onnx_file import open_session
+from .activation_ranges import grids_by_rule
+from .learned import ActivationGrid
+
+Grids = Mapping[str, ActivationGrid]
+Outputs = Sequence[np.ndarray]
+
+_BATCH = 32
+
+
+def best_grids(
+    model: onnx.ModelProto, calibration: np.ndarray, make: Callable[[Grids], onnx.ModelProto], wanted: Outputs
+) -> Grids:
+    """Return the grids of the rule by which the outputs of the whole rounded network change least.
+
+    No rule is best for every network: clipping a few large values gains 3 dB where many layers follow each other
+    without a residual path, and loses as much where these values are what the next layer lives on. The error of single
+    tensors does not tell; that of the outputs does, and is ranked on calibration data as on data that were not seen.
+
+    Args:
+        model: Float32 model with one input, its weights as they will be.
+        calibration: Inputs from which ranges are taken, shape (n, *input_shape).
+        make: Returns the rounded model for the grids of some tensors; the others follow from their extremes.
+        wanted: What the float32 network gives for the first of these inputs.
+    """
+    inputs = calibration[: len(wanted[0])]
+    best: Grids = {}
+    least = math.inf
+    for grids in grids_by_rule(model, calibration).values():
+        error = squared_error(wanted, outputs_of(make(grids), inputs))
+        if error < least:
+            best, least = grids, error
+    return best
+
+
+def squared_error(wanted: Outputs, given: Outputs) -> float:
+    """Return the mean squared error of some outputs relative to their variance, summed; inf where one is not finite."""
+    total = 0.0
+    for before, after in zip(wanted, given, strict=True):
+        if not np.isfinite(after).all():
+            return math.inf
+        difference = np.square(after.astype(np.float64) - before).mean()
+        total += float(difference / (before.astype(np.float64).var() or 1.0))
+    return total
+
+
+def outputs_of(model: onnx.ModelProto, inputs: np.ndarray) -> Outputs:
+    """Return all outputs of a model for any number of its one input."""
+    session = open_session(model)
+    fed = session.get_inputs()[0].name
+    batches = [session.run(None, {fed: inputs[start : start + _BATCH]}) for start in range(0, len(inputs), _BATCH)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
