@@ -106,16 +106,16 @@ class WholeModel:
         """Return which operators had better stay float32 beside 8-bit activations: those whose int8 costs time.
 
         Step by step that kind is left float32 which makes the file fastest, as long as it is faster than the file
-        before by more than the noise, timed in alternation with it. What only stands between layers is tried together
-        as well: int8 may be lost or won by all of it alone.
+        before by more than the noise, timed in alternation with it. Some kinds are tried together as well: what is won
+        by one of them alone may be lost again by changes of type on both its sides.
         """
         try:
             best = _Tried((), self._draft(WHOLE_VARIANTS[INT8], (), "best"))
             kinds = kinds_of_file(self._reference)
         except CandidateFailure:
             return ()  # its row says why
-        between = tuple(kind for kind in kinds if kind not in LAYER_KINDS)
-        steps = [(kind,) for kind in kinds] + ([between] if len(between) > 1 else [])
+        steps = [(kind,) for kind in kinds]
+        steps += [some for some in _together(kinds) if 1 < len(some) < len(kinds)]
         for _ in range(_MOST_KINDS):
             before = best
             best, steps = self._step(best, steps)
@@ -161,6 +161,16 @@ class WholeModel:
 
     def _time(self, reference: Path, candidate: Path) -> PairTiming:
         return self._target.time_pair(reference, candidate, self._timed, self._settings)
+
+
+def _together(kinds: tuple[OperatorKind, ...]) -> list[tuple[OperatorKind, ...]]:
+    """Return which kinds to leave float32 at once: all that is no layer, then more and more of the layers too."""
+    found = []
+    left = [kind for kind in kinds if kind not in LAYER_KINDS]
+    for more in ((), ("thin", "depthwise"), ("convolution",), ("pointwise",)):
+        left += [kind for kind in kinds if kind in more]
+        found.append(tuple(left))
+    return list(dict.fromkeys(found))
 
 
 def _never() -> nn.Module:

@@ -85,6 +85,8 @@ def cache_view(folder: Path, entries: Sequence[EntrySize]) -> Text:
 def preflight_view(found: Preflight) -> Text:
     """Lay out what each axis can win on a target, and what its layers are, which fits 80 columns and a pipe."""
     view = Text(f"{found.target}: {found.conditions.get('processor', '')}".rstrip(": ") + "\n")
+    if found.whole:
+        view.append("  bits: of the whole model\n", style="dim")
     for layer, share in dict.fromkeys((row.layer, row.share) for row in found.rows):
         view.append(f"  {layer}: {share:.0%} of the multiply-adds\n", style="dim")
     view.append(f"{'':<34}{'smaller':>8}  {'faster':>14}  wins in\n", style="bold")
@@ -98,6 +100,9 @@ def preflight_view(found: Preflight) -> Text:
         view.append(f"{verdict.variant:<34}{smaller:>8}  {faster:>14}  {verdict.pays_in}{slower}\n")
     if found.multiples:
         view.append(f"channels: in multiples of {found.multiple}\n")
+    if found.float_operators:
+        view.append("faster in float32 beside 8-bit activations:\n")
+        view.append(f"  {', '.join(found.float_operators)}\n")
     return view
 
 

@@ -31,12 +31,13 @@ def network_and_inputs(request: pytest.FixtureRequest) -> tuple[nn.Module, np.nd
     """Return a network whose best rule is known, and calibration inputs."""
     chance = np.random.default_rng(0)
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    first = nn.Linear(16, 32)
+    network = nn.Sequential(first, nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
     inputs = chance.uniform(-1, 1, (96, 16)).astype(np.float32)
     if request.param == "outliers":  # a few values that are 200 times as large, and that the network does not read
         inputs[::24, 0] = 200.0
         with torch.no_grad():
-            network[0].weight[:, 0] = 0.0
+            first.weight[:, 0] = 0.0
     return network, inputs
 
 

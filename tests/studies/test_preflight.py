@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
+import optuna
 import pytest
 
 from karui.evaluators.probing import LikedMultiple, ProbeRow
@@ -21,6 +23,7 @@ from karui.studies.commands.views import preflight_view, training_view
 from karui.studies.preflight.preflight_sentences import sentences
 from karui.studies.preflight.training import training_speed_of
 from karui.studies.preflight.verdicts import Findings, Preflight, Verdict
+from karui.studies.storage.study_notes import agreed_float_operators
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.study_file.task_loading import load_task
@@ -149,6 +152,31 @@ def test_only_what_cannot_pay_is_said() -> None:
     assert sentences(found_on(flown(zeros=0.5, multiple=4)), STUDY) == []
     auto = STUDY.model_copy(update={"recovery": BuildSettings(channel_multiple="auto")})
     assert sentences(found_on(flown(zeros=0.5, multiple=16)), auto) == []
+
+
+def test_the_whole_model_counts_where_it_was_timed() -> None:
+    whole = (ProbeRow("the whole model", 1.0, "bits", INT8, 0.3, 1.54, 0.02),)
+    layers = flown(0.4, zeros=0.5)
+    found = replace(layers, whole=whole, float_operators=("depthwise", "elementwise"))
+    verdict = next(each for each in found.verdicts() if each.variant == INT8)
+    assert (verdict.size_ratio, verdict.time_ratio) == (0.3, 1.54)
+    assert [each.variant for each in found.verdicts()] == [each.variant for each in layers.verdicts()]
+    slower, left = sentences(found_on(found), STUDY)
+    assert "8-bit activations make files slower (1.54 ± 0.02 of the model's own time)" in slower
+    assert "some operators stay float32: depthwise, elementwise" in left
+    assert found_on(found, layers).float_operators == ("depthwise", "elementwise")
+    assert Preflight.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    text = preflight_view(found).plain
+    assert "0.65 ± 0.01x  size, slower" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_what_stays_float_is_agreed_once_and_never_changes_a_study_with_files() -> None:
+    first, begun = (optuna.create_study() for _ in range(2))
+    assert agreed_float_operators(first, ("depthwise",), nullcontext) == ("depthwise",)
+    assert agreed_float_operators(first, ("linear",), nullcontext) == ("depthwise",)
+    begun.add_trial(optuna.trial.create_trial(value=1.0))
+    assert agreed_float_operators(begun, ("depthwise",), nullcontext) == ()
 
 
 def test_nothing_is_said_of_an_axis_that_is_not_searched() -> None:
