@@ -15,8 +15,8 @@ from ..errors import CandidateFailure
 from ..spaces.candidate import HALF_BITS, Candidate
 from ..spaces.draft import write_draft
 from ..spaces.quantization.bit_choice import BitChoice
-from ..spaces.quantization.operator_kinds import LAYER_KINDS, OperatorKind, kinds_of_file
-from ..spaces.quantization.settings import QuantizationSettings
+from ..spaces.quantization.operator_kinds import LAYER_KINDS, kinds_of_file
+from ..spaces.quantization.settings import OperatorKind, QuantizationSettings
 from .probing import ProbeRow, is_faster
 from .targets import Target
 from .telling import tell_nobody
@@ -114,7 +114,7 @@ class WholeModel:
             kinds = kinds_of_file(self._reference)
         except CandidateFailure:
             return ()  # its row says why
-        steps = [(kind,) for kind in kinds]
+        steps: list[tuple[OperatorKind, ...]] = [(kind,) for kind in kinds]
         steps += [some for some in _together(kinds) if 1 < len(some) < len(kinds)]
         for _ in range(_MOST_KINDS):
             before = best

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 
 from karui.evaluators.probing import LikedMultiple, ProbeRow
 from karui.evaluators.training_speed import TrainingSpeed
+from karui.search.turns import Alone
 from karui.spaces.build_settings import BuildSettings
 from karui.spaces.precision import Precision
 from karui.spaces.quantization.axis import BitsAxis
@@ -173,10 +174,10 @@ def test_the_whole_model_counts_where_it_was_timed() -> None:
 
 def test_what_stays_float_is_agreed_once_and_never_changes_a_study_with_files() -> None:
     first, begun = (optuna.create_study() for _ in range(2))
-    assert agreed_float_operators(first, ("depthwise",), nullcontext) == ("depthwise",)
-    assert agreed_float_operators(first, ("linear",), nullcontext) == ("depthwise",)
+    assert agreed_float_operators(first, ("depthwise",), Alone()) == ("depthwise",)
+    assert agreed_float_operators(first, ("linear",), Alone()) == ("depthwise",)
     begun.add_trial(optuna.trial.create_trial(value=1.0))
-    assert agreed_float_operators(begun, ("depthwise",), nullcontext) == ()
+    assert agreed_float_operators(begun, ("depthwise",), Alone()) == ()
 
 
 def test_nothing_is_said_of_an_axis_that_is_not_searched() -> None:
