@@ -61,7 +61,7 @@ def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callabl
             told=next_layer,
             inputs=inputs,
             quantization=spec.quantization,
-            bits=spec.bits is not None and spec.bits.has_integers,
+            bits=spec.bits is not None and spec.bits.has_integers and 8 in spec.bits.activations,
         )
 
     inputs = bench.task.calibration_batch(CALIBRATION_SAMPLES).numpy()
@@ -143,7 +143,7 @@ def fly(
         inputs: Inputs of the model, shape (n, *input_shape), on which the whole of it is timed with fewer bits; None to
             time its layers alone.
         quantization: How weights and activations are rounded.
-        bits: Whether it matters what fewer bits bring.
+        bits: Whether it matters what 8-bit activations bring.
 
     Raises:
         CandidateFailure: Where the model has no layer that a probe can be built of.
