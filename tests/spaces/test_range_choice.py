@@ -58,7 +58,8 @@ def test_the_file_is_that_of_the_rule_whose_outputs_are_nearest(
     if inputs.max() > 1:  # one scale for outliers that nothing reads is far too coarse, or has to be spared
         assert chosen in {digests[how] for how in RULES if how != "minmax"}
     else:
-        assert chosen == digests[min(errors, key=lambda how: errors[how])]
+        best = min(errors, key=lambda how: errors[how])
+        assert chosen == digests[best if errors[best] < 0.794 * errors["minmax"] else "minmax"]  # a decibel
 
 
 def test_the_error_is_relative_to_the_variance_and_summed_over_outputs() -> None:
