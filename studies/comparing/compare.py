@@ -137,7 +137,8 @@ def compare_runs(first: Run, second: Run) -> Comparison:
     other run covers is told by C(A, B), the share of B that a point of A weakly dominates (Zitzler and Thiele, IEEE
     Transactions on Evolutionary Computation 1999).
     """
-    on_test = all("test_accuracy" in run.front.columns for run in (first, second))
+    # what is known of a baseline may be without it, where the front's descriptions are gone
+    on_test = all("test_accuracy" in run.front.columns and "test_accuracy" in run.baseline for run in (first, second))
     column = "test_accuracy" if on_test else "accuracy"
     objectives = first.objectives if first.objectives == second.objectives else OBJECTIVES
     values = [_values(run, column, objectives) for run in (first, second)]

@@ -42,12 +42,16 @@ def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 
     Raises:
-        ValueError: Where it is no JSON, no text, or no file.
+        ValueError: Where it is no JSON, no text, no file, or holds halves of characters, which no file takes.
         RecursionError: Where its values are too deep.
         OSError: Where it cannot be read.
     """
     check_is_file(path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    found = json.loads(text)
+    if "\\u" in text:
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def check_is_file(path: Path) -> None:

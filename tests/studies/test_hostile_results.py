@@ -327,7 +327,7 @@ def _survives(whole: Path, folder: Path, command: Command, chance: Random) -> No
 CHANCES = st.randoms(use_true_random=False)
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, derandomize=True, database=None, max_examples=15, suppress_health_check=list(HealthCheck))
 @given(chance=CHANCES)
 def test_any_damage_is_told(whole: Path, tmp_path: Path, karui_command: Command, chance: Random) -> None:
     _survives(whole, tmp_path, karui_command, chance)
