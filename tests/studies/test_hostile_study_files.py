@@ -271,7 +271,7 @@ def test_any_values_are_a_study_or_told(plain: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@trials(5_000)
+@trials(2_000)
 @given(plain=STUDIES)
 def test_any_values_are_a_study_or_told_at_length(plain: dict[str, Any]) -> None:
     _is_right_or_told(plain)
@@ -303,7 +303,7 @@ def test_any_file_is_a_study_or_told(tmp_path_factory: pytest.TempPathFactory, c
 
 
 @pytest.mark.slow
-@trials(10_000)
+@trials(2_000)
 @given(content=TEXTS.map(str.encode) | st.binary(max_size=50))
 def test_any_file_is_a_study_or_told_at_length(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     _file_is_right_or_told(tmp_path_factory.getbasetemp() / "mine.toml", content)
