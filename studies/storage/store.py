@@ -5,9 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy import make_url
 
 from ...errors import DAMAGED, OutputError
 from ...search.objectives import OBJECTIVES, Objective
@@ -51,6 +53,8 @@ def open_study(storage: str, name: str, *, create: bool, objectives: Sequence[Ob
         # Who only reads takes the file as it is.
         arguments = {"connect_args": {"timeout": 60} | ({"factory": _LoggedConnection} if create else {})}
     check_storage_url(storage)
+    if not create and _is_missing_file(storage):
+        raise _no_study(storage, name)  # SQLite would make the file
     with (
         explain_storage_errors(storage, OPENING_ERRORS),
         # Two that make the tables of one database at the same time are in each other's way.
@@ -63,13 +67,23 @@ def open_study(storage: str, name: str, *, create: bool, objectives: Sequence[Ob
                 return _made(backend, storage, name, objectives)
             study = optuna.load_study(storage=backend, study_name=name)
         except KeyError:
-            raise OutputError(
-                f"the storage holds no study {name!r}",
-                where=storage,
-                remedy="run `karui search` for it first, with the same --out and --storage as here",
-            ) from None
+            raise _no_study(storage, name) from None
         _objectives_in(study, storage)
     return study
+
+
+def _is_missing_file(storage: str) -> bool:
+    url = make_url(storage)
+    is_file = url.drivername.startswith("sqlite") and url.database and not url.database.startswith(("file:", ":"))
+    return bool(is_file) and not Path(str(url.database)).exists()
+
+
+def _no_study(storage: str, name: str) -> OutputError:
+    return OutputError(
+        f"the storage holds no study {name!r}",
+        where=storage,
+        remedy="run `karui search` for it first, with the same --out and --storage as here",
+    )
 
 
 def _made(

@@ -319,3 +319,10 @@ def test_nothing_told_is_lost_when_the_process_is_killed(tmp_path: Path) -> None
         trials = open_study(url(tmp_path), "mine", create=create).get_trials()
         assert [trial.user_attrs["mark"] for trial in trials] == [*range(20), "in flight"]
         assert [trial.values[2] for trial in trials[:-1]] == [float(number) for number in range(20)]
+
+
+def test_who_only_reads_makes_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    with pytest.raises(OutputError, match="holds no study"):
+        open_study(f"sqlite:///{path}", "s", create=False)
+    assert not path.exists()
