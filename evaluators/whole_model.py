@@ -94,7 +94,7 @@ class WholeModel:
         for name, candidate in WHOLE_VARIANTS.items():
             self._told(f"{WHOLE}, {name}")
             try:
-                file = self._draft(candidate, kinds, "whole")
+                file = self._draft(candidate, kinds, "whole", checked=True)
                 timing = self._time(self._reference, file)
             except CandidateFailure as failure:
                 yield ProbeRow(WHOLE, 1.0, "bits", name, 1.0, None, reason=failure.reason)
@@ -145,7 +145,9 @@ class WholeModel:
                 fastest, least = _Tried(kinds, file), timing.ratio
         return fastest, left
 
-    def _draft(self, candidate: Candidate, kinds: tuple[OperatorKind, ...], name: str) -> Path:
+    def _draft(
+        self, candidate: Candidate, kinds: tuple[OperatorKind, ...], name: str, *, checked: bool = False
+    ) -> Path:
         path = self._place / f"{name}.onnx"
         bits = candidate.weight_bits, candidate.activation_bits
         write_draft(
@@ -156,6 +158,7 @@ class WholeModel:
             start=_never,
             inputs=torch.from_numpy(self._calibration),
             settings=self._quantization.model_copy(update={"float_operators": kinds}),
+            checked=checked,
         )
         return path
 

@@ -44,6 +44,7 @@ def write_draft(
     start: Callable[[], nn.Module],
     inputs: Tensor,
     settings: QuantizationSettings,
+    checked: bool = False,
 ) -> None:
     """Make the draft of a candidate.
 
@@ -55,6 +56,8 @@ def write_draft(
         start: Returns the network that the candidate starts from; called where there is none.
         inputs: A batch, float32, shape (n, *input_shape).
         settings: How the study quantizes; here weights are rounded to nearest, and ranges are those of few inputs.
+        checked: Whether operators that int8 gets wrong are found, and left float32: what the candidate's own file will
+            be slower by.
 
     Raises:
         CandidateFailure: Where the network cannot be exported, quantized or packed.
@@ -67,7 +70,7 @@ def write_draft(
         if candidate.zeroing == "gradual":
             zero_network(network, candidate.zeroed_weights, candidate.zero_pattern)
         export_onnx(network, inputs[:PARITY_SAMPLES], source)
-    pack(_round(source, path, candidate, choice, inputs[:CALIBRATION_SAMPLES].numpy(), settings), path)
+    pack(_round(source, path, candidate, choice, inputs[:CALIBRATION_SAMPLES].numpy(), settings, checked), path)
 
 
 def _disturb_constants(network: nn.Module) -> None:
@@ -91,6 +94,7 @@ def _round(
     choice: BitChoice | None,
     inputs: np.ndarray,
     settings: QuantizationSettings,
+    checked: bool,
 ) -> Path:
     """Round and zero a float32 file the cheap way; return the file, the source itself where there is nothing to do."""
     rounded = beside.with_suffix(".rounded.onnx")
@@ -103,7 +107,10 @@ def _round(
         if choice.allocation == "budget":
             table = beside.with_suffix(".sensitivity.json")
             table.write_text(_even_table(source, inputs, cheap).to_json(), encoding="utf-8")
-        quantize(source, rounded, choice, calibration=inputs, settings=cheap, sensitivity=table, zeroing=zeroing)
+        quantize(
+            source, rounded, choice, calibration=inputs, settings=cheap, sensitivity=table, zeroing=zeroing,
+            checked=checked,
+        )  # fmt: skip
         return rounded
     if zeroing is not None:
         zero_weights(source, rounded, zeroing, calibration=inputs, settings=cheap)

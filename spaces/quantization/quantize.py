@@ -57,6 +57,7 @@ def quantize(
     sensitivity: Path | None = None,
     zeroing: Zeroing | None = None,
     note: Note = untold,
+    checked: bool = True,
 ) -> QuantizationReach:
     """Quantize a float32 ONNX file; weights of zero stay zero.
 
@@ -71,6 +72,8 @@ def quantize(
             budgets of a float32 file. None to keep it nowhere.
         zeroing: Weights to zero in the same pass, the others making good for them.
         note: Is told what was left float32, and why.
+        checked: Whether, beside 8-bit activations, every operator is compared with float32 and left so where it is
+            wrong; drafts that are only timed go without, which may take ten times as long as all else.
 
     Raises:
         CandidateFailure: Where onnx or onnxruntime rejects the graph, nothing can be quantized, or the result
@@ -90,7 +93,9 @@ def quantize(
         bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity, given)
         before = copy_if_normalized(model, settings)
         apart = round_apart(model, layers, bits_apart(choice), choice.most_bits, settings)
-        model = _quantize(model, before, reached, bits, inputs, settings, learned, zeroing, with_activations, note)
+        model = _quantize(
+            model, before, reached, bits, inputs, settings, learned, zeroing, with_activations, note, checked
+        )
         store_apart(model, apart)
         _check_result(model, inputs[:_PROBES])
     except RUNTIME_ERRORS as error:
@@ -166,6 +171,7 @@ def _quantize(
     zeroing: Zeroing | None,
     with_activations: bool,
     note: Note,
+    checked: bool,
 ) -> onnx.ModelProto:
     """Return the quantized model; the given one is changed, ``before`` is what it was where that is needed."""
     is_chosen = with_activations and settings.activation_ranges == "auto"
@@ -180,7 +186,9 @@ def _quantize(
         replace_weights(after, weights)
         correct_normalization(model, after, before, inputs)
     if with_activations:
-        return quantize_weights_and_activations(model, weights, inputs, settings, learned.activations, wanted, note)
+        return quantize_weights_and_activations(
+            model, weights, inputs, settings, learned.activations, wanted, note, checked=checked
+        )
     quantize_weights(model, weights, layers)
     return model
 

@@ -56,6 +56,8 @@ def quantize_weights_and_activations(
     activations: Mapping[str, ActivationGrid],
     wanted: Outputs = (),
     note: Note = untold,
+    *,
+    checked: bool = True,
 ) -> onnx.ModelProto:
     """Return the QDQ model: signed int8 weights within their bits, unsigned activations.
 
@@ -70,6 +72,7 @@ def quantize_weights_and_activations(
         wanted: What the float32 network gives for the first calibration inputs, by which ranges are chosen where that
             is asked for.
         note: Is told what stays float32, and why.
+        checked: Whether every operator is compared with float32, and spared where it is wrong.
     """
     overrides = _replace_weights(model, weights)
     layers = [layer for layer in find_layers(model) if layer.weight_name in weights]
@@ -91,6 +94,8 @@ def quantize_weights_and_activations(
         grids = best_grids(model, calibration, lambda tried: insert(tried, start), wanted)
     else:
         grids = activation_grids(model, calibration, settings.activation_ranges)
+    if not checked:
+        return insert(grids, start)
     tensors = record(model, _watched(model, known), calibration)
     file = spare(model, partial(insert, grids), start, tensors, trained=set(activations))
     reasons = {**dict.fromkeys(endless, ENDLESS), **unfit, **file.reasons}
