@@ -101,7 +101,10 @@ def _check(table: pd.DataFrame, needed: Sequence[str], *, whole: bool) -> None:
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise ValueError(f"line {row + 2}, column {name}: {_plain(table[name].iloc[row])}, a number was expected")
-        table[name] = numbers.astype(int) if name == "trial" else numbers
+        if name == "trial":
+            table[name] = numbers.astype(int)
+        elif not pd.api.types.is_numeric_dtype(table[name]):  # whole numbers stay whole
+            table[name] = numbers
     if whole:
         for name in ("point", "file"):
             if name in table.columns and table[name].isna().any():

@@ -245,6 +245,7 @@ KEPT = {
         "weight_bits": 32,
         "activation_bits": 32,
     },
+    "channels": "as masked",
 }
 """What the key of a trained network was made of before there was a final factor."""
 
@@ -607,7 +608,7 @@ def test_a_network_that_cannot_lose_channels_fails_with_its_stage(tiny_task: Tas
             return outputs
 
     builder = Builder(replace(tiny_task, model=Fixed()), SETTINGS, tmp_path)
-    with pytest.raises(CandidateFailure, match="sparsity: the network does not run without some of its channels"):
+    with pytest.raises(CandidateFailure, match="sparsity: conv: the network does not run without some of its channels"):
         builder.build(CANDIDATES["fewer channels"])
 
 
@@ -723,7 +724,7 @@ def test_a_full_disk_is_no_fault_of_the_candidate(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    place = {"export": "torch.onnx.export", "quantization": "karui.spaces.quantization.static.quantize_static"}[stage]
+    place = {"export": "torch.onnx.export", "quantization": "karui.spaces.quantization.quantize.write_model"}[stage]
     monkeypatch.setattr(place, full)
     with pytest.raises(OSError, match="No space left"):
         builder.build(CANDIDATES["int8"])

@@ -306,8 +306,8 @@ def test_the_exported_program_runs_the_exported_samples(finished: Finished, tmp_
     assert "outputs are as expected" in result.stdout
     samples = np.load(tmp_path / "samples" / "samples.npz")
     images, labels = finished.splits["test"]
-    rows = [number * len(images) // 16 for number in range(16)]
-    np.testing.assert_array_equal(samples["inputs"], images[rows])
+    rows = [next(row for row, image in enumerate(images) if (image == given).all()) for given in samples["inputs"]]
+    assert [row * 16 // len(images) for row in rows] == list(range(16)), "one of each equal part"
     assert samples["targets"].tolist() == labels[rows].tolist()
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     (answers,) = session.run(None, {session.get_inputs()[0].name: images[rows]})
