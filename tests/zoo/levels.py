@@ -24,7 +24,6 @@ Measured over the zoo, files with 8-bit activations lie between 4 dB below the p
 layers' inputs and the answers float32, and 12 dB above it; a broken operator costs 11 to 42 dB. With 4-bit weights,
 which error feedback rounds better than to nearest, they lie 8 dB and more above.
 """
-LOWEST_BOUND_DB = 1.5
 CHANNEL_MARGIN_DB = 12.0
 """How much nearer to the noise a single channel of the answers may be: one that hardly varies is the first to drown."""
 
@@ -43,7 +42,7 @@ def bound_db(case: Case, treatment: str) -> tuple[float, str]:
     """Return the least ratio of signal to noise, and where it comes from."""
     plain = level_db(answers_of(plain_twin(case, treatment), case.held_out), case.answers)
     bound = min(HIGHEST_BOUND_DB[treatment], plain - BEHIND_PLAIN_DB[treatment])
-    return max(bound, LOWEST_BOUND_DB), f" (a plain rounding has {plain:.1f})"
+    return bound, f" (a plain rounding has {plain:.1f})"
 
 
 def plain_twin(case: Case, treatment: str) -> nn.Module:
