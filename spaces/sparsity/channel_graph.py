@@ -104,6 +104,9 @@ def shapes_of(network: nn.Module, example: Tensor, *, as_in_training: bool) -> l
 def _containers_in_training(network: nn.Module) -> Iterator[None]:
     """Put the modules that hold others into training mode: they choose the outputs, and no layer's statistics move."""
     containers = [module for module in network.modules() if any(True for _ in module.children())]
+    # a normalization that holds its activation, as timm has them, is a layer and a container
+    kept = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
+    containers = [module for module in containers if not isinstance(module, nn.modules.batchnorm._NormBase)]
     for module in containers:
         module.training = True
     try:
@@ -111,6 +114,9 @@ def _containers_in_training(network: nn.Module) -> Iterator[None]:
     finally:
         for module in containers:
             module.training = False
+        with torch.no_grad():
+            for buffer, values in kept:
+                buffer.copy_(values)
 
 
 @contextmanager

@@ -390,3 +390,28 @@ def test_a_network_is_left_with_multiples(tiny_network: nn.Module, example: Tens
     before = [layer.out_channels for layer in tiny_network.modules() if isinstance(layer, nn.Conv2d)]
     # 8 * 0.6 = 4.8 is nearest to 4, 16 * 0.6 = 9.6 to 8.
     assert inner == [{8: 4, 16: 8}[channels] for channels in before]
+
+
+class NormWithActivation(nn.BatchNorm2d):
+    """Holds its activation, as normalizations of timm do: a layer and a container."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.activation = nn.ReLU()
+
+    def forward(self, input: Tensor) -> Tensor:
+        outputs: Tensor = self.activation(super().forward(input))
+        return outputs
+
+
+def test_statistics_of_a_norm_that_holds_its_activation_stay() -> None:
+    norm = NormWithActivation(8)
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), norm, nn.Conv2d(8, 5, 1)).eval()
+    statistics = torch.arange(8.0)
+    assert norm.running_mean is not None
+    norm.running_mean.copy_(statistics)
+    narrower = remove_channels(network, torch.randn(4, 3, 6, 6) + 3, 0.5)
+    kept = narrower.get_buffer("1.running_mean")
+    assert len(kept) == 4
+    assert torch.isin(kept, statistics).all()
+    torch.testing.assert_close(norm.running_mean, statistics)
