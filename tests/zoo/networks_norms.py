@@ -173,3 +173,19 @@ class GlobalResponse(Between):
     def between(self, hidden: Tensor, inputs: Tensor) -> Tensor:
         norms = hidden.pow(2).sum((2, 3), keepdim=True).sqrt()
         return hidden + self.gain * hidden * norms / (norms.mean(1, keepdim=True) + 1e-6) + self.shift
+
+
+class NormWithActivation(nn.BatchNorm2d):
+    """Holds its activation, as normalizations of timm do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.activation = nn.ReLU()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.activation(super().forward(inputs))
+
+
+@animal()
+def norms_with_activations() -> nn.Module:
+    return nn.Sequential(conv(3, 16), NormWithActivation(16), conv(16, 16), NormWithActivation(16), head(16))

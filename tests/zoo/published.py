@@ -19,9 +19,6 @@ TORCHVISION = (
     "densenet121",
     "efficientnet_b0",
     "googlenet",
-    "convnext_tiny",
-    "swin_t",
-    "vit_b_16",
 )
 TIMM = ("convnext_atto", "vit_tiny_patch16_224", "mobilenetv4_conv_small", "efficientvit_b0", "fastvit_t8", "resnet18d")
 
@@ -34,8 +31,6 @@ def _torchvision(name: str) -> nn.Module:
     settings: dict[str, object] = {"weights": None, "num_classes": CLASSES}
     if name == "googlenet":
         settings |= {"init_weights": False, "aux_logits": False}
-    if name == "vit_b_16":
-        settings["image_size"] = IMAGE_SIDE
     network: nn.Module = torchvision.models.get_model(name, **settings)
     return network
 
