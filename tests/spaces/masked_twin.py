@@ -49,12 +49,17 @@ def masked_twin(network: nn.Module, smaller: nn.Module) -> nn.Module:
         if not isinstance(layer, LAYERS):
             raise TypeError(f"{name} is another layer in the smaller network")
         dense = isinstance(layer, nn.Linear) or layer.groups == 1
-        if getattr(layer, "transposed", False):
+        transposed = getattr(layer, "transposed", False)
+        if transposed:
             rows, columns = columns, rows
+        elif not dense:
+            rows_a_group = layer.weight.shape[0] // layer.groups
+            groups = sorted({row // rows_a_group for row in rows})
+            columns = [group * layer.weight.shape[1] + column for group in groups for column in columns]
         axis = -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)
-        if dense:
+        if dense or not transposed:
             layer.register_forward_pre_hook(lambda _, inputs, kept=columns, axis=axis: _only(inputs[0], kept, axis))
-        if dense or not getattr(layer, "transposed", False):
+        if dense or not transposed:
             layer.register_forward_hook(lambda _, __, output, kept=rows, axis=axis: _only(output, kept, axis))
     return twin
 
