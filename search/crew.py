@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import CandidateFailure, CandidateStopped, TargetUnavailable, describe_error
+from ..errors import CandidateFailure, CandidateStopped, KaruiError, TargetUnavailable, describe_error
 from ..spaces.candidate import Candidate
 from .faults import stopped_by
 from .gates import Gates
@@ -119,7 +119,7 @@ class InProcess:
         """Evaluate what waits, however long that takes.
 
         Raises:
-            KaruiError: Where the accelerator has failed.
+            KaruiError: Where the candidate meets one, such as a full disk, or the accelerator has failed.
         """
         if not self._waiting:
             return ()
@@ -133,6 +133,8 @@ class InProcess:
             fault = unexpected(failure, failure.stage)
             if fault is None:
                 return (Answer(self.ticket, failure),)
+        except KaruiError:
+            raise  # something that the user can put right, as with worker processes
         except Exception as error:
             fault = unexpected(error, self.stage)
             if fault is None or (fault.kind == "bug" and not isinstance(error, OSError)):

@@ -28,7 +28,7 @@ from .certifying.finish_time import FinishTime
 from .certifying.remeasuring import NOTHING_EARLIER
 from .finish import Finish
 from .measuring.idle_measuring import IdleMeasuring
-from .measuring.workbench import Workbench, begin_bench, cache_of, prepare_task
+from .measuring.workbench import Workbench, begin_bench, cache_of, explained, prepare_task
 from .result import StudyResult
 from .storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from .storage.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
@@ -266,7 +266,7 @@ class Session:
     def _crew(self, bench: Bench, workbench: Workbench) -> Crew:
         """Return who evaluates candidates: worker processes, or this very process where there are none."""
         if not self.spec.workers:
-            crew = InProcess(bench.evaluate)
+            crew = InProcess(explained(bench, self.spec, self.folder))
 
             def announce(stage: str) -> None:
                 crew.stage = stage

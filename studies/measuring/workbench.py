@@ -60,15 +60,7 @@ class Workbench:
         Raises:
             KaruiError: Where the task cannot be loaded any more.
         """
-        bench = self.open(announce)
-        cache = cache_of(self.spec, self.folder).folder
-
-        def evaluate(candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
-            # a full disk is no fault of the candidate
-            with explain_os_errors(self.folder.path, task_runs=True), explain_cache_errors(cache):
-                return bench.evaluate(candidate, gates)
-
-        return evaluate
+        return explained(self.open(announce), self.spec, self.folder)
 
     def open(self, announce: Callable[[str], None]) -> Bench:
         """Load the task and set the bench up.
@@ -106,6 +98,17 @@ class Workbench:
         bench = Bench(task, artifact, self.spec, lock, announce, RowStore(self.folder.rows))
         begin_bench(bench, self.spec, self.recovery, self.quantization, self.folder, self.seed, self.baseline, files)
         return bench
+
+
+def explained(bench: Bench, spec: StudySpec, folder: RunFolder) -> Evaluate:
+    """Return how a bench evaluates, what the disk lacks told as such: a full one is no fault of the candidate."""
+    cache = cache_of(spec, folder).folder
+
+    def evaluate(candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+        with explain_os_errors(folder.path, task_runs=True), explain_cache_errors(cache):
+            return bench.evaluate(candidate, gates)
+
+    return evaluate
 
 
 def prepare_task(spec: StudySpec, task: Task | None) -> Task:

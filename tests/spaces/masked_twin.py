@@ -53,9 +53,10 @@ def masked_twin(network: nn.Module, smaller: nn.Module) -> nn.Module:
         if transposed:
             rows, columns = columns, rows
         elif not dense:
-            rows_a_group = layer.weight.shape[0] // layer.groups
+            shape = layer.get_parameter("weight").shape
+            rows_a_group = shape[0] // int(getattr(layer, "groups", 1))
             groups = sorted({row // rows_a_group for row in rows})
-            columns = [group * layer.weight.shape[1] + column for group in groups for column in columns]
+            columns = [group * shape[1] + column for group in groups for column in columns]
         axis = -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)
         if dense or not transposed:
             layer.register_forward_pre_hook(lambda _, inputs, kept=columns, axis=axis: _only(inputs[0], kept, axis))

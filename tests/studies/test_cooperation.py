@@ -223,7 +223,7 @@ def test_trials_are_taken_in_once_each(study: optuna.Study) -> None:
 
 def far_away(study: optuna.Study, clock: list[float]) -> Owners:
     owners = Owners(study, now=lambda: clock[0])
-    owners.mark["host"] = "another-host"
+    owners.mark |= {"host": "another-host", "machine": "another-host, booted once"}
     return owners
 
 
