@@ -175,6 +175,7 @@ class ThreeLayers(nn.Module):
 @pytest.mark.parametrize("activation_bits", [None, 8, 32])
 def test_shares_of_multiply_adds(activation_bits: int | None, example: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "network.onnx"
+    torch.manual_seed(0)  # some that are drawn give outputs that hardly differ, and keep them in float32
     export_onnx(ThreeLayers(), example, path)
     if activation_bits is not None:
         quantize(path, path, BitChoice(4, activation_bits), calibration=example.numpy())
