@@ -303,9 +303,9 @@ def test_loss_that_is_not_finite_fails(tiny_task: Task, value: float) -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        return nn.functional.cross_entropy(outputs, targets) + (value if calls > 7 else 0.0)
+        return nn.functional.cross_entropy(outputs, targets) + (value if calls > 8 else 0.0)
 
-    # 192 samples make six steps an epoch, and it is tried once before
+    # 192 samples make six steps an epoch, and it is tried twice before
     with pytest.raises(CandidateFailure, match=r"supernet: the loss became (nan|inf) in epoch 2 of 2"):
         train_supernet(TINY_NETWORKS, replace(tiny_task, loss=loss), QUICK)
 
