@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import io
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .code_digest import Description, array_digest
+from .quiet import quiet
+from .running import copy_network
 
 
 def describe_computation(network: nn.Module, example: Tensor) -> Description:
@@ -37,8 +35,8 @@ def describe_computation(network: nn.Module, example: Tensor) -> Description:
 
 
 def _trace(network: nn.Module, example: Tensor, training: bool) -> str:
-    module = copy.deepcopy(network).cpu().train(training)
-    with _quiet(), torch.no_grad():
+    module = copy_network(network).cpu().train(training)
+    with quiet(), torch.no_grad():
         traced = torch.jit.trace(module, example.detach().clone(), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     digest = hashlib.sha256()
     for line in _lines(traced.inlined_graph, {}):
@@ -70,11 +68,3 @@ def _attribute(node: Any, name: str) -> str:
     if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
         return str([array_digest(item) for item in value])
     return repr(value)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    sink = io.StringIO()
-    with warnings.catch_warnings(), redirect_stdout(sink), redirect_stderr(sink):
-        warnings.simplefilter("ignore")
-        yield
