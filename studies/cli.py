@@ -292,9 +292,15 @@ def _refusal(error: OSError) -> OutputError:
 
 
 def _explain_usage(error: Exception) -> int:
-    """Print click's own usage errors its own way; anything else is a bug and keeps its traceback."""
+    """Print click's own usage errors its own way, and what a database refuses; all else is a bug with its traceback."""
     show = getattr(error, "show", None)
     if show is None:
+        if "sqlalchemy" in sys.modules:
+            from .storage.storage_errors import STORAGE_ERRORS, storage_refusal
+
+            if isinstance(error, STORAGE_ERRORS):
+                _print_error(storage_refusal(error))
+                return KaruiError.exit_code
         raise error
     show()
     return int(getattr(error, "exit_code", 2))

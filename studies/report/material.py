@@ -126,7 +126,8 @@ def read_material(results: Results) -> Material:
     trials, records = _trials(results, study, objectives)
     front = read_front_table(folder) if folder.front_csv.exists() else None
     baseline = _baseline(folder, study)
-    attributes = dict(study.user_attrs) if study is not None else {}
+    with explain_storage_errors(results.storage):
+        attributes = dict(study.user_attrs) if study is not None else {}
     objectives = _bounded(objectives, attributes)
     points, is_front = _points(front, trials, objectives, baseline)
     with explain_damage(folder.log, "the log of the search", "move that file away"):

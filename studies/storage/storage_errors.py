@@ -28,19 +28,29 @@ def explain_storage_errors(storage: str, errors: tuple[type[Exception], ...] = S
     try:
         yield
     except errors as error:
-        known = isinstance(error.__cause__, DAMAGED)  # it says itself what cannot be read
-        cause = error if known else error.__cause__ or error
-        raise OutputError(
-            "the study's storage cannot be used",
-            where=storage,
-            expected="a reachable database that Optuna made, or an empty one",
-            got=without_secrets(" ".join(str(cause).split()))[:300],
-            remedy=_remedy(storage, cause),
-        ) from error
+        raise storage_refusal(error, storage) from error
 
 
-def _remedy(storage: str, cause: BaseException) -> str:
-    if storage.startswith("postgresql"):
+def storage_refusal(error: BaseException, storage: str | None = None) -> OutputError:
+    """Return what a person is told of an error of the database.
+
+    Args:
+        error: What was raised.
+        storage: URL of the database; None where the error comes from somewhere that does not know it.
+    """
+    known = isinstance(error.__cause__, DAMAGED)  # it says itself what cannot be read
+    cause = error if known else error.__cause__ or error
+    return OutputError(
+        "the study's storage cannot be used",
+        where=storage,
+        expected="a reachable database that Optuna made, or an empty one",
+        got=without_secrets(" ".join(str(cause).split()))[:300],
+        remedy=_remedy(storage, cause),
+    )
+
+
+def _remedy(storage: str | None, cause: BaseException) -> str:
+    if storage is not None and storage.startswith("postgresql"):
         if isinstance(cause, ImportError):
             return "pip install 'karui[postgres]', and begin the URL with postgresql+psycopg://"
         return "check the URL, and that the server runs, lets this machine in, and has that user and that database"
