@@ -114,7 +114,7 @@ def _check(table: pd.DataFrame, needed: Sequence[str], *, whole: bool) -> None:
 
 def _flags(table: pd.DataFrame, name: str) -> Any:
     """Return a column of flags; what is missing is none."""
-    texts = table[name].fillna("").astype(str).str.lower()
+    texts = table[name].astype(object).fillna("").astype(str).str.lower()
     wrong = ~texts.isin(["true", "false", ""])
     if wrong.any():
         raise ValueError(f"column {name}: {_plain(table[name][wrong].iloc[0])}, True or False was expected")

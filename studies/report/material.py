@@ -180,7 +180,10 @@ def _trials(
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
     """Make a table read from a file and one made of records alike: texts are texts, and flags are flags."""
-    texts = {name: table[name].fillna("").astype(str) for name in ("stage", "reason", "kind", "candidate", "key")}
+    texts = {
+        name: table[name].astype(object).fillna("").astype(str)
+        for name in ("stage", "reason", "kind", "candidate", "key")
+    }
     flags = {name: (table[name] == True) | (table[name] == "True") for name in ("feasible", "on_front")}  # noqa: E712
     return table.assign(**texts, **flags)
 

@@ -65,7 +65,10 @@ def damage(folder: Path, chance: Random) -> str:
     how = chance.choice(("junk", "cut", "folder", "gone", "lost link", "loop", "bytes", *["entry"] * 6))
     if how == "entry":
         path = chance.choice([file for file in files if file.suffix in _ENTRIES] or files)
-        how = _ENTRIES.get(path.suffix, _bytes)(path, chance)
+        try:
+            how = _ENTRIES.get(path.suffix, _bytes)(path, chance)
+        except ValueError:  # damaged before, so that there is no entry to change
+            how = _bytes(path, chance)
     elif how == "junk":
         path.write_bytes(chance.choice(JUNK))
     elif how == "cut":
