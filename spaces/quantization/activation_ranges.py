@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import get_args
 
 import numpy as np
@@ -11,8 +10,9 @@ import onnx
 from onnx import numpy_helper
 
 from ..onnx_file import open_watching
-from .histogram import LEVELS, Histogram
+from .histogram import Histogram
 from .learned import ActivationGrid
+from .range_search import grid_between, least_squared_error, most_information
 from .settings import ActivationRule
 
 PERCENTILE = 99.99
@@ -24,12 +24,6 @@ _LEAST_RANGE = 1e-30
 """Narrower ranges have steps that float32 hardly tells from nothing."""
 
 _BINS = 4096
-_FACTORS = np.linspace(1.0, 1 / 16, 61)
-"""Shares of an extreme at which a range may end; with these bins, the smallest leaves a bin for each integer."""
-
-_SWEEPS = 2
-"""How often each end is searched with the other one fixed, once both have been searched in step."""
-
 
 RULES: tuple[ActivationRule, ...] = get_args(ActivationRule)
 
@@ -133,36 +127,13 @@ def function_limits(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     return limits
 
 
-def grid_between(lowest: float, highest: float) -> ActivationGrid:
-    """Return the grid from one real value to another; zero is one of its points.
-
-    Args:
-        lowest: At most 0.
-        highest: At least 0, and above ``lowest``.
-    """
-    scale = float(highest - lowest) / (LEVELS - 1)
-    return ActivationGrid(scale, int(np.clip(np.rint(-lowest / scale), 0, LEVELS - 1)))
-
-
 def _grid(found: Histogram, how: ActivationRule) -> ActivationGrid:
     if how == "percentile":
         lowest, highest = _between_percentiles(found)
         return grid_between(lowest, highest) if lowest < highest else grid_between(found.lowest, found.highest)
     if how == "entropy":
-        return _search(_without_zeros(found), _lost_information)
-    return _search(found, _squared_error)
-
-
-def _without_zeros(found: Histogram) -> Histogram:
-    """Return the histogram with no more zeros than there are values beside them.
-
-    Zeros lose nothing on any grid, but half of what a Relu gives are zeros: spread over the first step with its
-    neighbours they would outweigh all else, and the range would end at a third of what it should.
-    """
-    counts = found.counts.copy()
-    zero = min(int(-found.lowest / found.width), len(counts) - 1)
-    counts[zero] = min(counts[zero], max(counts[max(0, zero - 1)] * (zero > 0), *counts[zero + 1 : zero + 2], 0))
-    return replace(found, counts=counts)
+        return most_information(found)
+    return least_squared_error(found)
 
 
 def _between_percentiles(found: Histogram) -> tuple[float, float]:
@@ -170,67 +141,6 @@ def _between_percentiles(found: Histogram) -> tuple[float, float]:
     shares = np.append(0.0, np.cumsum(found.counts)) / found.counts.sum()
     below, above = np.interp([1 - PERCENTILE / 100, PERCENTILE / 100], shares, edges)
     return min(float(below), 0.0), max(float(above), 0.0)
-
-
-def _search(found: Histogram, cost: Callable[[Histogram, ActivationGrid], float]) -> ActivationGrid:
-    """Return the grid of least cost: both ends are drawn in together, then each by itself."""
-    extremes = np.array([found.lowest, found.highest])
-    least, best = np.inf, extremes
-    for moved in ([True, True], *([True, False], [False, True]) * _SWEEPS):
-        start = best
-        if not extremes[moved].any():
-            continue
-        for factor in _FACTORS:
-            ends = np.where(moved, factor * extremes, start)
-            now = cost(found, grid_between(*ends))
-            if now < least:
-                least, best = now, ends
-    return grid_between(*best)
-
-
-def _squared_error(found: Histogram, grid: ActivationGrid) -> float:
-    """Return the sum of squared differences from the nearest points of the grid, less what is the same for all grids.
-
-    That is the variance within the bins, the values being taken to lie in their middles.
-    """
-    edges = found.edges(grid)
-    edges[[0, -1]] = 0, len(found.counts)
-    counts, sums, squares = np.diff(found.cumulated[:3, edges], axis=1)
-    points = (np.arange(LEVELS) - grid.zero_point) * grid.scale
-    return float((squares - 2 * points * sums + points**2 * counts).sum())
-
-
-def _lost_information(found: Histogram, grid: ActivationGrid) -> float:
-    """Return the divergence of what the grid keeps from what it is given, less what chance makes of it.
-
-    Given is the histogram within the grid, the first and the last of its bins holding all that is clipped to them; kept
-    are the values of each integer, spread evenly over its bins. Bins of one integer differ by chance as well, which
-    costs a grid of wide steps half a value for each bin more than it has integers (Miller, "Note on the bias of
-    information estimates", 1955): of few values, little else would be seen.
-    """
-    values, _, _, filled, entropy = found.cumulated
-    edges = found.edges(grid)
-    first, last = edges[0], edges[-1]
-    inside, bins = np.diff(values[edges]), np.diff(filled[edges])
-    if not inside.any():
-        return np.inf
-    spread = np.log(np.maximum(inside, 1.0) / np.maximum(bins, 1.0))
-    given = entropy[last] - entropy[first]
-    kept = float((inside * spread).sum())
-    # The first and the last bin within the grid that is not empty.
-    lower = np.searchsorted(filled, filled[first], side="right") - 1
-    upper = np.searchsorted(filled, filled[last], side="left") - 1
-    for clipped, place, end in ((values[first], lower, 0), (values[-1] - values[last], upper, -1)):
-        count = float(found.counts[place])
-        given += _times_log(count + clipped) - _times_log(count)
-        kept += clipped * spread[bins > 0][end]
-    total = values[-1]
-    chance = (bins.sum() - np.count_nonzero(bins)) / 2
-    return float((given - kept - chance) / total - np.log(total / inside.sum()))
-
-
-def _times_log(count: float) -> float:
-    return float(count * np.log(count))
 
 
 def _values(model: onnx.ModelProto, names: set[str], calibration: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

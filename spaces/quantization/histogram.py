@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .learned import LARGEST_UINT8, ActivationGrid
+from .learned import LARGEST_UINT8
 
 LEVELS = LARGEST_UINT8 + 1
 """Integers of an unsigned 8-bit activation."""
@@ -45,8 +45,14 @@ class Histogram:
         rows = np.stack([counts, counts * middles, counts * middles**2, counts > 0, entropy])
         return np.concatenate([np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)], axis=1)
 
-    def edges(self, grid: ActivationGrid) -> np.ndarray:
-        """Return the edges between which the values of each integer of a grid lie, shape (LEVELS + 1,)."""
-        borders = (np.arange(LEVELS + 1) - 0.5 - grid.zero_point) * grid.scale
+    def edges(self, scales: np.ndarray | float, zero_points: np.ndarray | int) -> np.ndarray:
+        """Return the edges between which the values of each integer of grids lie, shape (..., LEVELS + 1).
+
+        Args:
+            scales: Step of each grid, shape (...).
+            zero_points: The integer of each that stands for zero, shape (...).
+        """
+        steps = np.arange(LEVELS + 1) - 0.5 - np.asarray(zero_points)[..., None]
+        borders = steps * np.asarray(scales)[..., None]
         places = np.clip(np.rint((borders - self.lowest) / self.width), 0, len(self.counts))
         return np.asarray(places, dtype=np.int64)

@@ -18,7 +18,6 @@ from karui.spaces.export import export_onnx
 from karui.spaces.onnx_file import open_session
 from karui.spaces.quantization.activation_ranges import (
     activation_grids,
-    grid_between,
     histograms,
     within_activation_functions,
 )
@@ -26,6 +25,7 @@ from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.histogram import Histogram
 from karui.spaces.quantization.learned import ActivationGrid, LearnedGrids
 from karui.spaces.quantization.quantize import quantize
+from karui.spaces.quantization.range_search import grid_between
 from karui.spaces.quantization.settings import ActivationRule, Granularity, QuantizationSettings
 
 RANGES: tuple[ActivationRule, ...] = get_args(ActivationRule)
@@ -232,7 +232,8 @@ def test_tensors_without_a_range_are_left_to_the_runtime(how: ActivationRule) ->
 
 def test_the_edges_of_a_grid_are_those_of_its_bins() -> None:
     found = Histogram(-1.0, 1.0, np.arange(4096))
-    edges = found.edges(grid_between(-1.0, 1.0))
+    grid = grid_between(-1.0, 1.0)
+    edges = found.edges(grid.scale, grid.zero_point)
     assert (edges[0], edges[-1]) == (0, 4096)
     assert set(np.diff(edges)[1:-1]) <= {16, 17}
 
