@@ -20,6 +20,7 @@ from .following import Followers, Following
 from .gatekeeper import Gatekeeper
 from .ledger import Ledger
 from .listener import Listener
+from .noise import Differences
 from .objectives import Objective
 from .owners import Owners
 from .pace import Pace
@@ -55,6 +56,7 @@ class SearchLoop:
         final_factor: So many times the epochs the networks of the front are trained anew at the end; 1 for no times.
         turns: How searches that share the study take turns.
         limits: What has a bound without being an objective.
+        differences: How well differences of files are known, where better than by the spreads of their values.
         idle: Does one short piece of work while the crew is busy and no target is gone, and says whether there was any.
             A candidate that has ended meanwhile waits for that piece, and for no further one.
         clock: Seconds that only grow.
@@ -74,6 +76,7 @@ class SearchLoop:
     final_factor: int = 1
     turns: Turns = field(default_factory=Alone)
     limits: Sequence[Objective] = ()
+    differences: Differences | None = None
     idle: Callable[[], bool] | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -82,7 +85,7 @@ class SearchLoop:
     def __post_init__(self) -> None:
         self._owners = Owners(self.study, self.turns.exclusive)
         self._ledger = Ledger(self.study, self._owners, stopped_are_known=self.gatekeeper is not None)
-        self._promotion = Promotion(self.study, self.objectives, self._ledger, self.final_factor)
+        self._promotion = Promotion(self.study, self.objectives, self._ledger, self.final_factor, self.differences)
         self._waiting = Waiting(self.clock)
         self._pace = Pace(self.clock)
 

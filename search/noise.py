@@ -41,6 +41,10 @@ _ROWS_AT_ONCE = 256
 Floats = NDArray[np.float64]
 Indices = Sequence[int] | NDArray[np.intp]
 
+Differences = Callable[[Sequence[str]], Floats | None]
+"""Returns how well the differences of n files are known, given the SHA-256 of each: half widths of 95 % intervals, as
+:func:`dominated_beyond_noise` takes them, or None where nothing is known of them."""
+
 
 def dominated_beyond_noise(
     values: Points, spreads: Points, objectives: Sequence[Objective], differences: Floats | None = None
@@ -156,7 +160,12 @@ def front_probability(
 
 
 def edge_of_front(
-    values: Points, spreads: Points, objectives: Sequence[Objective], most: int, probability: float = PLAUSIBLE
+    values: Points,
+    spreads: Points,
+    objectives: Sequence[Objective],
+    most: int,
+    probability: float = PLAUSIBLE,
+    differences: Callable[[list[int]], Floats | None] | None = None,
 ) -> list[int]:
     """Return the points on the edge of the front: dominated, but not beyond noise, and likely enough to belong to it.
 
@@ -166,6 +175,8 @@ def edge_of_front(
         objectives: The columns' objectives.
         most: How many to return at most.
         probability: How likely they have to belong to the front.
+        differences: Returns those of the points whose indices it is given, as for :func:`dominated_beyond_noise`; asked
+            only of those within reach of the front, since many more may be far from it.
 
     Returns:
         Indices, the likeliest first.
@@ -173,11 +184,15 @@ def edge_of_front(
     Raises:
         ValueError: As :func:`dominated_beyond_noise`.
     """
-    likely = front_probability(values, spreads, objectives)
-    open_to_doubt = ~pareto_mask(values, objectives) & ~dominated_beyond_noise(values, spreads, objectives)
-    edge = np.flatnonzero(open_to_doubt & (likely > probability))
-    ranked: list[int] = edge[np.argsort(-likely[edge], kind="stable")].tolist()
-    return ranked[:most]
+    losses, widths = _checked(values, spreads, objectives)
+    near = np.flatnonzero(~_dominated(losses, widths, None, times=_OUT_OF_REACH))
+    among = None if differences is None else differences(near.tolist())
+    # whoever is not near is dominated by the front itself, which is
+    near_values, near_spreads = np.asarray(values, dtype=np.float64).reshape(losses.shape)[near], widths[near]
+    likely = front_probability(near_values, near_spreads, objectives, among)
+    beaten = dominated_beyond_noise(near_values, near_spreads, objectives, among)
+    edge = np.flatnonzero(~pareto_mask(near_values, objectives) & ~beaten & (likely > probability))
+    return near[edge[np.argsort(-likely[edge], kind="stable")]].tolist()[:most]  # type: ignore[no-any-return]
 
 
 def _checked(values: Points, spreads: Points, objectives: Sequence[Objective]) -> tuple[Floats, Floats]:

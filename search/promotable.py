@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..spaces.candidate import Candidate, network_of
 from .front import pareto_mask
-from .noise import edge_of_front
+from .noise import Differences, Floats, edge_of_front
 from .objectives import Objective
 
 MOST_WITHIN_NOISE = 4
@@ -55,17 +55,28 @@ def front_members(members: Sequence[Member], objectives: Sequence[Objective]) ->
     return _once([member for member, kept in zip(members, mask, strict=True) if kept])
 
 
-def members_within_noise(members: Sequence[Member], objectives: Sequence[Objective]) -> list[Member]:
+def members_within_noise(
+    members: Sequence[Member], objectives: Sequence[Objective], differences: Differences | None = None
+) -> list[Member]:
     """Return the trained ones that are dominated, but not beyond noise, the likeliest of the front first.
 
     No more than :data:`MOST_WITHIN_NOISE`, and none that becomes the same as one of the front.
+
+    Args:
+        members: All of them.
+        objectives: Those of the study.
+        differences: How well differences of files are known; values count as independent without it.
     """
     by_file: dict[str, Member] = {}
     for member in members:  # a file that another trial has as well counts once
         by_file.setdefault(member.digest, member)
     told = list(by_file.values())
     values, spreads = [member.values for member in told], [member.spreads for member in told]
-    edge = [told[index] for index in edge_of_front(values, spreads, objectives, most=len(told))]
+
+    def among(indices: list[int]) -> Floats | None:
+        return None if differences is None else differences([told[index].digest for index in indices])
+
+    edge = [told[index] for index in edge_of_front(values, spreads, objectives, len(told), differences=among)]
     known = {member.key for member in front_members(members, objectives)}
     return [member for member in _once(edge) if member.key not in known][:MOST_WITHIN_NOISE]
 

@@ -23,6 +23,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from ..spaces.candidate import Candidate
 from .ledger import Ledger, counts
+from .noise import Differences
 from .objectives import Objective
 from .promotable import ADOPTION, AWARE, RECOVERY, Member, Training, front_members, members_within_noise, trainings_of
 from .record import PROMOTED, TrialRecord
@@ -46,15 +47,24 @@ class Promotion:
         objectives: Names and directions, in the order of the study's directions.
         ledger: What is known already.
         factor: How many times the epochs; 1 for no promotion.
+        differences: How well differences of files are known; values count as independent without it.
     """
 
-    def __init__(self, study: optuna.Study, objectives: Sequence[Objective], ledger: Ledger, factor: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        objectives: Sequence[Objective],
+        ledger: Ledger,
+        factor: int,
+        differences: Differences | None = None,
+    ) -> None:
         self.factor = factor
         self.done = 0
         self.done_within_noise = 0
         self._study = study
         self._objectives = objectives
         self._ledger = ledger
+        self._differences = differences
         self._feasible: list[Member] = []
         self._kills: dict[str, int] = {}
         self._seconds: dict[Training, float] = {}
@@ -106,7 +116,7 @@ class Promotion:
         return [member for member in front if self._ledger.is_new(member.key)]
 
     def _missing_within_noise(self, seconds_left: float) -> list[Member]:
-        members = members_within_noise(self._feasible, self._objectives)
+        members = members_within_noise(self._feasible, self._objectives, self._differences)
         on_edge = (member for member in members if self._expected(member) <= seconds_left)
         return [member for member in on_edge if self._ledger.is_new(member.key)]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 
+from ..evaluators.row_scores import RowStore
 from ..search.gatekeeper import GateReport, report_gates
 from ..search.objectives import without_bounds
 from ..search.record import TrialRecord, read_records
@@ -16,6 +17,7 @@ from .bundle.samples import write_samples
 from .certifying.certification import read_certification, write_certification
 from .certifying.certify import Certified, certify, files_to_measure, front_table, write_descriptions
 from .certifying.finish_time import AFTERWARDS_SECONDS
+from .certifying.pairing import Pairing
 from .certifying.remeasuring import Earlier, measure_again
 from .measuring.workbench import Workbench
 from .result import StudyResult, nearest_records
@@ -71,9 +73,11 @@ class Finish:
         mark = certified_mark(records, front)
         if waited and self.folder.certified.is_file() and self.folder.certified.read_bytes() == mark.encode():
             return self._result_of_another(records, ending)
-        wanted = files_to_measure(front, edge_records(records, objectives=objectives), bench)
-        edge = f" and {len(wanted) - len(front)} from its edge" if len(wanted) > len(front) else ""
-        self.watcher.phase(f"measuring the front again, {len(front)} files{edge}, on the test split")
+        paired = Pairing(RowStore(self.folder.rows)).among(objectives)
+        edge = edge_records(records, objectives=objectives, differences=paired)
+        wanted = files_to_measure(front, edge, bench)
+        beside = f" and {len(wanted) - len(front)} from its edge" if len(wanted) > len(front) else ""
+        self.watcher.phase(f"measuring the front again, {len(front)} files{beside}, on the test split")
         with bench.lock.working():
             bench.measure_baseline_on_test()
         note_baseline(self.study, bench.artifact.digest, bench.baseline)

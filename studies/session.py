@@ -25,6 +25,7 @@ from ..search.workers import Workers
 from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
 from .certifying.finish_time import FinishTime
+from .certifying.pairing import Pairing
 from .certifying.remeasuring import NOTHING_EARLIER
 from .finish import Finish
 from .measuring.idle_measuring import IdleMeasuring
@@ -42,6 +43,7 @@ from .watching.watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING, WAITI
 
 if TYPE_CHECKING:
     from ..evaluators.machine_lock import MachineLock
+    from ..search.noise import Differences
     from ..search.turns import Turns
     from ..spaces.task import Task
     from .measuring.bench import Bench
@@ -285,8 +287,19 @@ class Session:
         if not self.spec.workers or not bench.targets.are_elsewhere:
             return None
         return IdleMeasuring(
-            lambda: read_records(self.study), bench, self.watcher.happened, objectives=self.spec.objectives()
+            lambda: read_records(self.study),
+            bench,
+            self.watcher.happened,
+            objectives=self.spec.objectives(),
+            differences=self._differences,
         )
+
+    @property
+    def _differences(self) -> Differences:
+        """What is known of the differences of files: which rows of validation each got right."""
+        from ..evaluators.row_scores import RowStore
+
+        return Pairing(RowStore(self.folder.rows)).among(self.spec.objectives())
 
     def _search(self, bench: Bench, crew: Crew, idle: IdleMeasuring | None) -> str:
         from ..spaces.equivalence import Equivalence
@@ -312,13 +325,18 @@ class Session:
             final_factor=self.spec.recovery.final_factor,
             turns=self._turns,
             idle=idle,
+            differences=self._differences,
         )
         known = read_records(self.study)
         bench.remember(known)
         self.watcher.searching(self.spec, baseline, known)
         samples = [len(split) for split in (bench.task.test, bench.task.validation)]  # type: ignore[arg-type]
         finishing = FinishTime(
-            lambda: read_records(self.study), objectives, samples[0] / max(1, samples[1]), self._loading_seconds
+            lambda: read_records(self.study),
+            objectives,
+            samples[0] / max(1, samples[1]),
+            self._loading_seconds,
+            self._differences,
         )
         seconds = None if self.spec.hours is None else max(0.0, self._left())
         space = self.spec.space

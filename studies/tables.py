@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluators.measurement import Measurement
 from ..search.front import pareto_mask
-from ..search.noise import edge_of_front
+from ..search.noise import Differences, Floats, edge_of_front
 from ..search.objectives import OBJECTIVES, Objective
 from ..search.promotion import without_replaced
 from ..search.record import TrialRecord
@@ -59,7 +59,10 @@ def front_records(records: Sequence[TrialRecord], objectives: Sequence[Objective
 
 
 def edge_records(
-    records: Sequence[TrialRecord], most: int = MOST_ON_EDGE, objectives: Sequence[Objective] = OBJECTIVES
+    records: Sequence[TrialRecord],
+    most: int = MOST_ON_EDGE,
+    objectives: Sequence[Objective] = OBJECTIVES,
+    differences: Differences | None = None,
 ) -> list[TrialRecord]:
     """Return the feasible trials on the edge of the front: not on it, but only by what may be noise.
 
@@ -69,15 +72,20 @@ def edge_records(
         records: All trials.
         most: How many to return at most, the likeliest first.
         objectives: Those of the study.
+        differences: How well differences of files are known; values count as independent without it.
     """
     by_file: dict[str, TrialRecord] = {}
     for record in without_replaced(records):
         if record.feasible and record.outcome is not None:
             by_file.setdefault(record.outcome.digest, record)
-    feasible = list(by_file.values())
+    digests, feasible = list(by_file), list(by_file.values())
     names = names_of(objectives)
     values, spreads = [record.values(names) for record in feasible], [record.spreads(names) for record in feasible]
-    return [feasible[index] for index in edge_of_front(values, spreads, objectives, most)]
+
+    def among(indices: list[int]) -> Floats | None:
+        return None if differences is None else differences([digests[index] for index in indices])
+
+    return [feasible[index] for index in edge_of_front(values, spreads, objectives, most, differences=among)]
 
 
 def trials_table(records: Sequence[TrialRecord], objectives: Sequence[Objective] = OBJECTIVES) -> pd.DataFrame:

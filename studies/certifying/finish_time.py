@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ...search.noise import Differences
 from ...search.objectives import Objective
 from ...search.record import TrialRecord
 from ..tables import edge_records, front_records
@@ -30,6 +31,7 @@ class FinishTime:
         objectives: Those of the study.
         test_samples_x: How many times the samples of validation there are in the test split.
         loading_seconds: What it took to load the task.
+        differences: How well differences of files are known; values count as independent without it.
         clock: Seconds that only grow.
     """
 
@@ -37,6 +39,7 @@ class FinishTime:
     objectives: tuple[Objective, ...]
     test_samples_x: float
     loading_seconds: float
+    differences: Differences | None = None
     clock: Callable[[], float] = time.monotonic
     _known: float = field(default=UNKNOWN_SECONDS + AFTERWARDS_SECONDS, init=False)
     _not_before: float = field(default=0.0, init=False)
@@ -58,7 +61,7 @@ class FinishTime:
         front = front_records(records, self.objectives)
         if not front:
             return AFTERWARDS_SECONDS
-        files = len(front) + len(edge_records(records, objectives=self.objectives))
+        files = len(front) + len(edge_records(records, objectives=self.objectives, differences=self.differences))
         measured = [record.outcome for record in records if record.outcome is not None][-_NEWEST:]
         stages = [{stage.stage: stage.seconds for stage in outcome.stages if not stage.cached} for outcome in measured]
         latency = _mean([each["latency"] for each in stages if "latency" in each])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...evaluators.measurement import Measurement
 from ...evaluators.row_scores import RowStore, difference_spreads
+from ...search.noise import Differences
 from ...search.objectives import Objective
 from ..tables import TEST_ACCURACY
 
@@ -52,6 +53,10 @@ class Pairing:
             if objective.name == "accuracy":
                 found[:, :, column] = spreads
         return found
+
+    def among(self, objectives: Sequence[Objective]) -> Differences:
+        """Return what tells the differences of files in a search by these objectives, which compares on validation."""
+        return lambda digests: self.differences(digests, objectives)
 
     def spread(self, digest: str, other: str, found: Measurement, against: Measurement) -> float:
         """Return half the width of the 95 % interval of the difference of two files' accuracies on one split.

@@ -16,6 +16,7 @@ from ...search.objectives import OBJECTIVES, Objective, as_losses
 from ..further import further_of, title_of
 from ..read import find_results, read_baseline_measurements, read_front, read_objectives, read_trials
 from .common_candidates import CommonCandidates, compare_common
+from .matched import matched_by, noise_between, paired_spreads, scores_of, spreads_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +61,8 @@ class Side:
         accuracies: Accuracies, on the split that both runs know.
         accuracy_spreads: Half widths of their 95 % intervals; 0 where they are not known.
         covered: Which of the points a point of the other run is at least as good as in all objectives.
+        matched: Which of them a point of the other run is at least as good as but for what may be noise; see
+            :func:`karui.studies.comparing.matched.matched_by`.
         hypervolume: Of the front, both runs by the same reference; see :func:`karui.search.front.hypervolume`.
         baseline_bytes: Size of its baseline.
         baseline_ms: Latency of its baseline.
@@ -75,6 +78,7 @@ class Side:
     accuracies: tuple[float, ...]
     accuracy_spreads: tuple[float, ...]
     covered: tuple[bool, ...]
+    matched: tuple[bool, ...]
     hypervolume: float
     baseline_bytes: float
     baseline_ms: float
@@ -95,6 +99,7 @@ class Comparison:
         second: The other.
         absolute: Whether bytes and milliseconds of the two can be compared: one baseline, one kind of device.
         on_test: Whether accuracies are those of the test split.
+        paired: Whether accuracies of the two runs are compared row by row, wherever both fronts have points.
         metric: What the metric is called.
         notes: What whoever reads it has to know, in sentences.
         common: What both runs have measured.
@@ -104,6 +109,7 @@ class Comparison:
     second: Side
     absolute: bool
     on_test: bool
+    paired: bool
     metric: str
     notes: tuple[str, ...]
     common: CommonCandidates
@@ -144,9 +150,21 @@ def compare_runs(first: Run, second: Run) -> Comparison:
     values = [_values(run, column, objectives) for run in (first, second)]
     least = min(run.baseline[column].value for run in (first, second))
     reference = [least if objective.name == "accuracy" else 1.0 for objective in objectives]
+    spreads = [spreads_of(run.front, column, objectives) for run in (first, second)]
+    paired = paired_spreads(scores_of(first.front, first.path, column), scores_of(second.front, second.path, column))
     sides = [
-        _side(run, column, own, covered_by(own, other, objectives), hypervolume(own, reference, objectives))
-        for run, own, other in ((first, values[0], values[1]), (second, values[1], values[0]))
+        _side(
+            run,
+            column,
+            own,
+            covered_by(own, other, objectives),
+            matched_by(own, other, noise, objectives),
+            hypervolume(own, reference, objectives),
+        )
+        for run, own, other, noise in (
+            (first, values[0], values[1], noise_between(spreads[0], spreads[1], paired, objectives)),
+            (second, values[1], values[0], noise_between(spreads[1], spreads[0], paired.T, objectives)),
+        )
     ]
     same_baseline = _digest(first) == _digest(second)
     differing = _differing(first, second)
@@ -155,6 +173,7 @@ def compare_runs(first: Run, second: Run) -> Comparison:
         second=sides[1],
         absolute=same_baseline and not differing,
         on_test=on_test,
+        paired=bool(paired.size) and not np.isnan(paired).any(),
         metric=str(first.baseline[column].conditions.get("metric", "accuracy")),
         notes=tuple(_notes(first, second, column, same_baseline, differing)),
         common=compare_common(first.trials, second.trials),
@@ -181,7 +200,9 @@ def _values(run: Run, column: str, objectives: Sequence[Objective]) -> Floats:
     return np.column_stack([sizes, run.front["latency_ratio"], run.front[column], *further]).astype(np.float64)
 
 
-def _side(run: Run, column: str, values: Floats, covered: tuple[bool, ...], volume: float) -> Side:
+def _side(
+    run: Run, column: str, values: Floats, covered: tuple[bool, ...], matched: tuple[bool, ...], volume: float
+) -> Side:
     front, spread = run.front, f"{column}_spread"
     spreads = front[spread].fillna(0.0).tolist() if spread in front.columns else [0.0] * len(front)
     sizes, latencies, accuracies = (tuple(float(value) for value in row) for row in values.T[: len(OBJECTIVES)])
@@ -195,6 +216,7 @@ def _side(run: Run, column: str, values: Floats, covered: tuple[bool, ...], volu
         accuracies=accuracies,
         accuracy_spreads=tuple(spreads),
         covered=covered,
+        matched=matched,
         hypervolume=volume,
         baseline_bytes=run.baseline["size_bytes"].value,
         baseline_ms=run.baseline["latency_ms"].value,

@@ -23,17 +23,18 @@ def comparison_table(found: Comparison) -> pd.DataFrame:
     rows = [
         {
             **{"run": letter, "study": side.name, "point": point, "size_x": 1 / size, "speed_x": 1 / latency},
-            **{"accuracy": accuracy, "accuracy_spread": spread, "covered_by_other": covered, "candidate": candidate},
+            **{"accuracy": accuracy, "accuracy_spread": spread},
+            **{"covered_by_other": covered, "matched_by_other": matched, "candidate": candidate},
         }
         for letter, side in (("A", found.first), ("B", found.second))
-        for point, size, latency, accuracy, spread, covered, candidate in zip(
+        for point, size, latency, accuracy, spread, covered, matched, candidate in zip(
             *(side.points, side.size_shares, side.latency_shares, side.accuracies),
-            *(side.accuracy_spreads, side.covered, side.candidates),
+            *(side.accuracy_spreads, side.covered, side.matched, side.candidates),
             strict=True,
         )
     ]
     columns = ["run", "study", "point", "size_x", "speed_x", "accuracy", "accuracy_spread", "covered_by_other"]
-    return pd.DataFrame(rows, columns=[*columns, "candidate"])
+    return pd.DataFrame(rows, columns=[*columns, "matched_by_other", "candidate"])
 
 
 def comparison_view(found: Comparison) -> Text:
@@ -84,8 +85,15 @@ def _front_sentences(found: Comparison) -> list[str]:
         else:
             sentences.append(
                 f"Of {own}'s {len(side.points)} points {sum(side.covered)} are covered: a point of {other} is at least "
-                f"as good in size, latency and accuracy (C({other}, {own}) = {side.covered_share:.2f})."
+                f"as good in size, latency and accuracy (C({other}, {own}) = {side.covered_share:.2f}); "
+                f"{sum(side.matched)} where what may be noise does not count."
             )
+    if first.points and second.points:
+        sentences.append(
+            "Accuracies of the two runs are compared row by row."
+            if found.paired
+            else "Accuracies of the two runs count as independent: it is not known of all which rows they got right."
+        )
     return sentences
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ...errors import CandidateFailure, TargetUnavailable
 from ...evaluators.measurement import Measurement
 from ...evaluators.repeated import average
+from ...search.noise import Differences
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.record import TrialRecord
 from ...spaces.artifact import Artifact, file_digest
@@ -53,6 +54,7 @@ class IdleMeasuring:
         happened: Is told of each measurement; see :class:`~karui.search.listener.Listener`.
         clock: Seconds that only grow.
         objectives: Those of the study.
+        differences: How well differences of files are known; values count as independent without it.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class IdleMeasuring:
         happened: Callable[..., None],
         clock: Callable[[], float] = time.monotonic,
         objectives: tuple[Objective, ...] = OBJECTIVES,
+        differences: Differences | None = None,
     ) -> None:
         self.taken: dict[str, list[Latencies]] = {}
         """What was measured, by the digest of the file, in the order in which it was."""
@@ -70,6 +73,7 @@ class IdleMeasuring:
         self._happened = happened
         self._clock = clock
         self._objectives = objectives
+        self._differences = differences
         self._not_before = -math.inf
         self._files: dict[str, Artifact | None] = {}
         self._cannot: set[str] = set()
@@ -122,7 +126,7 @@ class IdleMeasuring:
 
     def _candidates(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         front = front_records(records, self._objectives)
-        return [*front, *edge_records(records, objectives=self._objectives)]
+        return [*front, *edge_records(records, objectives=self._objectives, differences=self._differences)]
 
     def _file_of(self, record: TrialRecord, digest: str) -> Artifact | None:
         """Return the file of a trial where it is at hand; looked for once."""

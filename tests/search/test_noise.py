@@ -294,6 +294,24 @@ def test_nobody_on_the_edge_is_on_the_front_or_beyond_the_noise(rows: list[tuple
     assert not any(beats(other, rows[index]) for index in edge for other in rows)
 
 
+def test_the_edge_is_asked_of_row_by_row_only_near_the_front() -> None:
+    # all but the last are within two spreads of the first; paired, the third is beaten for certain, the second is not
+    values = [(1.0, 1.0, 0.95), (2.0, 1.0, 0.949), (3.0, 1.0, 0.94), (4.0, 9.0, 0.1)]
+    spreads = [(0.0, 0.0, 0.02)] * 4
+    known = np.full((3, 3, 3), np.nan)
+    known[:, :, 2] = 0.004 * (1 - np.eye(3))
+    asked: list[list[int]] = []
+
+    def differences(indices: list[int]) -> np.ndarray:
+        asked.append(indices)
+        return known
+
+    assert edge_of_front(values, spreads, OBJECTIVES, most=9) == [1, 2]
+    assert edge_of_front(values, spreads, OBJECTIVES, most=9, differences=differences) == [1]
+    assert edge_of_front(values, spreads, OBJECTIVES, most=9, differences=lambda _: None) == [1, 2]
+    assert asked == [[0, 1, 2]]
+
+
 # --- differences that are known better than the values ----------------------------------------------------------------
 
 PAIRS = st.lists(st.tuples(ROW, st.lists(st.integers(-3, 3), min_size=3, max_size=3)), max_size=8)

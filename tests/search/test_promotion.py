@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -238,6 +239,17 @@ def test_after_the_front_some_of_those_within_noise_are_promoted(promoting: Make
     assert log.events == [("promotion begun", {"candidates": len(found), "epochs_factor": FACTOR})]
     loop.run(EVERY, Log())
     assert promoted_keys(loop) == found, "no others when the search goes on"
+
+
+def test_what_the_same_rows_tell_apart_is_not_promoted_for_noise(promoting: MakeLoop) -> None:
+    def known(digests: Sequence[str]) -> np.ndarray:
+        found = np.full((len(digests), len(digests), len(OBJECTIVES)), np.nan)
+        found[:, :, [objective.name for objective in OBJECTIVES].index("accuracy")] = 0.0
+        return found
+
+    loop = promoting(noisy, space=WIDE, differences=known)
+    loop.run(EVERY, Log())
+    assert set(promoted_keys(loop)) == expected(everything(WIDE)), "the front alone: nobody else is open to doubt"
 
 
 def test_one_within_noise_is_promoted_only_where_it_fits(promoting: MakeLoop) -> None:

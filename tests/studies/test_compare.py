@@ -16,9 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from karui.evaluators.row_scores import RowScores, RowStore
+from karui.search.objectives import OBJECTIVES
 from karui.studies.comparing.common_candidates import compare_common
 from karui.studies.comparing.compare import Comparison, compare_runs, covered_by, load_run
 from karui.studies.comparing.compare_plot import draw_comparison
+from karui.studies.comparing.compare_view import comparison_table, comparison_view
+from karui.studies.comparing.matched import matched_by
+from karui.studies.storage.folder import RunFolder
 
 from .conftest import Command
 from .made_results import DEVICE, Point, make_results
@@ -54,6 +59,43 @@ def test_coverage_and_volumes_are_those_by_hand(tmp_path: Path) -> None:
     assert found.first.hypervolume == pytest.approx(big * 0.04 + small * 0.09 - shared * 0.04)
     inner = math.log(1 / 0.9) ** 2
     assert found.second.hypervolume == pytest.approx(math.log(10) * math.log(4) * 0.06 + inner * 0.01)
+
+
+@given(points=POINTS, others=POINTS, noise=st.integers(0, 2))
+def test_what_is_matched_is_what_brute_force_finds(points: list[Point], others: list[Point], noise: int) -> None:
+    own, theirs = (np.array(each).reshape(-1, 3) for each in (points, others))
+    within = np.full((len(points), len(others), 3), float(noise))
+
+    def no_worse(other: Point, point: Point) -> bool:
+        worse_by = (other[0] - point[0], other[1] - point[1], point[2] - other[2])
+        return all(each <= 0 or each < noise for each in worse_by)
+
+    found = matched_by(own, theirs, within, OBJECTIVES)
+    assert found == tuple(any(no_worse(other, point) for other in others) for point in points)
+
+
+def test_accuracies_of_two_runs_are_compared_row_by_row(tmp_path: Path) -> None:
+    """0.95 and 0.94 with 0.02 each: may be noise, but not where one file is right wherever the other is."""
+
+    def told() -> Comparison:
+        return compare_runs(load_run(tmp_path / "first"), load_run(tmp_path / "second"))
+
+    folders = [
+        make_results(tmp_path / name, [(0.5, 0.5, accuracy)], keys=[name])
+        for name, accuracy in (("first", 0.95), ("second", 0.94))
+    ]
+    assert (told().first.covered, told().first.matched, told().paired) == ((False,), (True,), False)
+    assert "count as independent" in comparison_view(told()).plain
+    for place, (folder, wrong) in enumerate(zip(folders, (50, 60), strict=True)):
+        front = pd.read_csv(folder / "front.csv").assign(sha256=str(place) * 64)
+        front.to_csv(folder / "front.csv", index=False)
+        scores = RowScores((np.arange(1000) >= wrong).astype(float), "one split")
+        RowStore(RunFolder(folder).rows).keep("test", str(place) * 64, scores)
+    found = told()
+    assert (found.first.matched, found.second.matched, found.paired) == ((False,), (True,), True)
+    assert "row by row" in comparison_view(found).plain
+    assert comparison_table(found)["matched_by_other"].tolist() == [False, True]
+    assert json.loads(json.dumps(found.to_dict()))["first"]["matched"] == [False]
 
 
 def test_a_run_beside_itself_is_covered_whole(tmp_path: Path) -> None:

@@ -6,14 +6,18 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from karui.evaluators.measurement import Measurement
+from karui.evaluators.row_scores import RowScores, RowStore
+from karui.search.objectives import OBJECTIVES
 from karui.search.record import TrialRecord
 from karui.spaces.candidate import Candidate
+from karui.studies.certifying.pairing import Pairing
 from karui.studies.tables import edge_records, front_records, measurement_columns, trials_table, write_csv
 
 from .conftest import make_record
@@ -44,6 +48,24 @@ def test_the_front_is_the_one_that_brute_force_finds(rows: list[tuple[float, flo
     assert {record.number for record in front} == expected
     sizes = [record.values(["size_bytes"]) for record in front]
     assert sizes == sorted(sizes)
+
+
+def test_on_the_edge_is_who_may_belong_to_it_row_by_row(tmp_path: Path) -> None:
+    """Two of 1,000 rows apart, or 15 all for the one: by intervals of 0.02 nobody can tell, by the rows one can."""
+    store, right = RowStore(tmp_path), np.ones(1000)
+    for digest, wrong in (("front", 20), ("about as good", 22), ("worse", 35)):
+        store.keep("validation", digest, RowScores(np.where(np.arange(1000) < wrong, 0.0, right), "s"))
+    records = [
+        make_record(0, 10.0, 1.00, 0.980, digest="front"),
+        make_record(1, 11.0, 1.00, 0.978, digest="about as good"),
+        make_record(2, 12.0, 2.00, 0.965, digest="worse"),
+        make_record(3, 13.0, 1.00, 0.979, digest="of another machine"),
+    ]
+    paired = Pairing(store).among(OBJECTIVES)
+    assert {record.number for record in edge_records(records)} == {1, 2, 3}
+    assert {record.number for record in edge_records(records, differences=paired)} == {1, 3}
+    unknown = Pairing(RowStore(tmp_path / "none")).among(OBJECTIVES)
+    assert {record.number for record in edge_records(records, differences=unknown)} == {1, 2, 3}
 
 
 def test_on_the_edge_is_who_may_belong_to_the_front_each_file_once() -> None:
