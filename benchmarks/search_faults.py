@@ -168,6 +168,8 @@ class Search:
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials as the storage has them; none where there is no study yet."""
+        if not self.run_folder.database.exists():  # killed before the folder was made
+            return []
         try:
             return optuna.load_study(study_name=None, storage=self.run_folder.own_storage).get_trials(deepcopy=False)
         except (KeyError, ValueError):

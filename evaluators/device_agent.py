@@ -14,19 +14,13 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from .device_files import DeviceFiles
+from .device_lock import DeviceLock
 from .frames import MARK, PROTOCOL, read_frame, write_frame
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
-LOCK_NAME = "karui-device.lock"
 _LOOKS_EVERY_SECONDS = 0.2
 _SILENT_SECONDS = 120.0
 """So long may the other side say nothing while it holds the lock: its connection may be gone without an end."""
@@ -46,18 +40,22 @@ class Agent:
         incoming: File number that messages come from.
         outgoing: Stream that answers go to.
         files: What is kept on this device.
+        lock: Keeps others from measuring here.
         archive: The file that this program was sent as.
         digest: SHA-256 of that file.
     """
 
-    def __init__(self, incoming: int, outgoing: Any, files: DeviceFiles, archive: Path, digest: str) -> None:
+    def __init__(
+        self, incoming: int, outgoing: Any, files: DeviceFiles, lock: DeviceLock, archive: Path, digest: str
+    ) -> None:
         self._incoming = incoming
         self._stream = os.fdopen(incoming, "rb", 0, closefd=False)
         self._outgoing = outgoing
         self._files = files
         self._archive = archive
         self._digest = digest
-        self._lock: int | None = None
+        self._lock = lock
+        self._holds = False
         self._worker: subprocess.Popen[bytes] | None = None
 
     def serve(self) -> None:
@@ -69,7 +67,7 @@ class Agent:
         operations = {"lock": self._take_lock, "unlock": self._let_go, "put": self._put, "measure": self._measure}
         try:
             while True:
-                if self._lock is not None:
+                if self._holds:
                     self._wait(_SILENT_SECONDS)
                 request, attached_bytes = read_frame(self._stream)
                 write_frame(self._outgoing, operations[request["do"]](request, attached_bytes))
@@ -84,21 +82,19 @@ class Agent:
             raise Gone
 
     def _take_lock(self, request: Any, attached_bytes: int) -> Any:  # noqa: ARG002
-        lock = open_lock()
-        if not _hold(lock):
+        if not self._lock.take():
             write_frame(self._outgoing, {"waiting": True})
-            while not _hold(lock):
+            while not self._lock.take():
                 # Who waits says nothing, so whatever comes is the end.
                 if select.select([self._incoming], [], [], _LOOKS_EVERY_SECONDS)[0]:
                     raise Gone
-        self._lock = lock
+        self._holds = True
         self._files.clean()
-        return {"done": True}
+        return {"done": True, "word": self._lock.word}
 
     def _let_go(self, request: Any, attached_bytes: int) -> Any:  # noqa: ARG002
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.let_go()
+        self._holds = False
         return {"done": True}
 
     def _put(self, request: Any, attached_bytes: int) -> Any:
@@ -145,26 +141,6 @@ class Agent:
         return f"was ended by signal {-code}" if code < 0 else f"ended by itself with exit code {code}"
 
 
-def open_lock() -> int:
-    """Open the lock that everybody who measures on this device takes, whichever user they are here."""
-    path = os.path.join(tempfile.gettempdir(), LOCK_NAME)  # noqa: PTH118
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
-    try:
-        return os.open(path, flags)
-    except FileNotFoundError:
-        return os.open(path, flags | os.O_CREAT, 0o644)
-
-
-def _hold(lock: int) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def main(archive: str, digest: str) -> None:
     """Serve one connection over the standard streams.
 
@@ -175,4 +151,5 @@ def main(archive: str, digest: str) -> None:
     incoming, outgoing = os.dup(0), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed must not mix with the messages
     path = Path(archive)
-    Agent(incoming, outgoing, DeviceFiles(path.parent / "files"), path, digest).serve()
+    files, lock = DeviceFiles(path.parent / "files"), DeviceLock(path.parent)
+    Agent(incoming, outgoing, files, lock, path, digest).serve()

@@ -55,6 +55,7 @@ class SshTarget:
         self._tell = tell
         self._connection: Connection | None = None
         self._inputs = InputsFile()
+        self._word = ""
 
     def time_pair(
         self, reference_path: Path, candidate_path: Path, inputs: NDArray[Any], settings: TimingSettings
@@ -115,13 +116,19 @@ class SshTarget:
     def _ask_locked(self, what: str, files: Mapping[str, Path], settings: TimingSettings | None) -> Any:
         """Ask for a measurement while nobody else measures there, and return the answer whatever it is."""
         try:
-            self._ask({"do": "lock"})
+            self._tell_word(self._ask({"do": "lock"}).get("word", ""))
             answer = self._ask_to_measure(what, files, settings)
             self._ask({"do": "unlock"})
         except BaseException:
             self.close()  # whatever it was: the lock must not stay
             raise
         return answer
+
+    def _tell_word(self, word: str) -> None:
+        """Tell, once for each, why others may be measuring on the device meanwhile."""
+        if word and word != self._word:
+            self._tell(f"measuring on {self.name}, perhaps beside another user: {word}")
+        self._word = word
 
     def _ask_to_measure(self, what: str, files: Mapping[str, Path], settings: TimingSettings | None) -> Any:
         """Ask for a measurement, sending what the device lacks, and return the answer whatever it is."""

@@ -215,7 +215,7 @@ class Builder:
             network = path
         if candidate.weight_bits == HALF_BITS:
             with self._stage("quantization", stages):
-                store_in_half(network, path)
+                store_in_half(network, path, inputs, notes.append)
             network = path
         return network
 

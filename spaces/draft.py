@@ -116,7 +116,7 @@ def _round(
         zero_weights(source, rounded, zeroing, calibration=inputs, settings=cheap)
         source = rounded
     if candidate.weight_bits == HALF_BITS:
-        store_in_half(source, rounded)
+        store_in_half(source, rounded, inputs)
         source = rounded
     return source
 

@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import KaruiError, OutputError
 from .commands.command_options import Artifacts, Format, Out, Storage, Study
 from .commands.deciding_commands import add_commands
+from .commands.plain_numbers import number, whole_number
 from .commands.views import cache_view, front_view, preflight_view, training_view
 from .storage.folder import CACHE_NAME, explain_cache_errors, explain_unreadable
 
@@ -59,11 +60,17 @@ def _common(
 @app.command()
 def search(
     study: Study,
-    trials: Annotated[int | None, typer.Option(metavar="N", min=1, help="Candidates to evaluate in all.")] = None,
-    hours: Annotated[float | None, typer.Option(metavar="H", min=0.0, help="Longest time of this run.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", parser=whole_number(1), help="Candidates to evaluate in all.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(metavar="H", parser=number(0.0), help="Longest time of this run.")
+    ] = None,
     out: Out = None,
     storage: Storage = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the sampler and of training.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", parser=whole_number(0), help="Seed of the sampler and of training.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the task's data.")] = None,
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Trained networks.", show_default="karui-cache beside --out")
@@ -73,7 +80,10 @@ def search(
         bool, typer.Option("--no-gates", help="Evaluate every candidate to its end, however hopeless.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Candidates at a time, each in a process.", show_default="1")
+        int | None,
+        typer.Option(
+            metavar="N", parser=whole_number(0), help="Candidates at a time, each in a process.", show_default="1"
+        ),
     ] = None,
 ) -> None:
     """Search a study and measure its front again; the same command goes on where it was stopped.

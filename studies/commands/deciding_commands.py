@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ...errors import KaruiError
 from .command_options import Artifacts, Format, Out, Prefer, Storage, Study
+from .plain_numbers import number
 from .views import point_view, verification_view
 
 
@@ -90,11 +91,15 @@ def verify(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", min=0.0, help="Of outputs, of the largest.", show_default="in config.json"),
+        typer.Option(
+            metavar="SHARE", parser=number(0.0), help="Of outputs, of the largest.", show_default="in config.json"
+        ),
     ] = None,
     latency_tolerance: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", min=0.0, help="Of latency.", show_default="0.15 with --reference, else 0.5"),
+        typer.Option(
+            metavar="SHARE", parser=number(0.0), help="Of latency.", show_default="0.15 with --reference, else 0.5"
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import KaruiError
+from .plain_numbers import read_number, read_whole
 
 _READERS: dict[str, Callable[[str], Any]] = {
-    **{"str": str, "int": int, "float": float, "Path": Path, "Path | None": Path},
+    **{"str": str, "int": read_whole, "float": read_number, "Path": Path, "Path | None": Path},
     "Sequence[str]": shlex.split,
 }
 
@@ -71,10 +71,7 @@ def make_target(kind: str, kinds: Mapping[str, Callable[..., Any]], options: Map
 
 def _read(reader: Callable[[str], Any] | None, name: str, text: str) -> Any:
     try:
-        value = text if reader is None else reader(text)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("a finite number was expected")
-        return value
+        return text if reader is None else reader(text)
     except ValueError as error:
         raise KaruiError(
             "an option of the target has no meaning", where=f"--target-option {name}", got=f"{text!r}: {error}"

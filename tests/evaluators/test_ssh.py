@@ -24,7 +24,7 @@ import pytest
 import karui
 from karui.errors import CandidateFailure, KaruiError, TargetUnavailable
 from karui.evaluators.agent_file import agent_file, shipped_modules
-from karui.evaluators.device_agent import LOCK_NAME
+from karui.evaluators.device_lock import LOCK_NAME
 from karui.evaluators.frames import MARK, read_frame, skip_to_mark, write_frame
 from karui.evaluators.quarantine import Quarantine
 from karui.evaluators.ssh import SshTarget

@@ -123,3 +123,61 @@ def test_infinities_of_a_mask_stay(tmp_path: Path) -> None:
     inputs = np.random.default_rng(0).normal(size=(2, 9, 9)).astype(np.float32)
     outputs = run_in_batches(onnx.load(tmp_path / "half.onnx"), inputs, 2)
     np.testing.assert_array_equal(outputs, inputs + mask)
+
+
+def masked(mask: np.ndarray, path: Path) -> Path:
+    """Write a file of a softmax of scores beside a mask, after a product with a weight that float16 holds."""
+    size = len(mask)
+    weight = np.random.default_rng(1).integers(-3, 4, (size, size)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["scores"]),
+            helper.make_node("Add", ["scores", "mask"], ["open"]),
+            helper.make_node("Softmax", ["open"], ["y"], axis=-1),
+        ],
+        "masked",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", size, size])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(mask, "mask")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+@pytest.mark.parametrize("lowest", [float(np.finfo(np.float32).min), -1e9, -1e30])
+def test_the_lowest_value_of_a_mask_becomes_one_that_float16_has(tmp_path: Path, lowest: float) -> None:
+    plain = masked(np.triu(np.full((9, 9), lowest, np.float32), 1), tmp_path / "plain.onnx")
+    inputs, told = np.random.default_rng(0).normal(size=(4, 9, 9)).astype(np.float32), list[str]()
+    assert store_in_half(plain, tmp_path / "half.onnx", inputs, told.append) == 2
+    expected, found = (run_in_batches(onnx.load(tmp_path / f"{name}.onnx"), inputs, 4) for name in ("plain", "half"))
+    np.testing.assert_array_equal(found, expected)
+    assert not told
+
+
+def test_a_mask_that_neither_value_can_stand_for_stays_float32(tmp_path: Path) -> None:
+    # a row of nothing but the lowest value is uniform whatever the scores; -65504 lets them through, -inf gives NaN
+    mask = np.triu(np.full((9, 9), np.finfo(np.float32).min, np.float32), 1)
+    mask[4] = np.finfo(np.float32).min
+    plain = masked(mask, tmp_path / "plain.onnx")
+    inputs, told = np.random.default_rng(0).normal(size=(4, 9, 9)).astype(np.float32), list[str]()
+    assert store_in_half(plain, tmp_path / "half.onnx", inputs, told.append) == 1
+    expected, found = (run_in_batches(onnx.load(tmp_path / f"{name}.onnx"), inputs, 4) for name in ("plain", "half"))
+    np.testing.assert_array_equal(found, expected)
+    assert told == ["mask holds a weight of 3.40282e+38; float16 reaches to 65504: it stays float32."]
+
+
+def test_where_scores_are_large_a_mask_is_infinite(tmp_path: Path) -> None:
+    plain = masked(np.triu(np.full((9, 9), -1e30, np.float32), 1), tmp_path / "plain.onnx")
+    inputs = np.random.default_rng(0).normal(size=(4, 9, 9)).astype(np.float32) * 1e5
+    assert store_in_half(plain, tmp_path / "half.onnx", inputs) == 2
+    expected, found = (run_in_batches(onnx.load(tmp_path / f"{name}.onnx"), inputs, 4) for name in ("plain", "half"))
+    np.testing.assert_array_equal(found, expected)
+    held = next(item for item in onnx.load(tmp_path / "half.onnx").graph.initializer if item.name == "mask#half")
+    assert np.isneginf(numpy_helper.to_array(held)).sum() == 36
+
+
+def test_a_weight_beyond_float16_stays_float32_where_it_matters(tmp_path: Path) -> None:
+    weight = np.ones((8, 8), np.float32)
+    weight[3, 4] = -7e4
+    with pytest.raises(CandidateFailure, match="no float32 tensor of 64 values or more that float16 could hold"):
+        store_in_half(product(weight, tmp_path / "plain.onnx"), tmp_path / "half.onnx", np.ones((2, 8), np.float32))
