@@ -10,22 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import KaruiError, NothingFits
+    from .spaces.cells.axis import CellsAxis
+    from .spaces.exits.axis import ExitsAxis
+    from .spaces.quantization.axis import BitsAxis
+    from .spaces.sparsity.axis import SparsityAxis
+    from .spaces.stages.axis import StagesAxis
+    from .spaces.students.axis import StudentsAxis
     from .spaces.task import Task
     from .studies.choosing.choose import pick
+    from .studies.compress import compress
     from .studies.figures import plot_front, plot_hypervolume
     from .studies.read import load_front
     from .studies.run import StudyResult, run_study
     from .studies.study_file.spec import StudySpec
     from .studies.study_file.spec_reading import load_spec
+    from .studies.watching.watcher import Watcher
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "BitsAxis": "spaces.quantization.axis",
+    "CellsAxis": "spaces.cells.axis",
+    "ExitsAxis": "spaces.exits.axis",
     "KaruiError": "errors",
     "NothingFits": "errors",
+    "SparsityAxis": "spaces.sparsity.axis",
+    "StagesAxis": "spaces.stages.axis",
+    "StudentsAxis": "spaces.students.axis",
     "StudyResult": "studies.run",
     "StudySpec": "studies.study_file.spec",
     "Task": "spaces.task",
+    "Watcher": "studies.watching.watcher",
+    "compress": "studies.compress",
     "load_front": "studies.read",
     "load_spec": "studies.study_file.spec_reading",
     "pick": "studies.choosing.choose",
@@ -35,12 +51,20 @@ _HOME = {
 }
 
 __all__ = [
+    "BitsAxis",
+    "CellsAxis",
+    "ExitsAxis",
     "KaruiError",
     "NothingFits",
+    "SparsityAxis",
+    "StagesAxis",
+    "StudentsAxis",
     "StudyResult",
     "StudySpec",
     "Task",
+    "Watcher",
     "__version__",
+    "compress",
     "load_front",
     "load_spec",
     "pick",

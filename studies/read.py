@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..search.objectives import Objective
+    from .result import StudyResult
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Results:
     storage: str
 
 
-def find_results(study: str | Path, out: str | Path | None = None, storage: str | None = None) -> Results:
+def find_results(study: str | Path | StudyResult, out: str | Path | None = None, storage: str | None = None) -> Results:
     """Return where a study's results are.
 
     Args:
-        study: Path of a study file, name of a bundled study, or a results folder itself.
+        study: Path of a study file, name of a bundled study, a results folder itself, or what a search returned.
         out: The results folder, where it was given to the search.
         storage: URL of Optuna's storage, where it was given to the search.
 
@@ -47,6 +48,8 @@ def find_results(study: str | Path, out: str | Path | None = None, storage: str 
         StudyFileError: Where the study is unknown.
         OutputError: Where it has no results yet, or they cannot be read.
     """
+    if not isinstance(study, (str, Path)):
+        study, out = study.folder, None
     for given, option in ((study, "another results folder"), (out, "another --out")):
         if given is not None:
             check_name(Path(given), "results folder", option)
@@ -89,14 +92,16 @@ def _name_in(folder: RunFolder) -> str:
     return study_name(folder.own_storage, folder.path.name) if folder.database.exists() else folder.path.name
 
 
-def load_front(study: str | Path, out: str | Path | None = None, storage: str | None = None) -> pd.DataFrame:
+def load_front(
+    study: str | Path | StudyResult, out: str | Path | None = None, storage: str | None = None
+) -> pd.DataFrame:
     """Return the front of a study, one row per point.
 
     The re-measured front (with ``test_accuracy``) where the search has finished; otherwise the front so far, by
     validation accuracy, which the search may still change.
 
     Args:
-        study: Path of a study file, name of a bundled study, or a results folder.
+        study: Path of a study file, name of a bundled study, a results folder, or what a search returned.
         out: The results folder, where it was given to the search.
         storage: URL of Optuna's storage, where it was given to the search.
 

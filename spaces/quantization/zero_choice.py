@@ -49,7 +49,8 @@ def zero_rows(
         weight: Shape (groups, rows, columns).
         curvature: Damped second moments H, shape (groups, columns, columns).
         inverse: Its inverse.
-        counts: Zeros wanted in each row, those that it has included, shape (groups, rows).
+        counts: Zeros wanted in each row, those that it has included, shape (groups, rows); where more are wanted than
+            may go, all that may.
         pattern: Where they may lie.
 
     Returns:
@@ -81,6 +82,8 @@ def zero_smallest(weight: np.ndarray, counts: np.ndarray, pattern: ZeroPattern) 
     remaining = counts.reshape(-1).copy()
     while remaining.any():
         chosen, valid = places.cheapest(np.square(flat, dtype=np.float64), remaining, flat.shape[1])
+        if not valid.any():  # more was wanted than may go: one weight of each row stays
+            break
         places.zero(chosen, valid)
         remaining -= valid.sum(axis=1)
     return np.where(places.zeroed, 0.0, flat).reshape(weight.shape)
@@ -170,6 +173,8 @@ def _one_by_one(
     while remaining.any():
         at_a_time = 1 if is_short else -(-int(remaining.max()) // _SHARES)
         chosen, valid = places.cheapest(np.square(weight) / diagonal, remaining, at_a_time)
+        if not valid.any():
+            break
         here = slice(used, used + chosen.shape[1])
         if here.stop > taken.shape[1]:
             taken = np.concatenate([taken, np.zeros_like(taken)], axis=1)
@@ -212,6 +217,8 @@ def _in_rounds(
         costs = saliences(found, inverse_diagonal).reshape(-1, columns)
         if remaining.any():
             chosen, valid = places.cheapest(costs, remaining, columns)
+            if not valid.any():
+                break
             places.zero(chosen, valid)
             done += valid.sum(axis=1)
         zeros = places.zeroed.reshape(shape)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ...evaluators.measurement import Measurement
+    from ..result import StudyResult
 
 
 Preference = Literal["recommended", "size", "latency", "accuracy", "knee"]
@@ -85,7 +86,7 @@ class Choice:
 
 
 def choose(
-    study: str | Path,
+    study: str | Path | StudyResult,
     out: str | Path | None = None,
     storage: str | None = None,
     budget: Budget | None = None,
@@ -112,7 +113,7 @@ def export_choice(choice: Choice, destination: Path, artifacts: str | Path | Non
 
 
 def pick(
-    study: str | Path,
+    study: str | Path | StudyResult,
     *,
     out: str | Path | None = None,
     storage: str | None = None,
@@ -127,7 +128,7 @@ def pick(
     """Choose one point of a study's front under a budget, export it where asked to, and return its row.
 
     Args:
-        study: Path of a study file, name of a bundled study, or a results folder.
+        study: Path of a study file, name of a bundled study, a results folder, or what a search returned.
         out: The results folder, where it was given to the search.
         storage: URL of Optuna's storage, where it was given to the search.
         artifacts: Where the files of all machines are kept, if the file to export is not in the results folder.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from ...errors import KaruiError
 from ..storage.folder import explain_os_errors, write_atomically
@@ -39,6 +41,15 @@ def write_scaffold(name: str, folder: Path) -> tuple[Path, Path]:
             )
     with explain_os_errors(folder, "current folder", "the command in another folder"):
         for path, template in ((study, "study.toml"), (task, "task.py")):
-            text = (_TEMPLATES / template).read_text(encoding="utf-8")
-            write_atomically(path, text.replace("{name}", name).replace("{task_file}", task.name).encode())
+            write_atomically(path, _filled(template, name, task.name).encode())
     return study, task
+
+
+def usual_study(name: str) -> dict[str, Any]:
+    """Return the keys of the study file that ``karui init`` writes, as plain values."""
+    return tomllib.loads(_filled("study.toml", name, f"{name}.py"))
+
+
+def _filled(template: str, name: str, task_file: str) -> str:
+    text = (_TEMPLATES / template).read_text(encoding="utf-8")
+    return text.replace("{name}", name).replace("{task_file}", task_file)

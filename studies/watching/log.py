@@ -123,7 +123,7 @@ class LogTail:
             add_event(self.events, line)
 
 
-class LoggedWatcher:
+class LoggedWatcher(Watcher):
     """A watcher that keeps a log of what it hands on to another.
 
     Args:

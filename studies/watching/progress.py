@@ -25,13 +25,13 @@ from ..further import further_text
 from ..study_file.spec import StudySpec
 from ..tables import OBJECTIVE_NAMES, names_of
 from .durations import describe_seconds
-from .watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING
+from .watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING, Watcher
 
 
-class ProgressView:
+class ProgressView(Watcher):
     """Shows a study in a terminal, live where it is one and line by line where it is not.
 
-    Use it as a context manager; it is a :class:`karui.studies.watching.watcher.Watcher`.
+    Use it as a context manager.
     """
 
     def __init__(self, console: Console) -> None:

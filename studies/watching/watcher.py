@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from ...search.listener import Listener
 from ...search.record import TrialRecord
 from ...spaces.candidate import Candidate
 from ..study_file.spec import StudySpec
@@ -23,8 +22,8 @@ WAITING_FOR_TWIN = "waiting for another study that trains the same baseline"
 WAITING_FOR_TURN = "waiting until another search lets go of the study's trials"
 
 
-class Watcher(Listener, Protocol):
-    """Is told how a whole study goes, to show it."""
+class Watcher:
+    """Is told how a whole study goes, to show it: a subclass overrides what it wants to know, all else is let pass."""
 
     def phase(self, text: str) -> None:
         """Something that takes a while begins."""
@@ -35,30 +34,21 @@ class Watcher(Listener, Protocol):
     def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
         """The search begins or goes on, from the trials that are known already."""
 
-
-class Silence:
-    """A watcher that shows nothing."""
-
-    def phase(self, text: str) -> None:
-        """Show nothing."""
-
-    def note(self, text: str) -> None:
-        """Show nothing."""
-
-    def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
-        """Show nothing."""
-
     def begun(self, number: int, candidate: Candidate) -> None:
-        """Show nothing."""
+        """A candidate is about to be made."""
 
     def reached(self, number: int, stage: str) -> None:
-        """Show nothing."""
+        """A candidate in flight has come to a stage, or waits for something."""
 
     def ended(self, record: TrialRecord) -> None:
-        """Show nothing."""
+        """A trial of this search has ended, in whatever state."""
 
     def seen(self, record: TrialRecord) -> None:
-        """Show nothing."""
+        """A trial of another search has ended."""
 
     def happened(self, event: str, **details: Any) -> None:
-        """Show nothing."""
+        """Something that a person may want to know the next morning has happened; JSON types only."""
+
+
+Silence = Watcher
+"""A watcher that shows nothing."""

@@ -424,3 +424,20 @@ def test_fractions_without_meaning_are_refused() -> None:
         Zeroing(1.0)
     with pytest.raises(ValueError, match="the pattern 2:4 zeroes 50% of the weights, got"):
         Zeroing(0.7, "2:4")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("columns", [1, 2, 3, 5, 130])
+@pytest.mark.parametrize("rounds", [False, True])
+def test_where_more_is_wanted_than_may_go_the_largest_stays(
+    columns: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rounds:
+        monkeypatch.setattr(zero_choice, "_MOST_WORK", 0)
+    rng = np.random.default_rng(columns)
+    weight = rng.normal(size=(1, 3, columns)).astype(np.float32)
+    curvature, inverse = conditioned(correlated(rng, 200, columns))
+    wanted = np.full((1, 3), columns)
+    for zeroed in (zero_smallest(weight, wanted, "free"), zero_rows(weight, curvature, inverse, wanted, "free")):
+        assert (zeroed != 0).sum(axis=2).tolist() == [[1, 1, 1]]
+        assert (zeroed[0] != 0).argmax(axis=1).tolist() == np.abs(weight[0]).argmax(axis=1).tolist()

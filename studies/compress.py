@@ -1,0 +1,109 @@
+"""A model made light in one call: a task and a study of the usual axes, searched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from ..errors import KaruiError
+from ..spaces.axis import AxisModel
+from .run import StudyResult, run_study
+from .study_file.scaffold import usual_study
+from .study_file.spec import StudySpec
+from .watching.watcher import Watcher
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..spaces.batches import Pairs
+    from ..spaces.task import Loss, Metric
+
+
+def compress(
+    model: nn.Module,
+    train: Pairs,
+    validation: Pairs,
+    test: Pairs,
+    *,
+    trials: int = 50,
+    hours: float | None = None,
+    max_size: str | float | None = None,
+    max_latency: str | float | None = None,
+    min_accuracy: str | float | None = None,
+    loss: Loss | None = None,
+    metric: Metric | None = None,
+    axes: Sequence[AxisModel] | None = None,
+    name: str = "compressed",
+    out: str | Path | None = None,
+    seed: int = 0,
+    watcher: Watcher | None = None,
+) -> StudyResult:
+    """Search how to make a trained model light, and return the front of size, speed and accuracy with its files.
+
+    It is a study like any other: the same call goes on with it where it was stopped, and every command reads its
+    results folder. Whoever wants to set more writes a :class:`karui.StudySpec` and calls :func:`karui.run_study`.
+
+    Args:
+        model: The trained network; it takes one batch of inputs and returns one tensor.
+        train: Data set of ``(input, target)`` pairs for recovery training.
+        validation: Data by which candidates are compared.
+        test: Data touched only to measure the front again.
+        trials: Candidates to evaluate.
+        hours: Longest time of this call; no limit where left out.
+        max_size: Largest file, such as ``"60KB"``, ``48000`` or ``"0.1x"`` of the model's.
+        max_latency: Longest latency, such as ``"0.4ms"`` or ``"0.3x"``.
+        min_accuracy: Lowest metric on validation, such as ``0.9`` or ``"0.98x"``.
+        loss: Maps (outputs, targets) of a batch to a scalar tensor; cross entropy where left out.
+        metric: Maps (outputs, targets) of a split to a number, higher is better; top-1 accuracy where left out.
+        axes: What is searched, such as ``[karui.BitsAxis(weights=(4, 8))]``; what ``karui init`` writes, where left
+            out: bits, sparsity, students, cells.
+        name: Name of the study, also of its folder under ``runs/``.
+        out: Results folder; ``runs/<name>`` where left out.
+        seed: Seed of the search and of all training.
+        watcher: Is told how it goes.
+
+    Raises:
+        KaruiError: On anything the user can put right; what was found before is kept.
+        KeyboardInterrupt: When interrupted; likewise.
+    """
+    from ..spaces.task import Task
+
+    sections = {section: keys for section, keys in usual_study(name).items() if _is_axis(section)}
+    spec = StudySpec(
+        name=name,
+        trials=trials,
+        hours=hours,
+        seed=seed,
+        bounds={"max_size": max_size, "max_latency": max_latency, "min_accuracy": min_accuracy},
+        **(sections if axes is None else _by_section(axes)),
+    )
+    functions = {key: part for key, part in (("loss", loss), ("metric", metric)) if part is not None}
+    task = Task(model=model, train=train, validation=validation, test=test, **functions)  # type: ignore[arg-type]
+    return run_study(spec, task=task, out=out, watcher=watcher)
+
+
+def _axis_of(section: str) -> type[AxisModel] | None:
+    """Return the class of the axis that a section of a study describes; None for any other section."""
+    kinds = [kind for kind in get_args(StudySpec.model_fields[section].annotation) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, AxisModel)), None)
+
+
+def _is_axis(section: str) -> bool:
+    return section in StudySpec.model_fields and _axis_of(section) is not None
+
+
+def _by_section(axes: Sequence[AxisModel]) -> dict[str, Any]:
+    known = {kind: section for section in StudySpec.model_fields if (kind := _axis_of(section)) is not None}
+    sections: dict[str, Any] = {}
+    for axis in axes:
+        section = known.get(type(axis))
+        if section is None or section in sections:
+            raise KaruiError(
+                "that is no axis" if section is None else "an axis is given twice",
+                where="compress(axes=...)",
+                expected=f"one each of {', '.join(sorted(kind.__name__ for kind in known))}",
+                got=repr(axis)[:200],
+            )
+        sections[section] = axis
+    return sections
