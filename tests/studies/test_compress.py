@@ -24,15 +24,13 @@ def _split(count: int, seed: int) -> TensorDataset:
 
 def _right_of_origin() -> nn.Module:
     """A network that needs no training: the class is by the sign of the first coordinate."""
-    network = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 2))
+    first, last = nn.Linear(2, 64), nn.Linear(64, 2)
     with torch.no_grad():
-        for parameter in network.parameters():
+        for parameter in (*first.parameters(), *last.parameters()):
             parameter.zero_()
-        network[0].weight[:32, 0] = 1.0
-        network[0].weight[32:, 0] = -1.0
-        network[2].weight[1, :32] = 1.0
-        network[2].weight[0, 32:] = 1.0
-    return network.eval()
+        first.weight[:32, 0], first.weight[32:, 0] = 1.0, -1.0
+        last.weight[1, :32], last.weight[0, 32:] = 1.0, 1.0
+    return nn.Sequential(first, nn.ReLU(), last).eval()
 
 
 @pytest.fixture(scope="module")
