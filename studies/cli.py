@@ -171,7 +171,7 @@ def preflight(
     """
     from .preflight.preflight import run_preflight
     from .preflight.preflight_sentences import sentences
-    from .run import resolve_spec
+    from .study_file.spec_reading import resolve_spec
 
     console = Console(soft_wrap=True)
     with console.status("") as status:

@@ -3,54 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .result import StudyResult as StudyResult
 from .result import describe_values as describe_values
 from .result import nearest_records as nearest_records
 from .session import Session
 from .storage.folder import RunFolder
-from .storage.shared_files import absolute_location, open_shared_files
+from .storage.shared_files import open_shared_files
 from .storage.store import open_study
 from .study_file.spec import StudySpec
-from .study_file.spec_reading import change_spec, check_space, load_spec
-from .study_file.spec_sections import GatesSpec
+from .study_file.spec_reading import check_space, resolve_spec
 from .watching.log import LoggedWatcher, SearchLog
 from .watching.watcher import Silence, Watcher
 
 if TYPE_CHECKING:
     from ..spaces.task import Task
-
-
-def resolve_spec(
-    study: str | Path | StudySpec,
-    *,
-    trials: int | None = None,
-    hours: float | None = None,
-    seed: int | None = None,
-    data: str | Path | None = None,
-    workers: int | None = None,
-    cache: str | Path | None = None,
-    artifacts: str | Path | None = None,
-    gates: bool = True,
-) -> StudySpec:
-    """Read the study and put in what the caller gives instead of what the file says.
-
-    Raises:
-        StudyFileError: Where the study cannot be read, or what is given has no meaning.
-    """
-    spec = study if isinstance(study, StudySpec) else load_spec(study)
-    given = {"trials": trials, "hours": hours, "seed": seed, "workers": workers}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if data is not None:
-        changes["task_options"] = {**spec.task_options, "data_dir": str(data)}
-    if not gates:
-        changes["gates"] = GatesSpec(stop_at=())
-    if cache is not None:
-        changes["cache"] = {**spec.cache.model_dump(), "folder": str(Path(cache).absolute())}
-    if artifacts is not None:
-        changes["artifacts"] = absolute_location(str(artifacts))
-    return change_spec(spec, changes, f"study {spec.name}, as it is called") if changes else spec
 
 
 def run_study(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,8 @@ from ...evaluators.timing import PairTiming, TimingSettings
 from ...spaces.artifact import file_digest
 from ..commands.target_options import make_target
 from .arrays import read_arrays
-from .check import Check
+from .check import Check, VerifyOptions
 from .config import CONFIG, SAMPLES, BundleConfig, MeasurementPaper
-
-if TYPE_CHECKING:
-    from .verify import VerifyOptions
 
 RATIO_TOLERANCE = 0.15
 """By what share the ratio to the reference may be higher than it was: what days and loads make of it."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import KaruiError, OutputError
 from ..storage.reading import check_is_file
 from .accuracy_check import check_accuracy, read_data
-from .check import Check
+from .check import Check, VerifyOptions
 from .config import CONFIG, SAMPLES, SCHEMA, BundleConfig, read_config
 from .file_check import check_opens, check_parity
 from .latency_check import check_latency
@@ -46,27 +45,6 @@ class Verification:
             for check in self.checks
         ]
         return {"bundle": str(self.bundle), "verdict": self.verdict, "checks": checks}
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """By what a bundle is verified, beyond what lies in it.
-
-    Args:
-        data: An ``.npz`` with ``inputs`` and ``targets``, on which accuracy is measured; None to leave it.
-        target: Name of the target on which latency is measured; None to leave it.
-        reference: The float32 file against which latency was measured; without it milliseconds are compared.
-        tolerance: Largest difference of the samples' outputs, instead of what ``config.json`` says.
-        latency_tolerance: By what share latency may be higher; as wide as the comparison asks for where None.
-        target_options: What that target asks for, as text by name, such as ``host``.
-    """
-
-    data: Path | None = None
-    target: str | None = "local"
-    reference: Path | None = None
-    tolerance: float | None = None
-    latency_tolerance: float | None = None
-    target_options: Mapping[str, str] = field(default_factory=dict)
 
 
 def verify_bundle(bundle: Path, options: VerifyOptions | None = None) -> Verification:

@@ -26,8 +26,8 @@ from ...evaluators.timing import TimingSettings
 from ...search.objectives import LIMITS
 from ...spaces.artifact import Artifact
 from ...spaces.task import Pairs, Task, spread_batch
-from ..certifying.certify import TEST_ACCURACY
 from ..study_file.spec import StudySpec
+from ..tables import TEST_ACCURACY
 from ..watching.watcher import WAITING, WAITING_FOR_MEASURING
 from .bench_targets import BenchTargets
 

@@ -92,7 +92,7 @@ def run_preflight(
     from ...spaces.baseline import prepare_baseline
     from ..measuring.bench import Bench
     from ..measuring.workbench import cache_of, prepare_task
-    from ..run import resolve_spec
+    from ..study_file.spec_reading import resolve_spec
 
     spec = resolve_spec(study, data=data)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / spec.name)

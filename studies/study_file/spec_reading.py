@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StudyFileError
+from ..storage.shared_files import absolute_location
 from .spec import StudySpec, told_at
 from .spec_faults import (
     batches_with_exits,
@@ -17,6 +18,7 @@ from .spec_faults import (
     unknown_key,
     wrong_objective,
 )
+from .spec_sections import GatesSpec
 from .target_spec import fault_of_objective
 from .toml_reading import explain_reading, find_fault, read_toml
 
@@ -67,6 +69,37 @@ def change_spec(spec: StudySpec, changes: dict[str, Any], where: str) -> StudySp
         StudyFileError: On a value that has no meaning.
     """
     return _validate({**{name: getattr(spec, name) for name in StudySpec.model_fields}, **changes}, where)
+
+
+def resolve_spec(
+    study: str | Path | StudySpec,
+    *,
+    trials: int | None = None,
+    hours: float | None = None,
+    seed: int | None = None,
+    data: str | Path | None = None,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    artifacts: str | Path | None = None,
+    gates: bool = True,
+) -> StudySpec:
+    """Read the study and put in what the caller gives instead of what the file says.
+
+    Raises:
+        StudyFileError: Where the study cannot be read, or what is given has no meaning.
+    """
+    spec = study if isinstance(study, StudySpec) else load_spec(study)
+    given = {"trials": trials, "hours": hours, "seed": seed, "workers": workers}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if data is not None:
+        changes["task_options"] = {**spec.task_options, "data_dir": str(data)}
+    if not gates:
+        changes["gates"] = GatesSpec(stop_at=())
+    if cache is not None:
+        changes["cache"] = {**spec.cache.model_dump(), "folder": str(Path(cache).absolute())}
+    if artifacts is not None:
+        changes["artifacts"] = absolute_location(str(artifacts))
+    return change_spec(spec, changes, f"study {spec.name}, as it is called") if changes else spec
 
 
 def check_space(spec: StudySpec, where: Path | str) -> None:

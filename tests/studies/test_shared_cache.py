@@ -10,10 +10,9 @@ import pytest
 import karui
 from karui.errors import OutputError
 from karui.studies.measuring.workbench import cache_of
-from karui.studies.run import resolve_spec
 from karui.studies.storage.folder import RunFolder, explain_cache_errors
 from karui.studies.storage.store import open_study
-from karui.studies.study_file.spec_reading import load_spec
+from karui.studies.study_file.spec_reading import load_spec, resolve_spec
 from karui.studies.watching.watcher import Silence
 
 from .conftest import Command, write_study

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from karui.errors import StudyFileError
-from karui.studies.run import resolve_spec
 from karui.studies.study_file.spec import StudySpec
-from karui.studies.study_file.spec_reading import bundled_studies, load_spec, parse_spec
+from karui.studies.study_file.spec_reading import bundled_studies, load_spec, parse_spec, resolve_spec
 
 HEAD = 'task = "my_task.py:make_task"\n'
 BITS = "[bits]\nweights = [4, 32]\n"
