@@ -107,8 +107,9 @@ def verify(
 
     Exit code 1 where anything is missed, 2 where it cannot be checked. What cannot be compared is said to be so.
     """
-    from ..bundle.verify import VerifyOptions, verify_bundle
+    from ..bundle.check import VerifyOptions
     from ..bundle.verify import as_json as written
+    from ..bundle.verify import verify_bundle
     from .target_options import read_target_options
 
     asked = read_target_options(target_option or [])

@@ -20,7 +20,7 @@ from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings
 from karui.spaces.candidate import Candidate
 from karui.studies.measuring.bench import Bench
-from karui.studies.run import resolve_spec
+from karui.studies.study_file.spec_reading import resolve_spec
 from karui.studies.study_file.task_loading import load_task
 
 from .conftest import Command, write_study

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 import karui
 from karui.errors import StudyFileError
-from karui.studies.run import resolve_spec
 from karui.studies.study_file.spec import StudySpec
-from karui.studies.study_file.spec_reading import load_spec, parse_spec
+from karui.studies.study_file.spec_reading import load_spec, parse_spec, resolve_spec
 
 from .conftest import Command
 

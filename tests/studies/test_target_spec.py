@@ -13,9 +13,8 @@ from karui.evaluators.local import LocalTarget
 from karui.evaluators.quarantine import Quarantine
 from karui.evaluators.ssh import SshTarget
 from karui.evaluators.telling import tell_nobody
-from karui.studies.run import resolve_spec
 from karui.studies.study_file.spec import StudySpec
-from karui.studies.study_file.spec_reading import load_spec
+from karui.studies.study_file.spec_reading import load_spec, resolve_spec
 
 HEAD = 'task = "my_task.py:make_task"\n'
 BITS = "[bits]\nweights = [4, 32]\n"

@@ -24,8 +24,9 @@ from karui.evaluators.targets import TARGETS
 from karui.evaluators.timing import PairTiming
 from karui.spaces.artifact import file_digest
 from karui.studies.bundle.accuracy_check import wilson_interval
+from karui.studies.bundle.check import VerifyOptions
 from karui.studies.bundle.sums import write_sums
-from karui.studies.bundle.verify import Verification, VerifyOptions, verify_bundle
+from karui.studies.bundle.verify import Verification, verify_bundle
 
 from .conftest import Command
 from .made_results import CLASSES, DEVICE, make_results, write_linear
