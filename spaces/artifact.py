@@ -8,6 +8,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+BASELINE_FILE, EXPORTED_ANEW = "baseline.onnx", "baseline-exported-anew.onnx"
+"""The baseline's file in a results folder, and what it is compared with where a study has begun with it."""
+
 
 @dataclass(frozen=True)
 class StageRecord:

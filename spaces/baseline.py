@@ -6,14 +6,20 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
+from torch import Tensor
 
 from ..errors import CandidateFailure, KaruiError, OutputError, TaskError
-from .artifact import Artifact, file_digest
+from .artifact import BASELINE_FILE, EXPORTED_ANEW, Artifact, file_digest
 from .build_settings import BuildSettings
 from .export import PARITY_SAMPLES, export_onnx
 from .memory_layout import lay_channels_first
+from .notes import Note, untold
+from .onnx_file import run_in_batches
 from .recovery import TrainingSettings, train
 from .stage_cache import StageCache
 from .stage_keys import BUILD_VERSION, network_digest
@@ -24,6 +30,9 @@ from .weights_file import save_weights
 
 BASELINE = "baseline.safetensors"
 """The file of a baseline's entry of the cache."""
+
+SAME_ANSWERS = 1e-5
+"""Share of the largest answer by which two files of one model may differ: about what the order of additions makes."""
 
 OnEpoch = Callable[[int, float], None]
 
@@ -36,10 +45,15 @@ def prepare_baseline(
     seed: int = 0,
     on_epoch: OnEpoch | None = None,
     cache: StageCache | None = None,
+    began_with: str = "",
+    note: Note = untold,
     between_steps: Callable[[], None] = do_nothing,
     while_waiting: Callable[[], None] = do_nothing,
 ) -> Artifact:
     """Train the task's model where it asks for it (once: the weights are kept), and write its float32 file.
+
+    The file that a study began with stays its baseline for as long as it computes what the model does: another version
+    of karui may export the same model otherwise, and every ratio of the study is one to that file.
 
     Args:
         task: The task; its model is left trained, on the CPU, in evaluation mode, its channels first in memory.
@@ -48,6 +62,9 @@ def prepare_baseline(
         seed: Seed of the training.
         on_epoch: Told of each epoch's number and validation metric.
         cache: Where trained weights are shared with other studies of the same task, if it can be told which those are.
+        began_with: SHA-256 of the file that the study began with; empty where it begins now. Where that file is in the
+            folder it is left there, and returned if the model computes the same; else another path is returned.
+        note: Is told where that file is another than would be exported now.
         between_steps: Called after each step of the training; it may wait.
         while_waiting: Called again and again while another process trains it.
 
@@ -63,9 +80,12 @@ def prepare_baseline(
             _train_or_find(task, settings, seed, on_epoch, cache, between_steps, while_waiting)
             save_weights(task.model, kept, described=described)
     task.model.cpu().eval()
-    path = folder / "baseline.onnx"
+    own = folder / BASELINE_FILE
+    is_there = bool(began_with) and own.is_file() and file_digest(own) == began_with
+    path = folder / EXPORTED_ANEW if is_there else own
+    examples = task.calibration_batch(PARITY_SAMPLES)
     try:
-        export_onnx(task.model, task.calibration_batch(PARITY_SAMPLES), path)
+        export_onnx(task.model, examples, path)
     except CandidateFailure as failure:
         raise TaskError(
             "the task's model cannot be exported to ONNX",
@@ -74,7 +94,40 @@ def prepare_baseline(
             got=failure.reason,
             remedy="change the model, or wrap it in a module whose forward takes and returns one tensor",
         ) from failure
-    return Artifact(path, file_digest(path))
+    artifact = Artifact(path, file_digest(path))
+    if is_there and (artifact.digest == began_with or _compute_the_same(own, path, examples)):
+        path.unlink()
+        if artifact.digest != began_with:
+            note(
+                "the model is exported otherwise now than when this study began, and computes the same: the study's "
+                f"{BASELINE_FILE} stays the one that its files are compared with"
+            )
+        return Artifact(own, began_with)
+    return artifact
+
+
+def _compute_the_same(one: Path, other: Path, examples: Tensor) -> bool:
+    """Say whether two files of a model answer alike: to inputs as they are, and to what is made of them."""
+    batches = [examples]
+    if examples.is_floating_point():
+        batches += [-examples, torch.zeros_like(examples), (examples + examples.flip(0)) / 2]
+    try:
+        first, second = (_answers(path, batches) for path in (one, other))
+    except Exception:  # the runtime may refuse a file of whatever age in many ways
+        return False
+    return all(map(_are_alike, first, second))
+
+
+def _answers(path: Path, batches: list[Tensor]) -> list[np.ndarray]:
+    model = onnx.load(str(path))
+    return [run_in_batches(model, batch.numpy(), PARITY_SAMPLES) for batch in batches]
+
+
+def _are_alike(first: np.ndarray, second: np.ndarray) -> bool:
+    if first.shape != second.shape:
+        return False
+    allowed = SAME_ANSWERS * max(1.0, float(np.abs(first[np.isfinite(first)]).max(initial=0.0)))
+    return bool(np.isclose(first, second, rtol=0.0, atol=allowed, equal_nan=True).all())
 
 
 def weights_path(task: Task, settings: BuildSettings, folder: Path, seed: int) -> Path | None:

@@ -32,10 +32,10 @@ from .measuring.idle_measuring import IdleMeasuring
 from .measuring.workbench import Workbench, begin_bench, cache_of, explained, prepare_task
 from .result import StudyResult
 from .storage.folder import RunFolder, explain_cache_errors, explain_os_errors
-from .storage.shared_baseline import SharedBaseline, agreed_baseline, noted_weights
+from .storage.shared_baseline import SharedBaseline, agreed_baseline, check_same_baseline
 from .storage.shared_files import SharedFiles
 from .storage.storage_errors import explain_storage_errors
-from .storage.study_notes import agreed_float_operators, agreed_multiple, check_meaning, training_seed
+from .storage.study_notes import agreed_float_operators, agreed_multiple, check_meaning, digest_begun, training_seed
 from .storage.turns import alone_on_server, turns_of
 from .study_file.spec import StudySpec
 from .tables import trials_table, write_csv
@@ -165,14 +165,15 @@ class Session:
         self._say("preparing the baseline")
         seed = training_seed(self.study, self.spec.seed)
         artifact = self._baseline(task, seed, lock, cache)
+        check_same_baseline(self.study, artifact, self.folder.path)  # before anything that takes long
         for sentence in describe_reach(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec, lock, rows=RowStore(self.folder.rows))
         bench.tell = self.watcher.phase
         found = self._preflight(bench)
         self._say("measuring the baseline")
-        digest, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
-        _check_same_baseline(digest, artifact, self.folder, is_shared=noted_weights(self.study) is not None)
+        _, known = agreed_baseline(self.study, artifact.digest, bench.measure_baseline, self._turns)
+        check_same_baseline(self.study, artifact, self.folder.path)
         for told in bench.targets.differences(known):
             self.watcher.note(told)
         bench.targets.close()  # while workers measure, nothing of this process has to stay in a device's memory
@@ -250,6 +251,8 @@ class Session:
                 self.folder.path,
                 seed=seed,
                 cache=cache,
+                began_with=digest_begun(self.study),
+                note=self.watcher.note,
                 on_epoch=lambda epoch, metric: self._say(
                     f"training the baseline, epoch {epoch} of {task.baseline_epochs}: {task.metric_name} {metric:.4f}"
                 ),
@@ -345,15 +348,3 @@ class Session:
 
     def _write_trials(self) -> None:
         write_csv(trials_table(read_records(self.study), self.spec.objectives()), self.folder.trials_csv)
-
-
-def _check_same_baseline(known: str, artifact: Artifact, folder: RunFolder, *, is_shared: bool) -> None:
-    if known != artifact.digest:
-        shared = "give the --artifacts that the study began with, " if is_shared else ""
-        raise KaruiError(
-            "the task's model is not the one that this study began with",
-            where=str(folder.path),
-            expected=f"a baseline file of sha256 {known[:16]}…",
-            got=f"sha256 {artifact.digest[:16]}…",
-            remedy=f"{shared}restore the model, or start anew with another --out",
-        )

@@ -93,7 +93,8 @@ class Workbench:
         from ...spaces.baseline import prepare_baseline
         from .bench import Bench
 
-        artifact = prepare_baseline(task, self.recovery, self.folder.path, seed=self.seed)
+        begun = str(self.baseline["latency_ms"].conditions.get("reference_digest", ""))
+        artifact = prepare_baseline(task, self.recovery, self.folder.path, seed=self.seed, began_with=begun)
         files = open_shared_files(self.spec.artifacts, self.spec.folder)
         bench = Bench(task, artifact, self.spec, lock, announce, RowStore(self.folder.rows))
         begin_bench(bench, self.spec, self.recovery, self.quantization, self.folder, self.seed, self.baseline, files)

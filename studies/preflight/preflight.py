@@ -103,7 +103,8 @@ def run_preflight(
         told("preparing the baseline")
         with folder.alone("baseline", lambda: told("waiting for another search's baseline")):
             cache = cache_of(spec, folder)
-            artifact = prepare_baseline(task, spec.recovery, folder.path, seed=spec.seed, cache=cache)
+            begun = _began_with(folder, spec.name)
+            artifact = prepare_baseline(task, spec.recovery, folder.path, seed=spec.seed, cache=cache, began_with=begun)
         try:
             return preflight_of(Bench(task, artifact, spec, MachineLock()), spec, folder, told)
         except CandidateFailure as failure:
@@ -113,6 +114,19 @@ def run_preflight(
                 expected="layers of known shapes",
                 got=failure.reason,
             ) from failure
+
+
+def _began_with(folder: RunFolder, name: str) -> str:
+    """Return the SHA-256 of the baseline's file that a study in this folder began with; empty where there is none."""
+    from ..storage.store import open_study
+    from ..storage.study_notes import digest_begun
+
+    if not folder.database.exists():
+        return ""
+    try:
+        return digest_begun(open_study(folder.own_storage, name, create=False))
+    except KaruiError:  # of another study, or damaged: that is told where it is needed
+        return ""
 
 
 def fly(

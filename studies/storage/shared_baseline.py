@@ -8,12 +8,13 @@ from pathlib import Path
 
 import optuna
 
-from ...errors import OutputError
+from ... import __version__
+from ...errors import KaruiError, OutputError
 from ...evaluators.measurement import Measurement
 from ...search.turns import Turns
-from ...spaces.artifact import Artifact, file_digest
+from ...spaces.artifact import BASELINE_FILE, EXPORTED_ANEW, Artifact, file_digest
 from .shared_files import SharedFiles
-from .study_notes import note_baseline, read_baseline
+from .study_notes import digest_begun, note_baseline, read_baseline, version_begun
 
 _ATTRIBUTE = "baseline_weights"
 
@@ -83,6 +84,39 @@ class SharedBaseline:
         if noted is None:
             self.study.set_user_attr(_ATTRIBUTE, digest)
         return True
+
+
+def check_same_baseline(study: optuna.Study, artifact: Artifact, folder: Path) -> None:
+    """Refuse a baseline that is not the file that the study began with, where it has begun.
+
+    Where that file is in the results folder it stays the baseline for as long as the model computes the same; where it
+    is not, a version of karui that exports the same model otherwise cannot be told from another model.
+
+    Args:
+        study: The study.
+        artifact: What :func:`~karui.spaces.baseline.prepare_baseline` returned.
+        folder: The results folder.
+
+    Raises:
+        KaruiError: Where it is another one.
+    """
+    known = digest_begun(study)
+    if known in ("", artifact.digest):
+        return
+    was_compared = artifact.path.name == EXPORTED_ANEW
+    if was_compared:
+        artifact.path.unlink(missing_ok=True)
+    begun = version_begun(study)
+    otherwise = f", or karui {__version__} exports it otherwise than {begun} did"
+    shared = "give the --artifacts that the study began with, " if noted_weights(study) is not None else ""
+    kept = "" if was_compared else f" or the {BASELINE_FILE} of then, go on with {begun}"
+    raise KaruiError(
+        f"the task's model is not the one that this study began with{'' if was_compared else otherwise}",
+        where=str(folder),
+        expected=f"a baseline file of sha256 {known[:16]}…",
+        got=f"sha256 {artifact.digest[:16]}…{', which answers otherwise' if was_compared else ''}",
+        remedy=f"{shared}restore the model{kept}, or start anew with another --out",
+    )
 
 
 def agreed_baseline(

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from ... import __version__
 from ...errors import StudyFileError
 from ...evaluators.measurement import Measurement
 from ...search.turns import Turns
@@ -98,9 +99,23 @@ def agreed_float_operators(study: optuna.Study, found: tuple[str, ...], turns: T
 
 
 def note_baseline(study: optuna.Study, digest: str, measurements: Mapping[str, Measurement]) -> None:
-    """Keep the baseline's digest and measurements with the study."""
+    """Keep the baseline's digest and measurements with the study, and at first which version exported it."""
+    if "baseline" not in study.user_attrs:
+        study.set_user_attr("baseline_karui", __version__)
     study.set_user_attr("baseline_digest", digest)
     study.set_user_attr("baseline", {name: item.to_dict() for name, item in measurements.items()})
+
+
+def digest_begun(study: optuna.Study) -> str:
+    """Return the SHA-256 of the baseline's file that the study began with; empty where it was not measured yet."""
+    known = read_baseline(study)
+    return "" if known is None else known[0]
+
+
+def version_begun(study: optuna.Study) -> str:
+    """Return in words which karui the study began with; earlier versions did not note it."""
+    noted = study.user_attrs.get("baseline_karui")
+    return "an earlier version" if noted is None else f"karui {noted}"
 
 
 def read_baseline(study: optuna.Study) -> tuple[str, dict[str, Measurement]] | None:
