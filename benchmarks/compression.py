@@ -42,7 +42,8 @@ from karui.spaces.architect import training_settings
 from karui.spaces.baseline import prepare_baseline, weights_path
 from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings
-from karui.spaces.candidate import Architecture, Baseline, Candidate, CellNetwork, Student
+from karui.spaces.candidate import Architecture, Baseline, Candidate
+from karui.spaces.cells.choice import CellNetwork
 from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.export import export_onnx
 from karui.spaces.lease import lease
@@ -60,6 +61,7 @@ from karui.spaces.quantization.settings import QuantizationSettings
 from karui.spaces.recovery import train
 from karui.spaces.sparsity.channels import remove_channels
 from karui.spaces.stages.choice import Stage, StageNetwork
+from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
 from karui.studies.storage.folder import write_atomically
 from karui.studies.study_file.spec_reading import load_spec

@@ -35,12 +35,14 @@ from karui.search.objectives import OBJECTIVES, Objective, with_bounds
 from karui.search.record import Outcome
 from karui.spaces.artifact import StageRecord
 from karui.spaces.build import network_of
-from karui.spaces.candidate import FLOAT_BITS, Baseline, Candidate, CellNetwork, Student
+from karui.spaces.candidate import FLOAT_BITS, Baseline, Candidate
 from karui.spaces.cells.axis import CellsAxis
+from karui.spaces.cells.choice import CellNetwork
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace, problem_of
 from karui.spaces.sparsity.axis import SparsityAxis
 from karui.spaces.students.axis import StudentsAxis
+from karui.spaces.students.choice import Student
 
 SPACE = SearchSpace(
     students=StudentsAxis(

@@ -19,10 +19,11 @@ from safetensors.torch import load_model
 from torch import nn
 
 from karui.spaces.architect import make_from_baseline
-from karui.spaces.candidate import Baseline, Candidate, Student
+from karui.spaces.candidate import Baseline, Candidate
 from karui.spaces.precision import Precision
 from karui.spaces.recovery import metric_of, train
 from karui.spaces.sparsity.weights import WeightZeroing
+from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
 from karui.spaces.teacher import Teacher
 from karui.spaces.training_settings import TrainingSettings

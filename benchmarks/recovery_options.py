@@ -19,8 +19,9 @@ from measuring import RESULTS, processor, today  # type: ignore[import-not-found
 from karui.spaces.architect import make_from_baseline, training_settings
 from karui.spaces.baseline import prepare_baseline
 from karui.spaces.build_settings import BuildSettings
-from karui.spaces.candidate import Candidate, Student
+from karui.spaces.candidate import Candidate
 from karui.spaces.recovery import metric_of, train
+from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
 from karui.spaces.teacher import Teacher
 from karui.studies.study_file.spec_reading import load_spec

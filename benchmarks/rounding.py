@@ -34,7 +34,7 @@ from karui.evaluators.runtime import CPU_PROVIDER, Runner
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.baseline import prepare_baseline
 from karui.spaces.build_settings import BuildSettings
-from karui.spaces.candidate import CellNetwork
+from karui.spaces.cells.choice import CellNetwork
 from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.cells.network import build_cell_network
 from karui.spaces.export import export_onnx

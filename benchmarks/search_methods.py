@@ -29,8 +29,9 @@ from karui.search.front import ACCURACY_ALLOWANCE
 from karui.search.sampler import SamplerName
 from karui.spaces.baseline import prepare_baseline
 from karui.spaces.build import Builder
-from karui.spaces.candidate import Candidate, Student
+from karui.spaces.candidate import Candidate
 from karui.spaces.stage_cache import StageCache
+from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.study_file.spec_reading import change_spec, load_spec

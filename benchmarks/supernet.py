@@ -35,9 +35,9 @@ from measuring import processor  # type: ignore[import-not-found]
 from scipy.stats import kendalltau, spearmanr  # type: ignore[import-untyped]
 from torch import nn
 
-from karui.spaces.architectures import CellNetwork, describe_architecture
 from karui.spaces.axis import Draw
 from karui.spaces.cells.axis import CellsAxis
+from karui.spaces.cells.choice import CellNetwork
 from karui.spaces.cells.sharing import CellNetworks
 from karui.spaces.normalization import STATISTICS_SAMPLES, reestimate_normalization, statistics_inputs
 from karui.spaces.prediction import predict
@@ -110,7 +110,7 @@ def _spread(space: Space, supernet: Supernet[Any]) -> list[Any]:
     """Return networks from the smallest to the largest, in equal steps of rank by their number of weights."""
     ends = space.networks.smallest(), space.networks.largest()
     drawn = space.draw() - set(ends)
-    ranked = sorted(drawn, key=lambda choice: (_weights(supernet.extract(choice)), describe_architecture(choice)))
+    ranked = sorted(drawn, key=lambda choice: (_weights(supernet.extract(choice)), choice.describe()))
     steps = np.linspace(0, len(ranked) - 1, NETWORKS - 2).round().astype(int)
     return [ends[0], *(ranked[step] for step in steps), ends[1]]
 
@@ -147,7 +147,7 @@ SPACES = {
 
 def _judge(choice: Any, supernet: Supernet[Any], task: Task) -> dict[str, Any]:
     network = supernet.extract(choice)
-    row: dict[str, Any] = {"network": describe_architecture(choice), "weights": _weights(network)}
+    row: dict[str, Any] = {"network": choice.describe(), "weights": _weights(network)}
     row["shared"], row["shared_loss"] = _quality(network, task)
     begin = time.perf_counter()
     network = supernet.extract(choice)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .build_settings import BuildSettings
-from .candidate import Architecture, Baseline, Candidate, CellNetwork, Student
+from .candidate import Architecture, Baseline, Candidate
+from .cells.choice import CellNetwork
 from .cells.network import build_cell_network
 from .memory_layout import channels_first
 from .notes import Note, untold
@@ -21,6 +22,7 @@ from .sparsity.channels import remove_channels
 from .stage_cache import StageCache
 from .stages.choice import StageNetwork
 from .stages.network import build_stage_network
+from .students.choice import Student
 from .students.families import build_family
 from .students.names import SHALLOWER
 from .students.shallower import shallower

@@ -1,14 +1,24 @@
-"""What every axis of the search space is made of."""
+"""Axis: what a search may choose of one kind, all that karui knows of it, in one class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from random import Random
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from .architectures import Architecture
+from .axes import AXES
+from .candidate import BuildStage, Candidate
+from .section import Section
+
+if TYPE_CHECKING:
+    from .task import Task
 
 T = TypeVar("T")
+
+Sentences = Callable[["Task", Path], Iterable[str]]
+"""Says, given the task and the model's float32 file, what an axis reaches of the model."""
 
 
 class Suggester(Protocol):
@@ -39,50 +49,142 @@ def choose(trial: Suggester, name: str, choices: Sequence[T]) -> T:
     return chosen
 
 
-def count_or_auto(least: int, most: int) -> BeforeValidator:
-    """Return the check of a value that is a count between two others, or ``auto``.
+class Axis(Section):
+    """A section of a study file, and what its choices mean.
 
-    Of two kinds of value, pydantic by itself would tell what is wrong with each.
+    An instance is the section of one study: its fields are the keys that the file may have. What holds of any
+    candidate, searched by this study or not, is said by the class. To add an axis, derive from this class, override
+    what is other than here, and register it: in :data:`~karui.spaces.axes.AXES`, or from another package under the
+    entry points ``karui.axes``, by the name of its section.
     """
 
-    def check(value: Any) -> Any:
-        if value != "auto" and (type(value) is not int or value < least):
-            raise ValueError(f"expected a count of {least} or more, or 'auto'")
-        if value != "auto" and value > most:
-            raise ValueError(f"expected a count of {most} or less, or 'auto'")
-        return value
+    prefix: ClassVar[str]
+    """What the names of its parameters begin with, such as ``bits.``."""
 
-    return BeforeValidator(check)
+    first_stage: ClassVar[BuildStage] = BuildStage.NETWORK
+    """The first stage at which its choices change what is made. Candidates that differ only in axes of later stages
+    than training share their trained network."""
+
+    uses: ClassVar[Mapping[str, str]] = {}
+    """What a candidate may use of it, each with its words, such as ``{"exits": "early exits"}``."""
+
+    # What may be chosen in this study.
+
+    def suggest(self, trial: Suggester, candidate: Candidate) -> Candidate:
+        """Return the candidate with what this axis chooses, given what the axes before it chose."""
+        raise NotImplementedError
+
+    def parameters(self, candidate: Candidate) -> dict[str, Any]:  # noqa: ARG002
+        """Return the parameters by which :meth:`suggest` comes to a candidate, as far as they are this axis's."""
+        return {}
+
+    def first_tries(self) -> Iterable[Candidate]:
+        """Return what everyone tries first of it and that trains nothing."""
+        return ()
+
+    def less_of_one_thing(self, start: Candidate) -> Iterable[Sequence[Candidate]]:  # noqa: ARG002
+        """Return, for each thing of which the model may have less, how: the mildest first, and all trained."""
+        return ()
+
+    def beside_others(self, candidate: Candidate) -> Candidate:
+        """Return the candidate with the choice of this axis that harms least, to try another axis with."""
+        return candidate
+
+    def follower_parameters(self) -> dict[str, Any]:
+        """Return what is fixed of it for a candidate that is tried because its network is trained already."""
+        return {}
+
+    # What it reaches of the user's model.
+
+    def check(self, task: Task, output_shape: tuple[int, ...]) -> None:
+        """Raise a :class:`~karui.errors.SpaceError` where it does not fit the task."""
+
+    def coverage(self, trains_later: bool) -> Iterable[Sentences]:  # noqa: ARG002
+        """Return what says in sentences how much of the model it reaches; axes may share one, told once.
+
+        Args:
+            trains_later: Whether other axes of the study go on training with rounded weights.
+        """
+        return ()
+
+    @property
+    def trains_later(self) -> bool:
+        """Whether it may go on training after a network was trained."""
+        return False
+
+    @property
+    def depends_on_input(self) -> bool:
+        """Whether its files take longer for some inputs than for others, and one input at a time."""
+        return False
+
+    def cuts(self) -> Iterable[Candidate]:
+        """Return the canonical candidates whose networks it cuts out of the model, by nothing but their structure."""
+        return ()
+
+    # What a choice means, in whatever study it was made.
+
+    @classmethod
+    def canonical(cls, candidate: Candidate) -> Candidate:
+        """Return the candidate with what this axis chose written the one way; what a choice does not touch undone."""
+        return candidate
+
+    @classmethod
+    def through(cls, candidate: Candidate, stage: BuildStage) -> Candidate:  # noqa: ARG003
+        """Return the candidate without what this axis does after a stage."""
+        return candidate
+
+    @classmethod
+    def trains(cls, candidate: Candidate) -> bool:  # noqa: ARG003
+        """Say whether it makes a candidate go on training once its network is trained."""
+        return False
+
+    @classmethod
+    def problem(cls, candidate: Candidate) -> str | None:  # noqa: ARG003
+        """Say why a candidate cannot be made at all, or None where it can."""
+        return None
+
+    # How it is said.
+
+    @classmethod
+    def describe(cls, candidate: Candidate) -> Sequence[str]:  # noqa: ARG003
+        """Return short texts for tables and plots, such as ``["-50 % channels"]``."""
+        return ()
+
+    @classmethod
+    def configuration(cls, candidate: Candidate) -> Sequence[tuple[str, str]]:  # noqa: ARG003
+        """Return in words what a candidate is by it: pairs of a topic and a sentence."""
+        return ()
+
+    @classmethod
+    def used(cls, use: str, chosen: Mapping[str, Any]) -> bool:  # noqa: ARG003
+        """Say whether a trial makes that use of it, told by the trial's parameters.
+
+        The choice counts and not what it comes to: a student of the baseline's depth is the student axis's doing.
+        """
+        return any(bool(value) for name, value in chosen.items() if name.startswith(cls.prefix))
 
 
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("a NUL, which no path and no name can hold")
-    return text
+class NetworkAxis(Axis):
+    """An axis whose choice is a network, in the place of the user's own."""
+
+    kind: ClassVar[str]
+    """What is said of its networks, :attr:`~karui.spaces.architectures.Architecture.kind`."""
+
+    def suggest(self, trial: Suggester, candidate: Candidate) -> Candidate:
+        """Choose a network, where the trial has chosen a network of this kind."""
+        raise NotImplementedError
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> Architecture:
+        """Read what :meth:`~karui.spaces.architectures.Architecture.to_dict` wrote."""
+        raise NotImplementedError
+
+    @classmethod
+    def used(cls, use: str, chosen: Mapping[str, Any]) -> bool:  # noqa: ARG003
+        """Say whether a trial has chosen a network of it."""
+        return chosen.get("architecture") == cls.kind
 
 
-Text = Annotated[str, Field(max_length=4096), AfterValidator(_without_nul)]
-"""A path, a name or an address."""
-
-STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-"""No keys but its own, never changed; a number is a finite number, and no text, no flag and no date is one."""
-
-
-class AxisModel(BaseModel):
-    """Base of the axes: frozen, and strict about unknown keys and about numbers."""
-
-    model_config = STRICT
-
-
-def _without_repeats(values: tuple[T, ...]) -> tuple[T, ...]:
-    if len(set(values)) != len(values):
-        raise ValueError("a value stands twice in the list")
-    return values
-
-
-MOST_CHOICES = 256
-
-Choices = Annotated[
-    tuple[T, ...], Field(min_length=1, max_length=MOST_CHOICES, strict=False), AfterValidator(_without_repeats)
-]
-"""A list from a study file: at least one value, none twice."""
+def all_axes() -> dict[str, type[Axis]]:
+    """Return every axis that there is, by the name of its section: karui's own, then those of other packages."""
+    return AXES.all

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .axis import AxisModel, Text, count_or_auto
 from .precision import Precision
+from .section import Section, Text, count_or_auto
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Epochs = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -17,7 +17,7 @@ USUAL_MULTIPLE = 8
 """Channels in a vector of 256 bits in float32, and the block of channels of onnxruntime's kernels there."""
 
 
-class BuildSettings(AxisModel):
+class BuildSettings(Section):
     """Training that every candidate of a study gets.
 
     Args:

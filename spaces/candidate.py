@@ -1,21 +1,19 @@
-"""One point of the search space: frozen data, JSON-able, with a canonical key."""
+"""One point of the search space: frozen data, JSON-able, with a canonical key.
+
+A candidate is what the axes chose. What a choice means, how it is said and when it takes effect, its axis knows
+(:class:`~karui.spaces.axis.Axis`); here they are asked, one after the other.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum
+from typing import Any, Literal, Self
 
-from .architectures import (
-    Architecture,
-    Baseline,
-    CellNetwork,
-    Student,
-    describe_architecture,
-    plain_architecture,
-    read_architecture,
-)
+from .architectures import Architecture, Baseline
+from .axes import AXES
 from .sparsity.names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
 
 __all__ = [
@@ -25,9 +23,8 @@ __all__ = [
     "Baseline",
     "BitAllocation",
     "BitTraining",
+    "BuildStage",
     "Candidate",
-    "CellNetwork",
-    "Student",
 ]
 
 FLOAT_BITS = 32
@@ -52,14 +49,33 @@ Without VNNI instructions, x86 adds two products of uint8 and int8 in 16 bits, s
 255 * (127 + 127) does not. Weights of 8 bits made a small network's outputs wrong by 20 %, those of 7 bits by 3 %
 and exactly as the float computation of the same graph."""
 
+Plain = str | int | float | bool
+"""What an axis of another package may choose."""
 
 _KINDS: dict[type, type | tuple[type, ...]] = {float: (int, float), int: (int, float), str: str}
 """What a field may hold, by what it holds where it is left out."""
 
 
+class BuildStage(IntEnum):
+    """The stages of a build at which axes act, in their order."""
+
+    NETWORK = 1
+    """The network is made: its layers, their channels, its activation functions."""
+    TRAINING = 2
+    """It is trained to win accuracy back, or for the first time."""
+    EXPORT = 3
+    """It is written to a float32 file."""
+    AWARE_TRAINING = 4
+    """Training goes on with rounded weights."""
+    ROUNDING = 5
+    """The file's weights and activations are zeroed and rounded."""
+    PACKING = 6
+    """The file that is deployed is written."""
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """One combination of architecture, sparsity, bit-width and early exit.
+    """One combination of what the axes choose.
 
     Args:
         architecture: Which network is made.
@@ -78,6 +94,7 @@ class Candidate:
         exit_threshold: Confidence above which the exit is taken, in (0, 1).
         epochs_factor: How many times the study's epochs each of its trainings takes: 1 while the study is searched,
             more where the front is trained anew at its end.
+        further: What axes of other packages chose, name and value each, in the order of the names.
     """
 
     architecture: Architecture = field(default_factory=Baseline)
@@ -95,20 +112,45 @@ class Candidate:
     exit_depth: float = 0.0
     exit_threshold: float = 0.0
     epochs_factor: int = 1
+    further: tuple[tuple[str, Plain], ...] = ()
+
+    def chosen(self, name: str, default: Plain = "") -> Plain:
+        """Return what an axis of another package chose under a name; the default where it chose nothing."""
+        return dict(self.further).get(name, default)
+
+    def choosing(self, name: str, value: Plain | None) -> Self:
+        """Return the candidate for which an axis of another package chose this; None for nothing."""
+        others = {known: chosen for known, chosen in self.further if known != name}
+        return replace(self, further=tuple(sorted((others if value is None else {**others, name: value}).items())))
 
     def canonical(self) -> Candidate:
         """Return the one representative of all candidates that mean the same file.
 
-        What a choice does not touch takes its default: how bits are spread and trained where weights stay floating, how
-        channels or zeros are chosen where there are none, when an exit is taken where there is none. Beside 8-bit
-        activations weights have at most :data:`MOST_BITS_BESIDE_INT8` bits, and where all have the most that they can,
-        none are spread; where rounded weights are trained, zeros come gradually; a "shallower" student of full depth
-        and resolution is the baseline with its channels removed, unless more channels are removed from it afterwards; a
-        cell is its normal form (see :meth:`CellGenotype.canonical`). What is not trained is trained for no more epochs
-        either. Whole numbers given for fractions become floats, and bits become whole where they are, since JSON tells
-        them apart.
+        What a choice does not touch takes its default, what means the same is written the same: each axis says so of
+        its own. What is not trained is trained for no more epochs either.
         """
-        return _plain_epochs(_plain_exit(_plain_sparsity(_plain_bits(_plain_architecture(self)))))
+        candidate: Candidate = self
+        for axis in AXES.all.values():
+            candidate = axis.canonical(candidate)
+        if candidate.epochs_factor != 1 and not candidate.is_trained:
+            candidate = replace(candidate, epochs_factor=1)
+        return candidate
+
+    def through(self, stage: BuildStage) -> Candidate:
+        """Return the canonical candidate that has been made once a stage is over: what is chosen for later is undone.
+
+        Its key tells what the stages so far make from what they make of others.
+        """
+        candidate: Candidate = self
+        for axis in AXES.all.values():
+            candidate = axis.through(candidate, stage)
+        return candidate.canonical()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its file takes any training: all do but those of the baseline's own weights."""
+        once = replace(self, epochs_factor=1)
+        return network_of(once) != Candidate() or any(axis.trains(once) for axis in AXES.all.values())
 
     @property
     def key(self) -> str:
@@ -118,9 +160,11 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; :meth:`from_dict` reads them back."""
-        defaults = {each.name: each.default for each in fields(self) if each.name in _LEFT_OUT_BY_DEFAULT}
-        plain = {name: value for name, value in asdict(self).items() if name not in defaults or value != defaults[name]}
-        plain["architecture"] = plain_architecture(self.architecture)
+        defaults = {each.name: each.default for each in fields(self) if each.name not in _ALWAYS_WRITTEN}
+        plain = {name: value for name, value in vars(self).items() if name not in defaults or value != defaults[name]}
+        plain["architecture"] = {"kind": self.architecture.kind, **self.architecture.to_dict()}
+        if "further" in plain:
+            plain["further"] = dict(self.further)
         return plain
 
     @classmethod
@@ -135,7 +179,9 @@ class Candidate:
         architecture = others.pop("architecture")
         if "group_bits" in others:
             others["group_bits"] = tuple(others["group_bits"])
-        found = cls(architecture=read_architecture(architecture), **others)
+        if "further" in others:
+            others["further"] = _read_further(others["further"])
+        found = cls(architecture=_read_architecture(architecture), **others)
         for each in fields(found):
             value, expected = getattr(found, each.name), _KINDS.get(type(each.default))
             if expected is not None and (isinstance(value, bool) or not isinstance(value, expected)):
@@ -146,115 +192,35 @@ class Candidate:
 
     def describe(self) -> str:
         """Return a short text for tables and plots, such as ``baseline, -50 % channels, w4 a8``."""
-        return ", ".join([describe_architecture(self.architecture), *self._describe_compression()])
-
-    def _describe_compression(self) -> list[str]:
-        words = []
-        if self.removed_channels:
-            how: list[str] = [self.channel_importance] if self.channel_importance != "magnitude" else []
-            how += ["global"] if self.channel_scope == "global" else []
-            words.append(" ".join([f"-{self.removed_channels:.0%} channels", *how]))
-        if self.zeroed_weights:
-            pattern = [] if self.zero_pattern == "free" else [self.zero_pattern]
-            once = ["one-shot"] if self.zeroing == "one_shot" else []
-            words.append(" ".join([f"{self.zeroed_weights:.0%} zeros", *pattern, *once]))
-        early = [f"exit {self.exit_depth:g} > {self.exit_threshold:g}"] if self.exit_depth else []
+        words = [word for axis in AXES.all.values() for word in axis.describe(self)]
         longer = [f"{self.epochs_factor}x epochs"] if self.epochs_factor != 1 else []
-        return [*words, self._describe_bits(), *early, *longer]
-
-    def _describe_bits(self) -> str:
-        if self.weight_bits == FLOAT_BITS:
-            return "float32"
-        if self.weight_bits == HALF_BITS:
-            return "float16"
-        bits = "w" + "-".join(map(str, self.group_bits)) if self.group_bits else f"w{self.weight_bits:g}"
-        how = " budget" if self.bit_allocation == "budget" else ""
-        trained = " aware" if self.bit_training == "aware" else ""
-        return f"{bits}{how} a{self.activation_bits}{trained}"
+        return ", ".join([self.architecture.describe(), *words, *longer])
 
 
 def network_of(candidate: Candidate) -> Candidate:
     """Return the candidate whose file is the trained network itself: not rounded, zeroed or left early afterwards."""
-    return replace(
-        candidate,
-        zeroed_weights=candidate.zeroed_weights if candidate.zeroing == "gradual" else 0.0,
-        weight_bits=FLOAT_BITS,
-        bit_training="post",
-        exit_depth=0.0,
-    ).canonical()
+    return candidate.through(BuildStage.TRAINING)
 
 
-_LEFT_OUT_BY_DEFAULT = frozenset(
-    {
-        "channel_importance",
-        "channel_scope",
-        "zero_pattern",
-        "zeroing",
-        "bit_allocation",
-        "group_bits",
-        "bit_training",
-        "exit_depth",
-        "exit_threshold",
-        "epochs_factor",
-    }
-)
-"""Fields that :meth:`Candidate.to_dict` leaves out at their defaults: results from before they existed keep keys."""
+_ALWAYS_WRITTEN = frozenset({"architecture", "removed_channels", "zeroed_weights", "weight_bits", "activation_bits"})
+"""Fields that :meth:`Candidate.to_dict` never leaves out: the others came later, and left out at their defaults they
+keep the keys of results from before."""
 
 
-def _plain_architecture(candidate: Candidate) -> Candidate:
-    candidate = replace(candidate, removed_channels=float(candidate.removed_channels))
-    architecture = candidate.architecture
-    if isinstance(architecture, Student):
-        architecture = architecture.in_floats()
-        candidate = replace(candidate, architecture=architecture)
-        is_whole = architecture.depth == 1.0 and architecture.resolution == 1.0
-        if architecture.family == "shallower" and is_whole and not candidate.removed_channels:
-            removed = round(1.0 - architecture.width, 6)
-            candidate = replace(candidate, architecture=Baseline(), removed_channels=removed)
-    elif isinstance(architecture, CellNetwork):
-        canonical_cell = replace(architecture, genotype=architecture.genotype.canonical())
-        candidate = replace(candidate, architecture=canonical_cell)
-    return candidate
+def _read_architecture(plain: dict[str, Any]) -> Architecture:
+    others = dict(plain)
+    kind = others.pop("kind")
+    if kind == Baseline.kind:
+        return Baseline()
+    for axis in AXES.all.values():
+        if getattr(axis, "kind", None) == kind:
+            found: Architecture = axis.read(others)
+            return found
+    raise ValueError(f"unknown kind of architecture: {kind!r}")
 
 
-def _plain_sparsity(candidate: Candidate) -> Candidate:
-    candidate = replace(candidate, zeroed_weights=float(candidate.zeroed_weights))
-    if not candidate.removed_channels:
-        candidate = replace(candidate, channel_importance="magnitude", channel_scope="layer")
-    if not candidate.zeroed_weights:
-        candidate = replace(candidate, zero_pattern="free", zeroing="gradual")
-    if candidate.bit_training == "aware":
-        candidate = replace(candidate, zeroing="gradual")
-    return candidate
-
-
-def _plain_bits(candidate: Candidate) -> Candidate:
-    if candidate.weight_bits in FLOATING_BITS:
-        return replace(
-            candidate,
-            weight_bits=int(candidate.weight_bits),
-            bit_allocation="uniform",
-            group_bits=(),
-            activation_bits=FLOAT_BITS,
-            bit_training="post",
-        )
-    most = MOST_BITS_BESIDE_INT8 if candidate.activation_bits != FLOAT_BITS else 8
-    groups = tuple(min(bits, most) for bits in candidate.group_bits)
-    bits = max(groups) if groups else min(candidate.weight_bits, most)
-    bits = int(bits) if bits == int(bits) else bits
-    if bits == most and set(groups) <= {most}:
-        # Nothing is left to spread: every layer has as many as there can be.
-        return replace(candidate, weight_bits=bits, bit_allocation="uniform", group_bits=())
-    return replace(candidate, weight_bits=bits, group_bits=groups)
-
-
-def _plain_exit(candidate: Candidate) -> Candidate:
-    depth = float(candidate.exit_depth)
-    return replace(candidate, exit_depth=depth, exit_threshold=float(candidate.exit_threshold) if depth else 0.0)
-
-
-def _plain_epochs(candidate: Candidate) -> Candidate:
-    if candidate.epochs_factor == 1 or candidate.bit_training == "aware":
-        return candidate
-    is_trained = network_of(replace(candidate, epochs_factor=1)) != Candidate()
-    return candidate if is_trained else replace(candidate, epochs_factor=1)
+def _read_further(plain: dict[str, Any]) -> tuple[tuple[str, Plain], ...]:
+    for name, value in plain.items():
+        if not isinstance(value, Plain):
+            raise ValueError(f"{name}: {value!r} is nothing that an axis chooses")
+    return tuple(sorted(plain.items()))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import chain
 
 import torch
 from torch import nn
 
 from ..errors import CandidateFailure
 from .architect import loss_gradient, make_from_baseline
-from .candidate import Architecture, Baseline, Candidate, Student
+from .candidate import Architecture, Baseline, Candidate
 from .space import SearchSpace
-from .students.names import SHALLOWER
 from .task import Task
 
 _DECIDING = ("architecture", "removed_channels", "channel_importance", "channel_scope")
@@ -70,26 +68,12 @@ def _start_of(candidate: Candidate) -> Candidate:
     return Candidate(**{name: getattr(candidate, name) for name in _DECIDING})
 
 
-def _warm_choices(space: SearchSpace) -> Iterator[Candidate]:
-    """Yield what starts from the baseline's weights, the plainest description of a network first."""
-    students = space.students if space.students is not None and SHALLOWER in space.students.families else None
-    widths = students.widths if students is not None else ()
-    yield Candidate()
-    plain = {Candidate(Student(SHALLOWER, width)).canonical().removed_channels for width in widths}
-    searched = space.sparsity.removed_channels if space.sparsity is not None else ()
-    for fraction in sorted({*plain, *searched} - {0.0}):
-        if fraction in plain:
-            yield Candidate(removed_channels=fraction)
-        if space.sparsity is not None and fraction in searched:
-            for importance, scope in product(space.sparsity.importances, space.sparsity.scopes):
-                yield Candidate(removed_channels=fraction, channel_importance=importance, channel_scope=scope)
-    if students is not None:
-        choices = product(*(sorted(each, reverse=True) for each in (students.resolutions, widths, students.depths)))
-        for resolution, width, depth in choices:
-            if depth != 1.0 or resolution != 1.0:  # else the baseline with its channels removed, which it was above
-                yield Candidate(Student(SHALLOWER, width, depth, resolution))
+def _warm_choices(space: SearchSpace) -> list[Candidate]:
+    """Return what starts from the baseline's weights, the plainest description of a network first."""
+    found = dict.fromkeys([Candidate(), *chain.from_iterable(axis.cuts() for axis in space.axes)])
+    return sorted(found, key=lambda cut: (cut.architecture.kind != Baseline.kind, cut.removed_channels))
 
 
 def _signature(network: nn.Module, architecture: Architecture) -> _Signature:
-    resolution = architecture.resolution if isinstance(architecture, Student) else 1.0
+    resolution = float(getattr(architecture, "resolution", 1.0))
     return resolution, tuple((name, tuple(tensor.shape)) for name, tensor in network.state_dict().items())

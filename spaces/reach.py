@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import CandidateFailure, SpaceError, TaskError
+from ..errors import CandidateFailure, TaskError
 from .running import outputs_of
 from .space import SearchSpace
-from .students.names import SHALLOWER
 from .task import Task, iterate
 
 
 def check_reach(space: SearchSpace, task: Task) -> None:
-    """Check that students, cells and stages, where they are searched, can stand in for the task's model, and exits.
+    """Check that the task's model, loss and labels fit together, and each axis that is searched the task.
 
     Raises:
         SpaceError: Where an axis needs images or classes and the task has something else.
         TaskError: Where the model or the loss does not work on the task's own data.
     """
-    inputs = task.input_shape
     outputs = _output_shape(task)
     _check_labels(task, outputs)
     _check_loss(task)
-    _check_classes(space, task, outputs)
-    axis = _axis_of_images(space)
-    if axis is not None and (len(inputs) != 3 or len(outputs) != 1):
-        raise SpaceError(
-            f"the axis [{axis}] cannot make networks for this task",
-            where=f"[{axis}]",
-            expected="inputs of shape (channels, height, width) and one row of outputs for each",
-            got=f"inputs of shape {inputs}, outputs of shape {outputs}",
-            remedy=f"leave the section [{axis}] out, or keep only the family {SHALLOWER!r} of [students]",
-        )
+    for axis in space.axes:
+        axis.check(task, outputs)
 
 
 def _check_labels(task: Task, outputs: tuple[int, ...]) -> None:
@@ -44,35 +34,6 @@ def _check_labels(task: Task, outputs: tuple[int, ...]) -> None:
             got=f"{len(task.labels)} names",
             remedy="name every output once, in their order, or leave labels out",
         )
-
-
-def _check_classes(space: SearchSpace, task: Task, outputs: tuple[int, ...]) -> None:
-    """Check that the task's outputs and targets are those of classes, where exits are searched."""
-    if space.exits is None or not any(space.exits.depths):
-        return
-    _, targets = next(iterate(task.train, 8))
-    classes = isinstance(targets, torch.Tensor) and targets.ndim == 1 and not targets.is_floating_point()
-    if classes and len(outputs) == 1 and outputs[0] > 1:
-        return
-    kind = f"{targets.dtype}, shape {tuple(targets.shape)}" if isinstance(targets, torch.Tensor) else type(targets)
-    raise SpaceError(
-        "the axis [exits] cannot decide for this task when an input is done",
-        where="[exits]",
-        expected="one row of logits of two or more classes for each input, and class indices as targets",
-        got=f"outputs of shape {outputs} for each input, targets of a batch {kind}",
-        remedy="leave the section [exits] out",
-    )
-
-
-def _axis_of_images(space: SearchSpace) -> str | None:
-    """Return the name of an axis whose networks are made for images and classes, None where there is none."""
-    if space.cells is not None:
-        return "cells"
-    if space.stages is not None:
-        return "stages"
-    if space.students is not None and any(family != SHALLOWER for family in space.students.families):
-        return "students"
-    return None
 
 
 def _check_loss(task: Task) -> None:

@@ -3,145 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import reduce
 from itertools import chain, zip_longest
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
-from .axis import AxisModel, Draw, Suggester
-from .candidate import HALF_BITS, Architecture, Baseline, Candidate, CellNetwork, Student
-from .cells.axis import CellsAxis
-from .exits.axis import ExitsAxis
-from .quantization.axis import BitsAxis
-from .sparsity.axis import SparsityAxis
-from .stages.axis import StagesAxis
-from .stages.choice import StageNetwork
-from .students.axis import StudentsAxis
-from .students.names import SHALLOWER
+from ..errors import SpaceError
+from .architectures import Baseline
+from .axes import AXES
+from .axis import Axis, Draw, NetworkAxis, Suggester, all_axes
+from .candidate import BuildStage, Candidate
 
-_AFTER_TRAINING = (BitsAxis.prefix, ExitsAxis.prefix)
-"""What the names of parameters begin with that do not change which network is trained."""
-
-_HARMLESS_BITS = 4
-"""Bits of weights below which rounding costs accuracy in networks of all kinds."""
+AnyAxis = TypeVar("AnyAxis", bound=Axis)
 
 
-class SearchSpace(AxisModel):
-    """The axes of one study; an axis that is None is not searched.
+class SearchSpace:
+    """The axes of one study.
 
-    The baseline is always in the space. Conditions: a student's or a cell's parameters exist only where that
-    architecture is chosen, removed channels only for the baseline, activation bits only for rounded weights, a
-    threshold only for an exit.
+    The baseline is always in the space. Conditions: a network's parameters exist only where networks of its kind are
+    chosen, removed channels only for the baseline, activation bits only for rounded weights, a threshold only for an
+    exit.
 
     Args:
-        students: Student architectures.
-        cells: NAS cells.
-        stages: Networks of inverted-residual stages.
-        sparsity: Removed channels and zeroed weights.
-        bits: Bit-widths.
-        exits: Early exits.
+        axes: The axes by the names of their sections; one that is None is not searched.
+
+    Raises:
+        SpaceError: On a name that no axis has.
     """
 
-    students: StudentsAxis | None = None
-    cells: CellsAxis | None = None
-    stages: StagesAxis | None = None
-    sparsity: SparsityAxis | None = None
-    bits: BitsAxis | None = None
-    exits: ExitsAxis | None = None
+    def __init__(self, **axes: Axis | None) -> None:
+        for name in axes:
+            if name not in AXES.names:
+                raise SpaceError(
+                    f"there is no axis {name!r}",
+                    where="SearchSpace(...)",
+                    expected=f"one of {', '.join(AXES.names)}",
+                    got=name,
+                    remedy="install the package that adds it",
+                )
+        given = ((name, axes.get(name)) for name in AXES.names)
+        self.by_name: dict[str, Axis] = {name: axis for name, axis in given if axis is not None}
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes that are searched, in the order in which they choose."""
+        return tuple(self.by_name.values())
+
+    def axis(self, kind: type[AnyAxis]) -> AnyAxis | None:
+        """Return the axis of a kind; None where it is not searched."""
+        return next((axis for axis in self.axes if isinstance(axis, kind)), None)
 
     @property
     def architectures(self) -> tuple[str, ...]:
         """The kinds of architecture that may be chosen."""
-        searched = ((Student.kind, self.students), (CellNetwork.kind, self.cells), (StageNetwork.kind, self.stages))
-        return (Baseline.kind, *(kind for kind, axis in searched if axis is not None))
+        return (Baseline.kind, *(axis.kind for axis in self.axes if isinstance(axis, NetworkAxis)))
+
+    @property
+    def depends_on_input(self) -> bool:
+        """Whether some candidates take longer for some inputs than for others, and one input at a time."""
+        return any(axis.depends_on_input for axis in self.axes)
 
     def suggest(self, trial: Suggester) -> Candidate:
         """Choose a candidate; equal meanings are brought together by :attr:`Candidate.key`, not here."""
-        candidate = Candidate(architecture=self._suggest_architecture(trial))
-        for axis in (self.sparsity, self.bits, self.exits):
-            if axis is not None:
-                candidate = axis.refine(trial, candidate)
-        return candidate
-
-    def _suggest_architecture(self, trial: Suggester) -> Architecture:
-        kind = Baseline.kind
+        candidate, kind = Candidate(), Baseline.kind
         if len(self.architectures) > 1:
             kind = trial.suggest_categorical("architecture", self.architectures)
-        if kind == Student.kind and self.students is not None:
-            return self.students.suggest(trial)
-        if kind == CellNetwork.kind and self.cells is not None:
-            return self.cells.suggest(trial)
-        if kind == StageNetwork.kind and self.stages is not None:
-            return self.stages.suggest(trial)
-        return Baseline()
+        for axis in self.axes:
+            if not isinstance(axis, NetworkAxis) or axis.kind == kind:
+                candidate = axis.suggest(trial, candidate)
+        return candidate
 
     def landmarks(self) -> list[dict[str, Any]]:
         """Return the parameters of what everyone tries first, none of which trains anything.
 
-        That is the baseline in float32 and float16, at every whole bit-width with 8-bit activations, all layers alike,
-        and with as many bits spread as a budget.
+        That is the baseline, and what each axis says, such as float16, or every whole bit-width.
         """
-        rounded = sorted(self.bits.whole_bits, reverse=True) if self.bits is not None else []
-        wanted = [Candidate(), Candidate(weight_bits=HALF_BITS)]
-        wanted += [Candidate(weight_bits=bits, activation_bits=8) for bits in rounded]
-        wanted += [replace(candidate, bit_allocation="budget") for candidate in wanted[2:]]
-        return self._reached(wanted)
+        return self._reached([Candidate(), *chain.from_iterable(axis.first_tries() for axis in self.axes)])
 
     def trained_landmarks(self) -> list[dict[str, Any]]:
         """Return the parameters of what a good engineer trains first: the model itself with less of one thing.
 
         That is fewer channels, fewer blocks, a lower resolution, as far as they are in the space, the mildest of each
-        first, all with the model's own weights to start from. They are rounded to 4 bits, which cost next to nothing,
-        or the fewest above that there are.
+        first, all with the model's own weights to start from. They are rounded so that it costs next to nothing.
         """
-        rounded = Candidate()
-        if self.bits is not None and self.bits.whole_bits:
-            bits = min(self.bits.whole_bits, key=lambda bits: (bits < _HARMLESS_BITS, abs(bits - _HARMLESS_BITS)))
-            activations = 8 if 8 in self.bits.activations else self.bits.activations[0]
-            allocation = "uniform" if "uniform" in self.bits.allocations else self.bits.allocations[0]
-            rounded = Candidate(weight_bits=bits, activation_bits=activations, bit_allocation=allocation)
-        by_turns = chain.from_iterable(zip_longest(*self._less_of_one_thing()))
-        return self._reached(replace(rounded, **less) for less in by_turns if less)
-
-    def _less_of_one_thing(self) -> Iterator[list[dict[str, Any]]]:
-        """Yield, for each thing of which the model may have less, how it may: the mildest first."""
-        if self.sparsity is not None:
-            how = {"channel_importance": self.sparsity.importances[0], "channel_scope": self.sparsity.scopes[0]}
-            yield [{"removed_channels": share, **how} for share in sorted(self.sparsity.removed_channels) if share]
-        if self.students is not None and SHALLOWER in self.students.families:
-            width, depth, resolution = (
-                max(choices) for choices in (self.students.widths, self.students.depths, self.students.resolutions)
-            )
-            whole = Student(SHALLOWER, width, depth, resolution)
-            depths, resolutions = (
-                sorted(choices, reverse=True)[1:] for choices in (self.students.depths, self.students.resolutions)
-            )
-            yield [{"architecture": replace(whole, depth=share)} for share in depths]
-            yield [{"architecture": replace(whole, resolution=share)} for share in resolutions]
+        start = reduce(lambda candidate, axis: axis.beside_others(candidate), self.axes, Candidate())
+        things = [thing for axis in reversed(self.axes) for thing in axis.less_of_one_thing(start)]
+        by_turns = chain.from_iterable(zip_longest(*things))
+        return self._reached(candidate for candidate in by_turns if candidate is not None)
 
     def _reached(self, wanted: Iterable[Candidate]) -> list[dict[str, Any]]:
         """Return the parameters of those candidates that are in the space, once where several mean the same file."""
         found: dict[Candidate, dict[str, Any]] = {}
         for candidate in wanted:
-            preference = _Prefer(_preferences(candidate))
+            preferred = {"architecture": candidate.architecture.kind}
+            for axis in self.axes:
+                preferred |= axis.parameters(candidate)
+            preference = _Prefer(preferred)
             if self.suggest(preference) == candidate:
                 found.setdefault(candidate.canonical(), preference.parameters)
         return list(found.values())
 
+    @property
+    def _after_training(self) -> tuple[str, ...]:
+        """What the names of parameters begin with that do not change which network is trained."""
+        return tuple(axis.prefix for axis in all_axes().values() if axis.first_stage > BuildStage.TRAINING)
+
     def network_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that decide which network is trained; the others decide how it is rounded and left."""
-        return {name: value for name, value in parameters.items() if not name.startswith(_AFTER_TRAINING)}
+        later = self._after_training
+        return {name: value for name, value in parameters.items() if not name.startswith(later)}
 
     @property
     def has_followers(self) -> bool:
         """Whether candidates may share a trained network and still differ."""
-        return self.bits is not None or self.exits is not None
+        return any(axis.first_stage > BuildStage.TRAINING for axis in self.axes)
 
     def follower_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a follower of a trained network has fixed: the network, and that no training comes after."""
         fixed = self.network_parameters(parameters)
-        if self.bits is not None and len(self.bits.training) > 1:
-            fixed["bits.training"] = "post"
+        for axis in self.axes:
+            fixed |= axis.follower_parameters()
         return fixed
 
     def siblings(self, parameters: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Candidate]]:
@@ -150,7 +131,7 @@ class SearchSpace(AxisModel):
         Training with rounded weights is dear, so that those who ask for it are no siblings.
         """
         for combination, candidate in self._visit(_Walk(fixed=self.network_parameters(parameters))):
-            if candidate.bit_training == "post":
+            if not any(axis.trains(candidate) for axis in self.axes):
                 yield combination, candidate
 
     def random_point(self, chance: Random) -> tuple[dict[str, Any], Candidate]:
@@ -176,26 +157,8 @@ class SearchSpace(AxisModel):
 
 def problem_of(candidate: Candidate) -> str | None:
     """Say why a candidate cannot be made at all, or None where it can."""
-    architecture = candidate.architecture
-    if isinstance(architecture, CellNetwork) and not architecture.genotype.is_connected():
-        return "the cell has no path from its input to its output"
-    return None
-
-
-def _preferences(candidate: Candidate) -> dict[str, Any]:
-    """Return the parameters of a candidate of the model itself or its own family, without exits or zeros."""
-    architecture = candidate.architecture
-    return {
-        "architecture": architecture.kind,
-        **{f"student.{name}": value for name, value in vars(architecture).items()},
-        "sparsity.removed_channels": candidate.removed_channels,
-        "sparsity.zeroed_weights": 0.0,
-        "exit.depth": 0.0,
-        "bits.weights": candidate.weight_bits,
-        "bits.activations": candidate.activation_bits,
-        "bits.allocation": candidate.bit_allocation,
-        "bits.training": candidate.bit_training,
-    }
+    problems = (axis.problem(candidate) for axis in all_axes().values())
+    return next((problem for problem in problems if problem is not None), None)
 
 
 class _Prefer:

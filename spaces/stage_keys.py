@@ -11,9 +11,10 @@ from torch import nn
 
 from .architect import seed_of
 from .build_settings import BuildSettings
-from .candidate import Candidate, Student, network_of
+from .candidate import Candidate, network_of
 from .cells.axis import CellsAxis
 from .quantization.settings import QuantizationSettings
+from .students.choice import Student
 from .supernet.axes import SharingAxes, SharingAxis
 from .task import Task
 from .task_digest import task_digest

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from ..errors import KaruiError
-from ..spaces.axis import AxisModel
+from ..spaces.axis import Axis, all_axes
 from .run import StudyResult, run_study
 from .study_file.scaffold import usual_study
 from .study_file.spec import StudySpec
@@ -33,7 +33,7 @@ def compress(
     min_accuracy: str | float | None = None,
     loss: Loss | None = None,
     metric: Metric | None = None,
-    axes: Sequence[AxisModel] | None = None,
+    axes: Sequence[Axis] | None = None,
     name: str = "compressed",
     out: str | Path | None = None,
     seed: int = 0,
@@ -69,7 +69,7 @@ def compress(
     """
     from ..spaces.task import Task
 
-    sections = {section: keys for section, keys in usual_study(name).items() if _is_axis(section)}
+    sections = {section: keys for section, keys in usual_study(name).items() if section in all_axes()}
     spec = StudySpec(
         name=name,
         trials=trials,
@@ -83,18 +83,8 @@ def compress(
     return run_study(spec, task=task, out=out, watcher=watcher)
 
 
-def _axis_of(section: str) -> type[AxisModel] | None:
-    """Return the class of the axis that a section of a study describes; None for any other section."""
-    kinds = [kind for kind in get_args(StudySpec.model_fields[section].annotation) if isinstance(kind, type)]
-    return next((kind for kind in kinds if issubclass(kind, AxisModel)), None)
-
-
-def _is_axis(section: str) -> bool:
-    return section in StudySpec.model_fields and _axis_of(section) is not None
-
-
-def _by_section(axes: Sequence[AxisModel]) -> dict[str, Any]:
-    known = {kind: section for section in StudySpec.model_fields if (kind := _axis_of(section)) is not None}
+def _by_section(axes: Sequence[Axis]) -> dict[str, Any]:
+    known = {kind: section for section, kind in all_axes().items()}
     sections: dict[str, Any] = {}
     for axis in axes:
         section = known.get(type(axis))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ..axis import AxisModel, Choices, Suggester
-from ..candidate import CellNetwork
+from ..axis import NetworkAxis, Suggester
+from ..candidate import Candidate
+from ..images import check_images
+from ..section import Choices
+from .choice import CellNetwork
 from .genotype import CellGenotype
+
+if TYPE_CHECKING:
+    from ..task import Task
 
 Operation = Literal["none", "skip", "conv1x1", "conv3x3", "separable3x3", "avgpool3x3"]
 Count = Annotated[int, Field(ge=1, le=65_536)]
@@ -17,7 +25,7 @@ BY_COST: tuple[Operation, ...] = ("none", "skip", "avgpool3x3", "conv1x1", "sepa
 """The operations, the cheapest first: those with more weights cost more."""
 
 
-class CellsAxis(AxisModel):
+class CellsAxis(NetworkAxis):
     """NAS cells: every pair of nodes is joined by one operation.
 
     Args:
@@ -29,13 +37,21 @@ class CellsAxis(AxisModel):
             which is trained once.
     """
 
+    kind: ClassVar[str] = CellNetwork.kind
+    prefix: ClassVar[str] = "cell."
+    uses: ClassVar[Mapping[str, str]] = {"cell": "NAS cells"}
+
     nodes: Annotated[int, Field(ge=2, le=7)] = 4
     operations: Choices[Operation] = ("none", "skip", "conv1x1", "conv3x3", "separable3x3", "avgpool3x3")
     channels: Choices[Count] = (8, 16)
     cells_per_stage: Choices[Count] = (1, 2)
     weights: Literal["new", "supernet"] = "new"
 
-    def suggest(self, trial: Suggester) -> CellNetwork:
+    def suggest(self, trial: Suggester, candidate: Candidate) -> Candidate:
+        """Choose a network of cells."""
+        return replace(candidate, architecture=self.suggest_network(trial))
+
+    def suggest_network(self, trial: Suggester) -> CellNetwork:
         """Choose an operation for every edge, then how the cell is stacked."""
         edges = tuple(
             (source, destination, trial.suggest_categorical(f"cell.edge_{source}_{destination}", self.operations))
@@ -71,3 +87,28 @@ class CellsAxis(AxisModel):
     def pairs(self) -> list[tuple[int, int]]:
         """Return the pairs of nodes that an edge joins: source and destination."""
         return [(source, destination) for destination in range(1, self.nodes) for source in range(destination)]
+
+    def check(self, task: Task, output_shape: tuple[int, ...]) -> None:
+        """Check that the task is one of images and classes."""
+        check_images("cells", task.input_shape, output_shape)
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> CellNetwork:
+        """Read a network of cells."""
+        return CellNetwork.from_dict(plain)
+
+    @classmethod
+    def canonical(cls, candidate: Candidate) -> Candidate:
+        """Bring the cell into its normal form (see :meth:`.genotype.CellGenotype.canonical`)."""
+        network = candidate.architecture
+        if not isinstance(network, CellNetwork):
+            return candidate
+        return replace(candidate, architecture=replace(network, genotype=network.genotype.canonical()))
+
+    @classmethod
+    def problem(cls, candidate: Candidate) -> str | None:
+        """Say where the cell has no path through it."""
+        network = candidate.architecture
+        if isinstance(network, CellNetwork) and not network.genotype.is_connected():
+            return "the cell has no path from its input to its output"
+        return None

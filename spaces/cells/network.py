@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..candidate import CellNetwork
+from .choice import CellNetwork
 from .genotype import CellGenotype
 
 STAGES = 3

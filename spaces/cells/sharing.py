@@ -9,9 +9,9 @@ from random import Random
 
 from torch import nn
 
-from ..architectures import CellNetwork
 from ..axis import Suggester
 from .axis import CellsAxis
+from .choice import CellNetwork
 from .genotype import CellGenotype
 from .network import OPERATION_MODULES, build_cell_network, stack_cells
 
@@ -51,9 +51,9 @@ class CellNetworks:
 
     def draw(self, trial: Suggester) -> CellNetwork:
         """Return a network of the axis, drawn again where its cell has no path from input to output."""
-        choice = self.axis.suggest(trial)
+        choice = self.axis.suggest_network(trial)
         while not choice.genotype.is_connected():
-            choice = self.axis.suggest(trial)
+            choice = self.axis.suggest_network(trial)
         return choice
 
     def of_step(self, chance: Random) -> list[CellNetwork]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator
 
-from ..axis import AxisModel, Choices, Suggester, choose
-from ..candidate import Candidate
+from ...errors import SpaceError
+from ..axis import Axis, Sentences, Suggester, choose
+from ..candidate import BuildStage, Candidate
+from ..section import Choices
+
+if TYPE_CHECKING:
+    from ..task import Task
 
 
 def _depth(value: float) -> float:
@@ -27,7 +34,7 @@ Depth = Annotated[float, AfterValidator(_depth)]
 Threshold = Annotated[float, AfterValidator(_threshold)]
 
 
-class ExitsAxis(AxisModel):
+class ExitsAxis(Axis):
     """Early exits: a small head that answers for the inputs of which it is sure, after a part of the network.
 
     Args:
@@ -37,15 +44,78 @@ class ExitsAxis(AxisModel):
     """
 
     prefix: ClassVar[str] = "exit."
-    """What the names of this axis's parameters begin with."""
+    first_stage: ClassVar[BuildStage] = BuildStage.PACKING
+    uses: ClassVar[Mapping[str, str]] = {"exits": "early exits"}
 
     depths: Choices[Depth] = (0.0, 0.3, 0.6)
     thresholds: Choices[Threshold] = (0.8, 0.9, 0.95)
 
-    def refine(self, trial: Suggester, candidate: Candidate) -> Candidate:
+    def suggest(self, trial: Suggester, candidate: Candidate) -> Candidate:
         """Add an exit to a candidate, or none."""
         depth = trial.suggest_categorical("exit.depth", self.depths)
         if not depth:
             return candidate
         threshold = choose(trial, "exit.threshold", self.thresholds)
         return replace(candidate, exit_depth=depth, exit_threshold=threshold)
+
+    def parameters(self, candidate: Candidate) -> dict[str, Any]:
+        """Return where the exit lies."""
+        return {"exit.depth": candidate.exit_depth, "exit.threshold": candidate.exit_threshold}
+
+    @property
+    def depends_on_input(self) -> bool:
+        """Whether there may be an exit; candidates without one are timed like the others."""
+        return True
+
+    def check(self, task: Task, output_shape: tuple[int, ...]) -> None:
+        """Check that the task's outputs and targets are those of classes."""
+        from .coverage import kind_of_targets
+
+        if not any(self.depths) or (kind := kind_of_targets(task, output_shape)) is None:
+            return
+        raise SpaceError(
+            "the axis [exits] cannot decide for this task when an input is done",
+            where="[exits]",
+            expected="one row of logits of two or more classes for each input, and class indices as targets",
+            got=f"outputs of shape {output_shape} for each input, targets of a batch {kind}",
+            remedy="leave the section [exits] out",
+        )
+
+    def coverage(self, trains_later: bool) -> Iterable[Sentences]:  # noqa: ARG002
+        """Return what says where an exit can lie."""
+        return (_places,) if any(self.depths) else ()
+
+    @classmethod
+    def canonical(cls, candidate: Candidate) -> Candidate:
+        """Leave the threshold out where there is no exit; whole numbers become floats, since JSON tells them apart."""
+        depth = float(candidate.exit_depth)
+        return replace(candidate, exit_depth=depth, exit_threshold=float(candidate.exit_threshold) if depth else 0.0)
+
+    @classmethod
+    def through(cls, candidate: Candidate, stage: BuildStage) -> Candidate:
+        """Return the candidate without its exit, before the file is packed."""
+        return candidate if stage >= cls.first_stage else replace(candidate, exit_depth=0.0)
+
+    @classmethod
+    def describe(cls, candidate: Candidate) -> Sequence[str]:
+        """Return where the exit lies and how sure it is."""
+        return [f"exit {candidate.exit_depth:g} > {candidate.exit_threshold:g}"] if candidate.exit_depth else []
+
+    @classmethod
+    def configuration(cls, candidate: Candidate) -> Sequence[tuple[str, str]]:
+        """Return the same in words."""
+        if not candidate.exit_depth:
+            return []
+        where, sure = f"{candidate.exit_depth:.0%}", f"{candidate.exit_threshold:.0%}"
+        return [("Early exit", f"after {where} of the multiply-adds, where it is more than {sure} sure")]
+
+    @classmethod
+    def used(cls, use: str, chosen: Mapping[str, Any]) -> bool:  # noqa: ARG003
+        """Say whether a trial has an exit."""
+        return bool(chosen.get("exit.depth", 0))
+
+
+def _places(task: Task, baseline: Path) -> Iterable[str]:
+    from .coverage import describe_places
+
+    return describe_places(task, baseline)

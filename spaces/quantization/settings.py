@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..axis import AxisModel
+from ..section import Section
 
 Rounding = Literal["nearest", "feedback"]
 Granularity = Literal["channel", "tensor"]
@@ -23,7 +23,7 @@ ActivationRanges = Literal["auto", ActivationRule]
 OnOff = Literal["on", "off"]
 
 
-class QuantizationSettings(AxisModel):
+class QuantizationSettings(Section):
     """How weights and activations are rounded, whatever their bits.
 
     Args:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Self
+from itertools import product
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from ..axis import AxisModel, Choices, Suggester, choose
-from ..candidate import Baseline, Candidate
+from ..axis import Axis, Sentences, Suggester, choose
+from ..candidate import Baseline, BuildStage, Candidate
+from ..section import Choices
 from .names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..task import Task
 
 HALF = 0.5
 """The fraction of zeros of both patterns."""
@@ -17,7 +25,7 @@ HALF = 0.5
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-class SparsityAxis(AxisModel):
+class SparsityAxis(Axis):
     """Sparsity: channels removed for good, and single weights set to zero.
 
     Args:
@@ -31,6 +39,9 @@ class SparsityAxis(AxisModel):
         patterns: Where zeros lie: ``free``, or ``2:4`` and ``4:8``, which are asked only for half of the weights.
         zeroing: ``gradual`` while recovering, or ``one_shot`` afterwards, which trains nothing.
     """
+
+    prefix: ClassVar[str] = "sparsity."
+    uses: ClassVar[Mapping[str, str]] = {"channels": "channels removed", "zeros": "weights zeroed"}
 
     removed_channels: Choices[Fraction] = (0.0, 0.25, 0.5, 0.7)
     importances: Choices[ChannelImportance] = ("magnitude",)
@@ -46,7 +57,7 @@ class SparsityAxis(AxisModel):
             raise ValueError(f"the pattern {strict[0]} zeroes half of the weights: add {HALF} to zeroed_weights")
         return self
 
-    def refine(self, trial: Suggester, candidate: Candidate) -> Candidate:
+    def suggest(self, trial: Suggester, candidate: Candidate) -> Candidate:
         """Add sparsity to a candidate whose architecture is chosen."""
         if isinstance(candidate.architecture, Baseline):
             candidate = self._remove(trial, candidate)
@@ -68,3 +79,120 @@ class SparsityAxis(AxisModel):
             channel_importance=choose(trial, "sparsity.importance", self.importances),
             channel_scope=choose(trial, "sparsity.scope", self.scopes),
         )
+
+    def parameters(self, candidate: Candidate) -> dict[str, Any]:
+        """Return what is removed and zeroed, and how."""
+        return {
+            "sparsity.removed_channels": candidate.removed_channels,
+            "sparsity.importance": candidate.channel_importance,
+            "sparsity.scope": candidate.channel_scope,
+            "sparsity.zeroed_weights": candidate.zeroed_weights,
+            "sparsity.pattern": candidate.zero_pattern,
+            "sparsity.zeroing": candidate.zeroing,
+        }
+
+    def less_of_one_thing(self, start: Candidate) -> Iterable[Sequence[Candidate]]:
+        """Return the model with fewer channels."""
+        fewer = replace(start, channel_importance=self.importances[0], channel_scope=self.scopes[0])
+        yield [replace(fewer, removed_channels=share) for share in sorted(self.removed_channels) if share]
+
+    def coverage(self, trains_later: bool) -> Iterable[Sentences]:
+        """Return what says of which layers channels and weights can go."""
+        if any(self.removed_channels):
+            yield describe_channels
+        if any(self.zeroed_weights):
+            # where rounded weights are trained, zeros come gradually
+            if "gradual" in self.zeroing or trains_later:
+                yield _gradual_zeros
+            if "one_shot" in self.zeroing:
+                yield _zeros_at_once
+
+    def cuts(self) -> Iterable[Candidate]:
+        """Return the model with fewer channels, chosen in every way."""
+        for share in self.removed_channels:
+            for importance, scope in product(self.importances, self.scopes):
+                fewer = Candidate(removed_channels=share, channel_importance=importance, channel_scope=scope)
+                yield fewer.canonical()
+
+    @classmethod
+    def canonical(cls, candidate: Candidate) -> Candidate:
+        """Leave out how channels or zeros are chosen where there are none; whole numbers become floats."""
+        removed, zeroed = float(candidate.removed_channels), float(candidate.zeroed_weights)
+        candidate = replace(candidate, removed_channels=removed, zeroed_weights=zeroed)
+        if not removed:
+            candidate = replace(candidate, channel_importance="magnitude", channel_scope="layer")
+        return candidate if zeroed else replace(candidate, zero_pattern="free", zeroing="gradual")
+
+    @classmethod
+    def through(cls, candidate: Candidate, stage: BuildStage) -> Candidate:
+        """Return the candidate without the zeros that come later than a stage."""
+        zeroed_at = BuildStage.TRAINING if candidate.zeroing == "gradual" else BuildStage.ROUNDING
+        return candidate if stage >= zeroed_at else replace(candidate, zeroed_weights=0.0)
+
+    @classmethod
+    def describe(cls, candidate: Candidate) -> Sequence[str]:
+        """Return how much is removed and zeroed, and how where that is not the usual way."""
+        words = []
+        if candidate.removed_channels:
+            how: list[str] = [candidate.channel_importance] if candidate.channel_importance != "magnitude" else []
+            how += ["global"] if candidate.channel_scope == "global" else []
+            words.append(" ".join([f"-{candidate.removed_channels:.0%} channels", *how]))
+        if candidate.zeroed_weights:
+            pattern = [] if candidate.zero_pattern == "free" else [candidate.zero_pattern]
+            once = ["one-shot"] if candidate.zeroing == "one_shot" else []
+            words.append(" ".join([f"{candidate.zeroed_weights:.0%} zeros", *pattern, *once]))
+        return words
+
+    @classmethod
+    def configuration(cls, candidate: Candidate) -> Sequence[tuple[str, str]]:
+        """Return the same in words."""
+        return [("Channels", _channels_in_words(candidate)), ("Zeros", _zeros_in_words(candidate))]
+
+    @classmethod
+    def used(cls, use: str, chosen: Mapping[str, Any]) -> bool:
+        """Say whether a trial removes channels, or zeroes weights."""
+        name = "sparsity.removed_channels" if use == "channels" else "sparsity.zeroed_weights"
+        return bool(chosen.get(name, 0))
+
+
+_IMPORTANCES = {
+    "magnitude": "those of smallest magnitude",
+    "batch_norm": "those of smallest batch-normalization scale",
+    "taylor": "those of least effect on the loss (first-order Taylor)",
+    "geometric_median": "those nearest the geometric median",
+}
+
+
+def _channels_in_words(candidate: Candidate) -> str:
+    if not candidate.removed_channels:
+        return "none removed"
+    which = _IMPORTANCES.get(candidate.channel_importance, str(candidate.channel_importance))
+    where = "in every layer alike" if candidate.channel_scope == "layer" else "over all layers together"
+    return f"{candidate.removed_channels:.0%} removed for good, {where}, {which}"
+
+
+def _zeros_in_words(candidate: Candidate) -> str:
+    if not candidate.zeroed_weights:
+        return "none set"
+    pattern = "anywhere" if candidate.zero_pattern == "free" else f"in the pattern {candidate.zero_pattern}"
+    when = "step by step in training" if candidate.zeroing == "gradual" else "at once, the others making good the error"
+    return f"{candidate.zeroed_weights:.0%} of the remaining weights set to zero {pattern}, {when}"
+
+
+def describe_channels(task: Task, baseline: Path) -> Iterable[str]:
+    """Say from which layers of a model channels can be removed."""
+    from .coverage import channels
+
+    return channels(task, baseline)
+
+
+def _gradual_zeros(task: Task, baseline: Path) -> Iterable[str]:
+    from .coverage import gradual_zeros
+
+    return gradual_zeros(task, baseline)
+
+
+def _zeros_at_once(task: Task, baseline: Path) -> Iterable[str]:
+    from .coverage import zeros_at_once
+
+    return zeros_at_once(task, baseline)

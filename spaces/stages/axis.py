@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ..axis import AxisModel, Choices, Suggester
+from ..axis import NetworkAxis, Suggester
+from ..candidate import Candidate
+from ..images import check_images
+from ..section import Choices
 from .choice import Stage, StageNetwork
+
+if TYPE_CHECKING:
+    from ..task import Task
 
 Kernel = Literal[3, 5, 7]
 Expansion = Literal[1, 3, 6]
@@ -17,7 +25,7 @@ Count = Annotated[int, Field(ge=1, le=65_536)]
 PRESENT: Presence = "yes"
 
 
-class StagesAxis(AxisModel):
+class StagesAxis(NetworkAxis):
     """Networks of inverted-residual stages; kernel, expansion, gate and depth are chosen for each stage by itself.
 
     This is the factorized space of MnasNet (Tan et al., CVPR 2019, arXiv:1807.11626), without its other kinds of block.
@@ -31,6 +39,10 @@ class StagesAxis(AxisModel):
         depths: Blocks of a stage.
     """
 
+    kind: ClassVar[str] = StageNetwork.kind
+    prefix: ClassVar[str] = "stages."
+    uses: ClassVar[Mapping[str, str]] = {"stages": "inverted-residual stages"}
+
     stages: Annotated[int, Field(ge=1, le=6)] = 3
     channels: Choices[Count] = (16,)
     kernels: Choices[Kernel] = (3, 5, 7)
@@ -38,7 +50,11 @@ class StagesAxis(AxisModel):
     squeeze_excite: Choices[Presence] = ("no", "yes")
     depths: Choices[Count] = (1, 2)
 
-    def suggest(self, trial: Suggester) -> StageNetwork:
+    def suggest(self, trial: Suggester, candidate: Candidate) -> Candidate:
+        """Choose a network of stages."""
+        return replace(candidate, architecture=self.suggest_network(trial))
+
+    def suggest_network(self, trial: Suggester) -> StageNetwork:
         """Choose the channels, then every stage."""
         channels = trial.suggest_categorical("stages.channels", self.channels)
         return StageNetwork(channels, tuple(self._suggest_stage(trial, position) for position in range(self.stages)))
@@ -61,3 +77,12 @@ class StagesAxis(AxisModel):
         """Return the network that has the least of everything."""
         stage = Stage(min(self.kernels), min(self.expansions), "no" not in self.squeeze_excite, min(self.depths))
         return StageNetwork(min(self.channels), (stage,) * self.stages)
+
+    def check(self, task: Task, output_shape: tuple[int, ...]) -> None:
+        """Check that the task is one of images and classes."""
+        check_images("stages", task.input_shape, output_shape)
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> StageNetwork:
+        """Read a network of stages."""
+        return StageNetwork.from_dict(plain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 KERNELS = (3, 5, 7)
@@ -77,7 +77,15 @@ class StageNetwork:
         """Return a short text such as ``stages 16ch [k3 e3 d2 | k5 e6 se d1]``."""
         return f"stages {self.channels}ch [{' | '.join(stage.text() for stage in self.stages)}]"
 
+    def sentence(self) -> str:
+        """Return what it is in words."""
+        return f"inverted-residual stages: {self.describe()}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; :meth:`from_dict` reads them back."""
+        return asdict(self)
+
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> StageNetwork:
-        """Read the JSON form of :func:`dataclasses.asdict`, in which tuples have become lists."""
+        """Read what :meth:`to_dict` wrote; in JSON, tuples have become lists."""
         return cls(channels=int(plain["channels"]), stages=tuple(Stage(**stage) for stage in plain["stages"]))

@@ -46,7 +46,7 @@ class StageNetworks:
     def of_step(self, chance: Random) -> list[StageNetwork]:
         """Return both ends and some networks between (sandwich rule: Yu & Huang, ICCV 2019, arXiv:1903.05134)."""
         draw = Draw(chance)
-        return [self.largest(), self.smallest(), *(self.axis.suggest(draw) for _ in range(RANDOM_NETWORKS))]
+        return [self.largest(), self.smallest(), *(self.axis.suggest_network(draw) for _ in range(RANDOM_NETWORKS))]
 
     def build(self, choice: StageNetwork) -> nn.Module:
         """Return the untrained network of a choice."""

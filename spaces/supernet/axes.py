@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..architectures import Architecture, CellNetwork
+from ..architectures import Architecture
 from ..cells.axis import CellsAxis
+from ..cells.choice import CellNetwork
 from ..cells.sharing import CellNetworks
 from ..stages.axis import StagesAxis
 from ..stages.choice import StageNetwork

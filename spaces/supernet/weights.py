@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...errors import OutputError
-from ..architectures import describe_architecture
 from ..weights_file import save_weights
 from .networks import Choice, SharedNetworks
 
@@ -86,8 +85,8 @@ class Supernet(nn.Module, Generic[Choice]):
             origin = origins[name]
             if origin not in shared or any(map(int.__gt__, shape, shared[origin].shape)):
                 raise ValueError(
-                    f"{describe_architecture(choice)} does not fit into the supernet of "
-                    f"{describe_architecture(self.networks.largest())}: "
+                    f"{choice.describe()} does not fit into the supernet of "
+                    f"{self.networks.largest().describe()}: "
                     f"no weights for {origin} of shape {tuple(shape)}"
                 )
         return _Skeleton(network, shapes, origins, self._twins(network, origins))

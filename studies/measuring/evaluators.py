@@ -75,7 +75,7 @@ class StudyEvaluators:
         self._stage = ""
         self.timing: TimingSettings = replace(TimingSettings(), max_seconds=spec.latency.max_seconds)
         # Where some candidates answer some inputs sooner, all are timed alike: over many inputs.
-        self._over_inputs = spec.exits is not None
+        self._over_inputs = spec.space.depends_on_input
         self.inputs = self._like_the_study(
             _timed_inputs(task.validation)
             if self._over_inputs

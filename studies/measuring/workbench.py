@@ -157,6 +157,8 @@ def _builder(
     seed: int,
 ) -> Builder:
     from ...spaces.build import Builder
+    from ...spaces.cells.axis import CellsAxis
+    from ...spaces.stages.axis import StagesAxis
 
     return Builder(
         bench.task,
@@ -164,8 +166,8 @@ def _builder(
         folder.build,
         seed,
         quantization,
-        cells=spec.cells,
-        stages=spec.stages,
+        cells=spec.axis(CellsAxis),
+        stages=spec.axis(StagesAxis),
         cache=cache_of(spec, folder),
         between_steps=bench.lock.let_pass,
         on_stage=bench.reach,

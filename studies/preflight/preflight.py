@@ -21,6 +21,7 @@ from ...evaluators.whole_model import WholeModel
 from ...spaces.artifact import file_digest
 from ...spaces.draft import CALIBRATION_SAMPLES
 from ...spaces.probes.layers import largest_layers
+from ...spaces.quantization.axis import BitsAxis
 from ...spaces.quantization.settings import QuantizationSettings
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..study_file.spec import StudySpec
@@ -61,9 +62,10 @@ def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callabl
             told=next_layer,
             inputs=inputs,
             quantization=spec.quantization,
-            bits=spec.bits is not None and spec.bits.has_integers and 8 in spec.bits.activations,
+            bits=bits is not None and bits.has_integers and 8 in bits.activations,
         )
 
+    bits = spec.axis(BitsAxis)
     inputs = bench.task.calibration_batch(CALIBRATION_SAMPLES).numpy()
     targets = bench.targets.on_each(fly_on)
     training = training_speed_of(bench.task, spec, kept=folder.preflight, told=told, alone=bench.lock.measuring)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from ...spaces.quantization.axis import BitsAxis
+from ...spaces.sparsity.axis import SparsityAxis
 from ..study_file.spec import StudySpec
 from .training import training_sentences
 from .verdicts import Findings, Preflight, Verdict
@@ -27,12 +29,13 @@ def sentences(found: Findings, spec: StudySpec) -> list[str]:
 def _sentences(found: Preflight, spec: StudySpec) -> Iterator[str]:
     verdicts = {verdict.variant: verdict for verdict in found.verdicts()}
     where = f"on {found.target}"
-    if spec.bits is not None and 8 in spec.bits.activations:
+    bits, sparsity = spec.axis(BitsAxis), spec.axis(SparsityAxis)
+    if bits is not None and 8 in bits.activations:
         yield from _bits(verdicts[INT8], where, _of_model if found.whole else _of_layers)
         yield from _left_float(found, where)
-    if spec.sparsity is not None and any(spec.sparsity.zeroed_weights) and not verdicts[ZEROS].is_faster:
+    if sparsity is not None and any(sparsity.zeroed_weights) and not verdicts[ZEROS].is_faster:
         yield f"{where}, zeroed weights make files smaller, not faster ({_times(verdicts[ZEROS])})"
-    searches_channels = spec.sparsity is not None and any(spec.sparsity.removed_channels)
+    searches_channels = sparsity is not None and any(sparsity.removed_channels)
     if searches_channels and verdicts[CHANNELS].time_ratio is not None and not verdicts[CHANNELS].is_faster:
         yield f"{where}, fewer channels are no faster ({_times(verdicts[CHANNELS])}): the layers are too small"
     if searches_channels and spec.recovery.channel_multiple != "auto":

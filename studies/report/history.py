@@ -14,7 +14,7 @@ from ...search.front import hypervolume
 from ...search.growth import FrontGrowth
 from ...search.objectives import OBJECTIVES, Objective
 from ..tables import names_of
-from .axes import AXES
+from .axes import names_of_uses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,10 +110,10 @@ def axis_contributions(
     values = feasible[list(names_of(objectives))].to_numpy(dtype=np.float64)
     on_front = feasible["on_front"].to_numpy(dtype=bool)
     whole = volume(values[on_front])
-    found = []
+    found, words = [], names_of_uses()
     for axis, used in uses.items():
         if used.any():
             rest, others = volume(values[on_front & ~used]), volume(values[~used])
             shares = [1.0 - min(part / whole, 1.0) if whole else 0.0 for part in (rest, others)]
-            found.append(Contribution(AXES[axis], int((on_front & used).sum()), int(used.sum()), *shares))
+            found.append(Contribution(words[axis], int((on_front & used).sum()), int(used.sum()), *shares))
     return tuple(sorted(found, key=lambda each: -each.share_of_points))

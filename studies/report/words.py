@@ -7,22 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...spaces.architectures import CellNetwork, Student, describe_architecture
-from ...spaces.candidate import FLOAT_BITS, HALF_BITS, Candidate
-from ...spaces.stages.choice import StageNetwork
+from ...spaces.axis import all_axes
+from ...spaces.candidate import Candidate
 from ..choosing.recommend import recommend
 from ..metric_text import has_points, loss_of, loss_text, metric_text, one_point_text
 from ..tables import names_of
 
 if TYPE_CHECKING:
     from .material import Material
-
-_IMPORTANCES = {
-    "magnitude": "those of smallest magnitude",
-    "batch_norm": "those of smallest batch-normalization scale",
-    "taylor": "those of least effect on the loss (first-order Taylor)",
-    "geometric_median": "those nearest the geometric median",
-}
 
 
 @dataclass(frozen=True)
@@ -133,61 +125,9 @@ def material_metric(material: Material) -> str:
 
 def configuration(candidate: Candidate) -> list[tuple[str, str]]:
     """Return in words what a candidate keeps, removes and rounds: pairs of a topic and a sentence."""
-    told = [("Network", _network(candidate)), ("Channels", _channels(candidate)), ("Zeros", _zeros(candidate))]
-    told += [("Weights", _weights(candidate)), ("Activations", _activations(candidate))]
-    if candidate.exit_depth:
-        where, sure = f"{candidate.exit_depth:.0%}", f"{candidate.exit_threshold:.0%}"
-        told.append(("Early exit", f"after {where} of the multiply-adds, where it is more than {sure} sure"))
+    told = [("Network", candidate.architecture.sentence())]
+    for axis in all_axes().values():
+        told += axis.configuration(candidate)
     if candidate.epochs_factor != 1:
         told.append(("Training", f"{candidate.epochs_factor} times the study's epochs"))
     return told
-
-
-def _network(candidate: Candidate) -> str:
-    architecture = candidate.architecture
-    if isinstance(architecture, Student):
-        family = "your model's own blocks" if architecture.family == "shallower" else architecture.family
-        depth = f", {architecture.depth:.0%} of the blocks" if architecture.depth != 1 else ""
-        return f"a student of {family}: {architecture.width:.0%} of the channels{depth}"
-    if isinstance(architecture, CellNetwork):
-        cells = architecture.cells_per_stage
-        return (
-            f"stacked from one searched cell, {architecture.channels} channels at first, "
-            f"{cells} {'cell' if cells == 1 else 'cells'} a stage: {architecture.genotype.text()}"
-        )
-    if isinstance(architecture, StageNetwork):
-        return f"inverted-residual stages: {describe_architecture(architecture)}"
-    return "your model, every block kept"
-
-
-def _channels(candidate: Candidate) -> str:
-    if not candidate.removed_channels:
-        return "none removed"
-    which = _IMPORTANCES.get(candidate.channel_importance, str(candidate.channel_importance))
-    where = "in every layer alike" if candidate.channel_scope == "layer" else "over all layers together"
-    return f"{candidate.removed_channels:.0%} removed for good, {where}, {which}"
-
-
-def _zeros(candidate: Candidate) -> str:
-    if not candidate.zeroed_weights:
-        return "none set"
-    pattern = "anywhere" if candidate.zero_pattern == "free" else f"in the pattern {candidate.zero_pattern}"
-    when = "step by step in training" if candidate.zeroing == "gradual" else "at once, the others making good the error"
-    return f"{candidate.zeroed_weights:.0%} of the remaining weights set to zero {pattern}, {when}"
-
-
-def _weights(candidate: Candidate) -> str:
-    if candidate.weight_bits == FLOAT_BITS:
-        return "kept in float32"
-    if candidate.weight_bits == HALF_BITS:
-        return "stored as float16, computed in float32"
-    trained = ", and trained with that rounding" if candidate.bit_training == "aware" else ""
-    if candidate.group_bits:
-        return f"rounded to {', '.join(map(str, candidate.group_bits))} bits, by groups of layers{trained}"
-    mean = " on average, spread by how sensitive layers are" if candidate.bit_allocation == "budget" else ""
-    return f"rounded to {candidate.weight_bits:g} bits{mean}{trained}"
-
-
-def _activations(candidate: Candidate) -> str:
-    bits = candidate.activation_bits
-    return "kept in float32" if bits == FLOAT_BITS else f"rounded to {bits} bits"

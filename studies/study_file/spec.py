@@ -7,25 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 from pydantic_core import to_jsonable_python
 
 from ...search.objectives import LIMITS, Objective, latency_on
 from ...search.sampler import SamplerName
-from ...spaces.axis import Text, count_or_auto
+from ...spaces.axes import AXES
+from ...spaces.axis import all_axes
 from ...spaces.build_settings import BuildSettings
-from ...spaces.cells.axis import CellsAxis
-from ...spaces.exits.axis import ExitsAxis
-from ...spaces.quantization.axis import BitsAxis
 from ...spaces.quantization.settings import QuantizationSettings
-from ...spaces.space import SearchSpace
-from ...spaces.sparsity.axis import SparsityAxis
-from ...spaces.stages.axis import StagesAxis
-from ...spaces.students.axis import StudentsAxis
+from ...spaces.section import Section, Text, count_or_auto
+from ...spaces.space import AnyAxis, SearchSpace
 from .spec_faults import explain
-from .spec_sections import BoundsSpec, CacheSpec, GatesSpec, LatencySpec, PreflightSpec, Section
+from .spec_sections import BoundsSpec, CacheSpec, GatesSpec, LatencySpec, PreflightSpec
 from .target_spec import EACH, MOST_IN_NAME, TargetSpec, check_targets
 from .target_spec import WITHOUT_MEANING as OF_TARGETS_WITHOUT_MEANING
 
@@ -66,8 +62,11 @@ def told_at(where: Path | str) -> Iterator[None]:
         _WHERE.reset(token)
 
 
-class StudySpec(Section):
+class WithoutAxes(Section):
     """A study: the task, the axes, the bounds and how long to search.
+
+    Each axis that there is has a section by its name (:data:`~karui.spaces.axes.AXES`); one that is left out is not
+    searched.
 
     Args:
         name: Name of the study, also of its folder under ``runs/``.
@@ -84,7 +83,6 @@ class StudySpec(Section):
         followers: Trials that share a newly trained network and differ in bits and exits only, queued right after it;
             ``auto`` for as many as are expected to win more a second than a new network would.
         further_objectives: What is searched for beside size, latency and accuracy: ``load``, ``memory``, ``energy``.
-        bits, sparsity, students, cells, stages, exits: The axes; one that is left out is not searched.
         recovery: How accuracy is won back.
         quantization: How weights and activations are rounded, whatever their bits.
         latency: How latency is measured.
@@ -109,12 +107,6 @@ class StudySpec(Section):
     further_objectives: Annotated[tuple[FurtherObjective, ...], Field(max_length=16, strict=False)] = ()
     workers: Annotated[int, Field(ge=0, le=1_024)] = 1
     candidate_minutes: Annotated[float, Field(gt=0, le=1e6)] = 120.0
-    bits: BitsAxis | None = None
-    sparsity: SparsityAxis | None = None
-    students: StudentsAxis | None = None
-    cells: CellsAxis | None = None
-    stages: StagesAxis | None = None
-    exits: ExitsAxis | None = None
     recovery: BuildSettings = BuildSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     latency: LatencySpec = LatencySpec()
@@ -174,22 +166,22 @@ class StudySpec(Section):
     @property
     def space(self) -> SearchSpace:
         """The search space of the axes."""
-        return SearchSpace(
-            students=self.students,
-            cells=self.cells,
-            stages=self.stages,
-            sparsity=self.sparsity,
-            bits=self.bits,
-            exits=self.exits,
-        )
+        return SearchSpace(**{name: getattr(self, name) for name in AXES.names})
+
+    def axis(self, kind: type[AnyAxis]) -> AnyAxis | None:
+        """Return the axis of a kind; None where it is not searched."""
+        return self.space.axis(kind)
 
     def meaning(self) -> dict[str, Any]:
         """Return what gives the results their meaning: a study goes on only where this is unchanged."""
         # Where data and trained networks lie is no part of it: what was trained by what is told apart by its digest.
+        # Nor is that a package is installed whose axis is not searched.
+        absent = {name: True for name in AXES.names if name not in AXES.own and getattr(self, name) is None}
         return self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(_WITHOUT_MEANING, True),
+                **absent,
                 "task_options": {"data_dir"},
                 # What is trained for longer is a candidate of its own, and says for how long.
                 "recovery": {"final_factor"},
@@ -203,7 +195,7 @@ class StudySpec(Section):
         What a study begun with an earlier version does not name, since there was no such key, was so then.
         """
         usual: dict[str, Any] = {}
-        for name, field in StudySpec.model_fields.items():
+        for name, field in type(self).model_fields.items():
             section = getattr(self, name)
             if isinstance(section, BaseModel):
                 usual[name] = type(section)().model_dump(mode="json")
@@ -211,3 +203,17 @@ class StudySpec(Section):
                 default = field.get_default(call_default_factory=True)
                 usual[name] = list(default) if isinstance(default, tuple) else default  # as JSON has it
         return usual
+
+
+if TYPE_CHECKING:
+
+    class StudySpec(WithoutAxes):
+        """A study, with a section for each axis that there is."""
+
+        def __init__(self, /, **keys: Any) -> None: ...
+
+else:
+    _SECTIONS: dict[str, tuple[Any, None]] = {name: (axis | None, None) for name, axis in all_axes().items()}
+    StudySpec = create_model(
+        "StudySpec", __base__=WithoutAxes, __module__=__name__, __doc__=WithoutAxes.__doc__, **_SECTIONS
+    )

@@ -76,25 +76,25 @@ def unknown_key(path: Path | str, location: Location, model: type[BaseModel]) ->
     )
 
 
-def batches_with_exits(path: Path | str, batch_size: int) -> StudyFileError:
-    """Return the error for early exits that are to be timed on several inputs at once."""
+def batches_of_varying(path: Path | str, batch_size: int, section: str) -> StudyFileError:
+    """Return the error for files that take longer for some inputs, where several are to be timed at once."""
     return StudyFileError(
-        "files with an early exit take one input at a time",
+        f"files of the axis [{section}] take one input at a time",
         where=f"{path}: latency.batch_size",
-        expected="1, where the study has the section [exits]",
+        expected=f"1, where the study has the section [{section}]",
         got=str(batch_size),
-        remedy="take that line out, or the section [exits]",
+        remedy=f"take that line out, or the section [{section}]",
     )
 
 
-def random_inputs_with_exits(path: Path | str) -> StudyFileError:
-    """Return the error for early exits that are to be timed on inputs of no meaning."""
+def random_inputs_of_varying(path: Path | str, section: str) -> StudyFileError:
+    """Return the error for files that take longer for some inputs, where these are to be of no meaning."""
     return StudyFileError(
-        "how early a file with an exit answers depends on its inputs",
+        f"how soon a file of the axis [{section}] answers depends on its inputs",
         where=f"{path}: latency.inputs",
-        expected="'real', where the study has the section [exits]",
+        expected=f"'real', where the study has the section [{section}]",
         got="'random'",
-        remedy="take that line out, or the section [exits]",
+        remedy=f"take that line out, or the section [{section}]",
     )
 
 

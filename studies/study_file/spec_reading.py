@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StudyFileError
+from ...spaces.axes import AXES
 from ..storage.shared_files import absolute_location
 from .spec import StudySpec, told_at
 from .spec_faults import (
-    batches_with_exits,
+    batches_of_varying,
     key_text,
     multiple_without_preflight,
-    random_inputs_with_exits,
+    random_inputs_of_varying,
     shown,
     unknown_key,
     wrong_objective,
@@ -107,22 +108,24 @@ def check_space(spec: StudySpec, where: Path | str) -> None:
     a preflight which it has not.
 
     Raises:
-        StudyFileError: Where no axis is given, the objective is no target, or exits are to run several inputs at once,
-            or random ones, or where channels are to go by a preflight of no layers.
+        StudyFileError: Where no axis is given, the objective is no target, or files whose time depends on the
+            input are to run several inputs at once, or random ones, or where channels are to go by a preflight of no
+            layers.
     """
     if (fault := fault_of_objective(spec.latency.objective, spec.target)) is not None:
         raise wrong_objective(where, spec.latency.objective, *fault)
-    if spec.exits is not None and spec.latency.batch_size != 1:
-        raise batches_with_exits(where, spec.latency.batch_size)
-    if spec.exits is not None and spec.latency.inputs == "random":
-        raise random_inputs_with_exits(where)
+    varying = next((name for name, axis in spec.space.by_name.items() if axis.depends_on_input), None)
+    if varying is not None and spec.latency.batch_size != 1:
+        raise batches_of_varying(where, spec.latency.batch_size, varying)
+    if varying is not None and spec.latency.inputs == "random":
+        raise random_inputs_of_varying(where, varying)
     if spec.recovery.channel_multiple == "auto" and not spec.preflight.layers:
         raise multiple_without_preflight(where)
-    if not any((spec.bits, spec.sparsity, spec.students, spec.cells, spec.stages, spec.exits)):
+    if not spec.space.axes:
         raise StudyFileError(
             "the study searches nothing: it has no axis",
             where=str(where),
-            expected="at least one of the sections [bits], [sparsity], [students], [cells], [stages], [exits]",
+            expected=f"at least one of the sections {', '.join(f'[{name}]' for name in AXES.names)}",
             got="none of them",
             remedy="add a section, for example  [bits]  with  weights = [4, 8, 32]",
         )

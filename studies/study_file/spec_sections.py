@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from ...search.gates import GateCheck
 from ...search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, parse_bound, with_bounds
-from ...spaces.axis import STRICT, Text
+from ...spaces.section import Section, Text
 
 MOST_THREADS = 1_024
 MOST_SECONDS = 1e6
 
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
-
-
-class Section(BaseModel):
-    """A section: no keys but its own, and never changed."""
-
-    model_config = STRICT
 
 
 _BOUNDS = dict(

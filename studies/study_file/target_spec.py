@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from ...spaces.axis import STRICT, Text
+from ...spaces.section import STRICT, Text
 from .spec_sections import MOST_SECONDS, Threads
 
 if TYPE_CHECKING:

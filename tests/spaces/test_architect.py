@@ -11,8 +11,9 @@ from torch import nn
 
 from karui.spaces.architect import Architect
 from karui.spaces.build_settings import BuildSettings
-from karui.spaces.candidate import Candidate, Student
+from karui.spaces.candidate import Candidate
 from karui.spaces.stage_cache import StageCache
+from karui.spaces.students.choice import Student
 from karui.spaces.students.families import build_family
 from karui.spaces.supernet.axes import SharingAxes
 from karui.spaces.task import Task

@@ -179,7 +179,7 @@ def test_both_times_are_told_and_training_with_rounded_weights_zeroes_gradually(
 ) -> None:
     both = described(tiny_task, tiny_task.model, tmp_path, zeroing("gradual", "one_shot"))
     assert [sentence.partition(" in ")[0].rpartition("zeroed ")[2] for sentence in both] == ["gradually", "at once"]
-    aware = SearchSpace(sparsity=zeroing("one_shot").sparsity, bits=BitsAxis(weights=(4,), training=("aware",)))
+    aware = SearchSpace(**zeroing("one_shot").by_name, bits=BitsAxis(weights=(4,), training=("aware",)))
     assert [
         sentence for sentence in described(tiny_task, tiny_task.model, tmp_path, aware) if "zeroed" in sentence
     ] == both

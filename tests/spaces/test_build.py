@@ -28,8 +28,9 @@ from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.baseline import prepare_baseline
 from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings
-from karui.spaces.candidate import Baseline, Candidate, CellNetwork, Student
+from karui.spaces.candidate import Baseline, Candidate
 from karui.spaces.cells.axis import CellsAxis
+from karui.spaces.cells.choice import CellNetwork
 from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.quantization.sensitivity import sensitivity_table
 from karui.spaces.quantization.settings import QuantizationSettings, Rounding
@@ -42,6 +43,7 @@ from karui.spaces.stage_keys import StageKeys, network_digest
 from karui.spaces.stages.axis import StagesAxis
 from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.students.axis import StudentsAxis
+from karui.spaces.students.choice import Student
 from karui.spaces.supernet.axes import SharingAxes, networks_of
 from karui.spaces.supernet.weights import load_supernet
 from karui.spaces.task import Task

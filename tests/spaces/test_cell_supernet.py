@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from karui.errors import OutputError
 from karui.spaces.axis import Draw
-from karui.spaces.candidate import CellNetwork
 from karui.spaces.cells.axis import BY_COST, CellsAxis
+from karui.spaces.cells.choice import CellNetwork
 from karui.spaces.cells.genotype import OPERATIONS, CellGenotype
 from karui.spaces.cells.network import OPERATION_MODULES
 from karui.spaces.cells.sharing import CellNetworks, most_parallel_edges, places_of

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from karui.spaces.candidate import CellNetwork
+from karui.spaces.cells.choice import CellNetwork
 from karui.spaces.cells.genotype import OPERATIONS, CellGenotype
 from karui.spaces.cells.network import OPERATION_MODULES, Cell, build_cell_network
 from karui.spaces.export import export_onnx

@@ -17,10 +17,12 @@ from karui.search.gates import SIZE_SLACK
 from karui.spaces import build
 from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings
-from karui.spaces.candidate import Candidate, CellNetwork, Student
+from karui.spaces.candidate import Candidate
+from karui.spaces.cells.choice import CellNetwork
 from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.quantization.settings import QuantizationSettings
 from karui.spaces.recovery import train
+from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
 from karui.spaces.training_settings import TrainingSettings
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from karui.spaces.candidate import Baseline, Candidate, Student
+from karui.spaces.candidate import Baseline, Candidate
 from karui.spaces.equivalence import Equivalence
 from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity.axis import SparsityAxis
 from karui.spaces.sparsity.channels import remove_channels
 from karui.spaces.students.axis import StudentsAxis
+from karui.spaces.students.choice import Student
 from karui.spaces.students.shallower import shallower
 from karui.spaces.task import Task
 

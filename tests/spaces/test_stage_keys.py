@@ -12,8 +12,9 @@ from torch.utils.data import TensorDataset
 
 from karui.spaces.architect import Architect
 from karui.spaces.build_settings import BuildSettings
-from karui.spaces.candidate import Candidate, CellNetwork
+from karui.spaces.candidate import Candidate
 from karui.spaces.cells.axis import CellsAxis
+from karui.spaces.cells.choice import CellNetwork
 from karui.spaces.cells.genotype import CellGenotype
 from karui.spaces.quantization.settings import QuantizationSettings
 from karui.spaces.stage_cache import StageCache

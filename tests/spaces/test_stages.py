@@ -59,7 +59,7 @@ def trained_looking(module: nn.Module) -> nn.Module:
 
 def test_axis_asks_for_each_stage_by_name() -> None:
     trial = Chosen()
-    StagesAxis(stages=2).suggest(trial)
+    StagesAxis(stages=2).suggest_network(trial)
     assert trial.asked == {
         "stages.channels": (16,),
         **{f"stages.{stage}.kernel": (3, 5, 7) for stage in (0, 1)},
@@ -72,9 +72,9 @@ def test_axis_asks_for_each_stage_by_name() -> None:
 def test_every_combination_of_parameters_is_a_network_of_its_own() -> None:
     axis = StagesAxis(stages=2, channels=(8, 16), expansions=(3, 6))
     first = Chosen()
-    axis.suggest(first)
+    axis.suggest_network(first)
     combinations = [dict(zip(first.asked, values, strict=True)) for values in product(*first.asked.values())]
-    found = {axis.suggest(Chosen(parameters)) for parameters in combinations}
+    found = {axis.suggest_network(Chosen(parameters)) for parameters in combinations}
     every = product((3, 5, 7), (3, 6), (False, True), (1, 2))
     assert found == {
         StageNetwork(channels, chosen)

@@ -206,7 +206,7 @@ def test_choosing_and_extracting_leave_the_callers_random_numbers() -> None:
 
 def test_more_networks_than_are_kept_can_be_chosen() -> None:
     supernet, draw = make_supernet(), Draw(0)
-    drawn = [AXIS.suggest(draw) for _ in range(MOST_SKELETONS + 6)]
+    drawn = [AXIS.suggest_network(draw) for _ in range(MOST_SKELETONS + 6)]
     for choice in drawn:
         supernet.set(choice)
     for choice in drawn[:2]:
@@ -314,7 +314,7 @@ def test_saved_weights_read_back(tmp_path: Path) -> None:
     path = tmp_path / "supernet.safetensors"
     save_supernet(shared_supernet(), path)
     loaded = load_supernet(path, NETWORKS)
-    choice = AXIS.suggest(Draw(4))
+    choice = AXIS.suggest_network(Draw(4))
     assert torch.equal(run(loaded, choice, images(4)), run(shared_supernet(), choice, images(4)))
     assert [file.name for file in tmp_path.iterdir()] == ["supernet.safetensors"]
     loaded.train()

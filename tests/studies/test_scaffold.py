@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from karui.errors import KaruiError, OutputError
+from karui.spaces.quantization.axis import BitsAxis
 from karui.studies.study_file.scaffold import write_scaffold
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.study_file.task_loading import load_task
@@ -22,7 +23,7 @@ def test_the_pair_parses_and_makes_a_task(tmp_path: Path, name: str, task_file: 
     assert (study, task) == (tmp_path / f"{name}.toml", tmp_path / task_file)
     spec = load_spec(study)
     assert spec.name == name
-    assert None not in (spec.bits, spec.sparsity, spec.students, spec.cells)
+    assert {"bits", "sparsity", "students", "cells"} <= set(spec.space.by_name)
     made = load_task(spec.task, spec.folder, spec.task_options)
     assert made.input_shape == (1, 8, 8)
     assert made.baseline_epochs > 0
@@ -36,10 +37,10 @@ def test_what_stands_commented_out_can_be_used_as_well(tmp_path: Path) -> None:
     assert sum(before != after for before, after in zip(lines, used, strict=True)) > 20
     study.write_text("\n".join(used))
     spec = load_spec(study)
-    assert spec.stages is not None
-    assert spec.exits is not None
-    assert spec.bits is not None
-    assert spec.bits.training == ("post", "aware")
+    assert {"stages", "exits"} <= set(spec.space.by_name)
+    bits = spec.axis(BitsAxis)
+    assert bits is not None
+    assert bits.training == ("post", "aware")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../mine", "a/b", "a b", "-x", "mine\n", "é"])

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from karui.errors import StudyFileError
+from karui.spaces.exits.axis import ExitsAxis
+from karui.spaces.quantization.axis import BitsAxis
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.study_file.spec_reading import bundled_studies, load_spec, parse_spec, resolve_spec
 
@@ -31,7 +33,7 @@ def test_the_bundled_studies_search_all_four_axes() -> None:
     for name in bundled_studies():
         spec = load_spec(name)
         assert spec.name == name
-        assert None not in (spec.bits, spec.sparsity, spec.students, spec.cells)
+        assert {"bits", "sparsity", "students", "cells"} <= set(spec.space.by_name)
         assert spec.task == f"karui.studies.tasks.{name}:make_task"
 
 
@@ -40,9 +42,8 @@ def test_a_file_is_read_and_defaults_fill_the_rest(tmp_path: Path) -> None:
     path.write_text("\ufeff" + HEAD + "trials = 7\n" + BITS + "[bounds]\nmax_size = '60KB'\n", encoding="utf-8")
     spec = load_spec(path)
     assert (spec.name, spec.trials, spec.hours, spec.sampler) == ("mine", 7, None, "tpe")
-    assert spec.bits is not None
-    assert spec.bits.weights == (4, 32)
-    assert spec.sparsity is None
+    assert spec.axis(BitsAxis) == BitsAxis(weights=(4, 32))
+    assert list(spec.space.by_name) == ["bits"]
     assert spec.folder == tmp_path.resolve()
     size, latency, accuracy = spec.bounds.objectives()
     assert size.bound is not None
@@ -143,7 +144,7 @@ def test_further_objectives_come_after_the_three_with_their_bounds(tmp_path: Pat
         (HEAD + BITS + "[gates]\naudit = 1.5\n", ("gates.audit", "less than or equal to 1", "1.5")),
         (HEAD + BITS + "[gates]\naudit = nan\n", ("gates.audit", "nan")),
         (HEAD + BITS + "[gates]\nrungs = 2\n", ("gates.rungs", "one of stop_at, audit")),
-        (HEAD, ("no axis", "[bits], [sparsity], [students], [cells], [stages], [exits]")),
+        (HEAD, ("no axis", "[students], [cells], [stages], [sparsity], [bits], [exits]")),
         (BITS, ("names no task", "my_task.py:make_task")),
         ("task = 3\n" + BITS, ("task", "string", "3")),
         (HEAD + "trials = \n", ("not valid TOML", "line 2")),
@@ -186,9 +187,7 @@ def test_exits_alone_are_something_to_search(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(HEAD + "[exits]\ndepths = [0, 0.5]\n[latency]\nbatch_size = 1\n", encoding="utf-8")
     spec = load_spec(path)
-    assert spec.exits is not None
-    assert (spec.exits.depths, spec.exits.thresholds) == ((0.0, 0.5), (0.8, 0.9, 0.95))
-    assert spec.space.exits == spec.exits
+    assert spec.axis(ExitsAxis) == ExitsAxis(depths=(0.0, 0.5), thresholds=(0.8, 0.9, 0.95))
 
 
 NUMBERS = st.floats(0.001, 1.0)
