@@ -54,6 +54,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(not all(map(shutil.which, ("bash", "sha256sum"))), reason="needs bash and sha256sum")
 def test_the_tutorial_runs_as_it_stands(tmp_path: Path, environment: dict[str, str]) -> None:

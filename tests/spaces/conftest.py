@@ -12,9 +12,6 @@ from karui.spaces.task import Task
 CLASSES = 3
 SIDE = 8
 
-# networks this small lose more to the coordination of threads than they gain
-torch.set_num_threads(1)
-
 
 class ResidualBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, stride: int = 1) -> None:

@@ -27,9 +27,11 @@ def with_weights_of_their_own(network: nn.Module, *, scale: float = 1.0) -> nn.M
 
 def kept_places(wide: Tensor, narrow: Tensor) -> list[list[int]]:
     """Return which positions along the first two axes are left; every value occurs once, so each says where it was."""
-    places = {value: place for place, value in enumerate(wide.detach().flatten().tolist())}
-    found = [places[value] for value in narrow.detach().flatten().tolist()]
-    indices = torch.stack(torch.unravel_index(torch.tensor(found), wide.shape)).reshape(wide.dim(), *narrow.shape)
+    values, places = wide.detach().flatten().sort()
+    wanted = narrow.detach().flatten()
+    found = torch.searchsorted(values, wanted).clamp(max=len(values) - 1)
+    assert torch.equal(values[found], wanted), "a weight of the smaller network is none of the wider one's"
+    indices = torch.stack(torch.unravel_index(places[found], wide.shape)).reshape(wide.dim(), *narrow.shape)
     kept = []
     for axis in range(min(2, wide.dim())):
         along = indices[axis].movedim(axis, 0).flatten(1)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.maxvit import MaxVit
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.swin_transformer import (
+    PatchMergingV2,
+    SwinTransformer,
+    SwinTransformerBlockV2,
+)
+from torchvision.models.vgg import VGG, make_layers
+from torchvision.models.vision_transformer import VisionTransformer
 
 from karui.errors import CandidateFailure
 from karui.spaces.sparsity.channel_reach import channel_reach
@@ -15,31 +27,6 @@ from karui.spaces.sparsity.channels import remove_channels
 from .masked_twin import largest_difference, masked_twin, with_weights_of_their_own
 
 CLASSES = 4
-QUICK = ["resnet18", "mobilenet_v3_small", "maxvit"]
-SLOW = ["mobilenet_v2", "mnasnet0_5", "squeezenet1_1", "shufflenet_v2_x0_5", "regnet_y_400mf", "resnext50_32x4d"]
-SLOW += ["vgg11_bn", "alexnet", "densenet121", "googlenet", "convnext_tiny", "swin_t", "swin_v2_t", "vit_b_16"]
-SLOW += ["inception_v3", "efficientnet_b0"]
-SIDES = {"vgg11_bn": 32, "vit_b_16": 32, "inception_v3": 299}
-# what a layer normalization counts is spared, and what is summed with it: of its layers, so many are left
-COUNTED = {"convnext_tiny": 18, "swin_t": 12, "swin_v2_t": 12, "vit_b_16": 12}
-SPARING = {*COUNTED, "maxvit", "shufflenet_v2_x0_5"}
-WIDE = {"vgg11_bn": 512 * 7 * 7, "alexnet": 256 * 6 * 6}
-OUTPUTS = {"googlenet": 3, "inception_v3": 2}
-
-
-def published(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    if name == "maxvit":  # one block of it
-        return small_maxvit()
-    settings: dict[str, object] = {"weights": None, "num_classes": CLASSES}
-    if name in OUTPUTS:
-        settings["init_weights"] = False
-    if name == "vit_b_16":
-        settings["image_size"] = SIDES[name]
-    network: nn.Module = models.get_model(name, **settings)
-    if name in WIDE:  # a hundred million weights would take minutes, and prove no more
-        network.classifier = nn.Sequential(nn.Linear(WIDE[name], 32), nn.ReLU(), nn.Linear(32, CLASSES))
-    return network
 
 
 def small_maxvit() -> nn.Module:
@@ -53,6 +40,78 @@ def small_maxvit() -> nn.Module:
         stochastic_depth_prob=0.0,
         num_classes=CLASSES,
     )
+    return network
+
+
+def small_convnext() -> nn.Module:
+    network: nn.Module = ConvNeXt([CNBlockConfig(16, 32, 2), CNBlockConfig(32, None, 2)], num_classes=CLASSES)
+    return network
+
+
+def small_swin(version: int) -> nn.Module:
+    second = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2} if version == 2 else {}
+    network: nn.Module = SwinTransformer(
+        patch_size=[4, 4],
+        embed_dim=24,
+        depths=[2, 2],
+        num_heads=[2, 4],
+        window_size=[4, 4],
+        num_classes=CLASSES,
+        **second,
+    )
+    return network
+
+
+def small_vit() -> nn.Module:
+    network: nn.Module = VisionTransformer(
+        image_size=32, patch_size=16, num_layers=3, num_heads=4, hidden_dim=48, mlp_dim=96, num_classes=CLASSES
+    )
+    return network
+
+
+def small_vgg() -> nn.Module:
+    widths: list[str | int] = [16, "M", 32, "M", 48, 48, "M", 64, 64, "M", 64, 64, "M"]
+    network: nn.Module = VGG(make_layers(widths, batch_norm=True), num_classes=CLASSES)
+    network.classifier = nn.Sequential(nn.Linear(64 * 7 * 7, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    return network
+
+
+def small_resnext() -> nn.Module:
+    network: nn.Module = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=CLASSES, groups=32, width_per_group=4)
+    return network
+
+
+SMALL: dict[str, Callable[[], nn.Module]] = {
+    "maxvit": small_maxvit,
+    "convnext": small_convnext,
+    "swin": partial(small_swin, 1),
+    "swin_v2": partial(small_swin, 2),
+    "vit": small_vit,
+    "vgg_bn": small_vgg,
+    "resnext": small_resnext,
+}
+"""Families of few and narrow blocks: those of full size would take minutes, and prove no more."""
+
+QUICK = ["resnet18", "mobilenet_v3_small", "maxvit"]
+SLOW = ["mobilenet_v2", "mnasnet0_5", "squeezenet1_1", "shufflenet_v2_x0_5", "regnet_y_400mf", "alexnet"]
+SLOW += ["densenet121", "googlenet", "inception_v3", "efficientnet_b0", *sorted(SMALL.keys() - {*QUICK})]
+SIDES = {"vgg_bn": 32, "vit": 32, "inception_v3": 299}
+# what a layer normalization counts is spared, and what is summed with it: of its layers, so many are left
+COUNTED = {"convnext": 4, "swin": 4, "swin_v2": 4, "vit": 3}
+SPARING = {*COUNTED, "maxvit", "shufflenet_v2_x0_5"}
+OUTPUTS = {"googlenet": 3, "inception_v3": 2}
+
+
+def published(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name in SMALL:
+        return SMALL[name]()
+    settings: dict[str, object] = {"weights": None, "num_classes": CLASSES}
+    if name in OUTPUTS:
+        settings["init_weights"] = False
+    network: nn.Module = models.get_model(name, **settings)
+    if name == "alexnet":
+        network.classifier = nn.Sequential(nn.Linear(256 * 6 * 6, 32), nn.ReLU(), nn.Linear(32, CLASSES))
     return network
 
 

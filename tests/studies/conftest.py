@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from karui.errors import KaruiError
 from karui.evaluators.measurement import Measurement
@@ -20,9 +19,6 @@ from karui.studies.certifying import remeasuring
 from karui.studies.cli import main
 
 from .postgres import new_database, postgres_server
-
-# networks this small lose more to the coordination of threads than they gain
-torch.set_num_threads(1)
 
 CLASSES = 4
 

@@ -13,6 +13,10 @@ import pytest
 
 CODE = "from karui.studies.cli import main; main()"
 
+TRIALS = 48
+HOURS = 0.75
+"""Three times what the study gives itself: a machine of half the speed comes to the end of its trials as well."""
+
 
 def karui(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -21,13 +25,15 @@ def karui(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.alone
+@pytest.mark.timeout(3600)
 def test_the_bundled_study_searches_all_four_axes(tmp_path: Path) -> None:
-    ended = karui(tmp_path, "search", "digits")
+    ended = karui(tmp_path, "search", "digits", "--hours", str(HOURS))
     assert ended.returncode == 0, ended.stderr
     trials = pd.read_csv(tmp_path / "runs/digits/trials.csv")
     evaluated = trials[trials["state"] == "evaluated"]
-    assert len(evaluated) >= 30
+    assert len(trials[trials["state"].isin(["evaluated", "failed"])]) == TRIALS
+    assert len(evaluated) >= TRIALS - 8
     assert evaluated["key"].is_unique
 
     assert set(evaluated["architecture"]) == {"baseline", "student", "cell"}
@@ -49,7 +55,8 @@ def test_the_bundled_study_searches_all_four_axes(tmp_path: Path) -> None:
 
     again = karui(tmp_path, "search", "digits")
     assert again.returncode == 0, again.stderr
-    assert len(pd.read_csv(tmp_path / "runs/digits/trials.csv")) >= len(trials)
+    counted = pd.read_csv(tmp_path / "runs/digits/trials.csv")["state"].isin(["evaluated", "failed"])
+    assert counted.sum() == TRIALS, "all was done"
     picked = karui(tmp_path, "pick", "digits", "--prefer", "size", "--export", "deploy")
     assert picked.returncode == 0, picked.stderr
     assert (tmp_path / "deploy/model.onnx").stat().st_size == front["size_bytes"].min()
