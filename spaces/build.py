@@ -26,7 +26,7 @@ from .build_settings import BuildSettings
 from .candidate import FLOATING_BITS, HALF_BITS, Candidate
 from .candidate import network_of as network_of
 from .cells.axis import CellsAxis
-from .code_digest import array_digest
+from .code_state import array_digest
 from .draft import write_draft
 from .exits.cut import STAGE as EXIT
 from .exits.stage import ExitStage

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .code_names import globals_read, imports_of, is_known, is_library, names_of
+from .code_state import OF_EVERY_CLASS, array_digest, state_of
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, type(...), torch.dtype, torch.device)
 _HOLD_NOTHING = (type(threading.Lock()), type(threading.RLock()), logging.Logger)
@@ -53,20 +54,6 @@ def describe(thing: Any) -> Description:
 def describe_network(network: nn.Module) -> Description:
     """Tell what a network computes but for its weights, which change as it is trained."""
     return _Describer().whole(lambda describer: describer.network(network))
-
-
-def array_digest(values: Tensor | np.ndarray) -> str:
-    """Return a digest of shape, type and values."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().contiguous()
-        digest = hashlib.sha256(f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}".encode())
-        # by its bytes: numpy has no bfloat16
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-    array = np.ascontiguousarray(values)
-    digest = hashlib.sha256(f"{values.shape} {array.dtype}".encode())
-    digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 class _Describer:
@@ -205,7 +192,7 @@ class _Describer:
         name = f"{kind.__module__}.{kind.__qualname__}"
         if is_known(kind.__module__):
             return name
-        own = {each: value for each, value in vars(kind).items() if each not in _OF_EVERY_CLASS}
+        own = {each: value for each, value in vars(kind).items() if each not in OF_EVERY_CLASS}
         told = [f"{each}: {self._member(own[each])}" for each in sorted(own)]
         return _joined(name, [*told, *map(self.of, kind.__bases__)])
 
@@ -241,7 +228,7 @@ class _Describer:
         if isinstance(wrapped, types.FunctionType):
             return _joined(kind.__qualname__, [self.of(wrapped)])
         code = self.of(kind)
-        if (state := _state_of(thing)) is not None:
+        if (state := state_of(thing)) is not None:
             return _joined(code, self._named(state))
         return _joined(code, [self._reduced(thing)])
 
@@ -261,50 +248,6 @@ class _Describer:
         name = f"{type(thing).__module__}.{type(thing).__qualname__}"
         self._unknown.append(f"{name} ({reason})")
         return f"unknown {name}"
-
-
-_OF_EVERY_CLASS = frozenset(
-    [
-        "__module__",
-        "__doc__",
-        "__dict__",
-        "__weakref__",
-        "__annotations__",
-        "__qualname__",
-        "__slots__",
-        "__slotnames__",
-        "__abstractmethods__",
-        "_abc_impl",
-        "__parameters__",
-        "__orig_bases__",
-        "__firstlineno__",
-        "__static_attributes__",
-        "__dataclass_fields__",
-        "__dataclass_params__",
-        "__match_args__",
-        "__hash__",
-        "__type_params__",
-    ]
-)
-"""What a class holds that computes nothing."""
-
-_HEAP_TYPE = 1 << 9
-"""``Py_TPFLAGS_HEAPTYPE``: the class was made by Python code, or as such code would."""
-
-
-def _state_of(thing: Any) -> dict[str, Any] | None:
-    """Return the attributes of an object of a class written in Python; None for another, whose state is hidden."""
-    classes = type(thing).__mro__[:-1]
-    if not all(each.__flags__ & _HEAP_TYPE for each in classes):
-        return None
-    slots: list[str] = []
-    for each in classes:
-        named = vars(each).get("__slots__", ())
-        slots += [named] if isinstance(named, str) else list(named)
-    filled = {
-        name: getattr(thing, name) for name in slots if name not in ("__dict__", "__weakref__") and hasattr(thing, name)
-    }
-    return {**vars(thing), **filled} if hasattr(thing, "__dict__") else filled or None
 
 
 def _joined(kind: str, parts: Iterable[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .code_digest import Description, array_digest
+from .code_digest import Description
+from .code_state import array_digest
 from .quiet import quiet
 from .running import copy_network
 

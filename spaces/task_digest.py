@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from .code_digest import Description, array_digest, describe, describe_network
+from .code_digest import Description, describe, describe_network
+from .code_state import array_digest
 from .computation import describe_computation
 from .task import Pairs, Task
 

@@ -15,8 +15,9 @@ from ..search.objectives import without_bounds
 from ..search.record import TrialRecord, read_records
 from .bundle.samples import write_samples
 from .certifying.certification import read_certification, write_certification
-from .certifying.certify import Certified, certify, files_to_measure, front_table, write_descriptions
+from .certifying.certify import Certified, certify, files_to_measure
 from .certifying.finish_time import AFTERWARDS_SECONDS
+from .certifying.front_point import front_table, write_descriptions
 from .certifying.pairing import Pairing
 from .certifying.remeasuring import Earlier, measure_again
 from .measuring.workbench import Workbench

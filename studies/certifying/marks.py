@@ -16,8 +16,8 @@ from ...search.objectives import Objective
 from ...search.rank_correlation import kendall_tau
 from ..tables import TEST_ACCURACY
 from .certification import FELL_OFF, HOLDS, WITHIN_NOISE, Certification, Mark
+from .fresh import Fresh, objectives_of
 from .pairing import Pairing
-from .remeasuring import Fresh, objectives_of
 
 ONE_SIDED = 0.025
 """Probability with which any point at all is said to be worse than the search saw it, where none is."""

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 from ...errors import CandidateFailure, KaruiError, TargetUnavailable
 from ...evaluators.measurement import Measurement
-from ...evaluators.repeated import average
 from ...search.crew import Answer, Crew, InProcess
-from ...search.noise import PLAUSIBLE, front_probability
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.outcome import Ending, Evaluate, Outcome, UnexpectedError
 from ...search.record import TrialRecord
 from ...search.workers import Workers
 from ...spaces.artifact import Artifact, file_digest
 from ..measuring.workbench import Workbench
-from ..tables import names_of
+from .fresh import Fresh, averaged, undecided
 
 if TYPE_CHECKING:
     from ...search.gates import Gates
@@ -29,9 +27,6 @@ if TYPE_CHECKING:
 
 ROUNDS = 2
 """How often the latency of a file is measured once more at most, where it decides who belongs to the front."""
-
-MOST_AGAIN = 16
-"""How many files are measured once more in a round at most."""
 
 Earlier = Mapping[str, Sequence[Mapping[str, Measurement]]]
 """Measurements of latency by name, in the order in which they were made, by the digests of the files."""
@@ -42,42 +37,10 @@ _SECONDS_BETWEEN_LOOKS = 30.0
 
 _TRIES = 3
 """How often a file is tried that meets an error which is not its own, each time in a new process."""
-_LATENCIES = "latency_"
-"""How the names of measurements begin that are made once more."""
 
 
 def _no_end() -> float:
     return math.inf
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """A file of the front, or of its edge, measured again.
-
-    Args:
-        record: Its trial.
-        artifact: The file.
-        measurements: By name: what the search found, and in its place whatever was measured again.
-        objectives: Those of the study.
-    """
-
-    record: TrialRecord
-    artifact: Artifact
-    measurements: Mapping[str, Measurement]
-    objectives: tuple[Objective, ...] = OBJECTIVES
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """Its value of each objective: size, latency, validation accuracy, and further ones where the study has them.
-
-        Accuracy is that by which the search chose. Test accuracy is reported, and nothing is chosen by it.
-        """
-        return tuple(self.measurements[name].value for name in names_of(self.objectives))
-
-    @property
-    def spreads(self) -> tuple[float, ...]:
-        """Their spreads."""
-        return tuple(self.measurements[name].spread for name in names_of(self.objectives))
 
 
 @dataclass(frozen=True)
@@ -228,7 +191,7 @@ def measure_with(
     def measured() -> list[Fresh]:
         done = [(record, file) for record, file in wanted if record.number in taken]
         return [
-            _fresh(record, file, taken[record.number], earlier.get(file.digest, ()), objectives)
+            averaged(record, file, taken[record.number], earlier.get(file.digest, ()), objectives)
             for record, file in done
         ]
 
@@ -280,29 +243,6 @@ class _Pace:
         return self._left() >= usual
 
 
-def objectives_of(found: Sequence[Fresh]) -> tuple[Objective, ...]:
-    """Return the objectives by which files are judged, which are the same for all."""
-    return found[0].objectives if found else OBJECTIVES
-
-
-def undecided(found: Sequence[Fresh], most: int = MOST_AGAIN) -> list[Fresh]:
-    """Return those of whom the noise of latency leaves it open whether they belong to the front, the most open first.
-
-    Accuracy is taken as it is here: the same file gives the same one on the same samples, however often. So is whatever
-    else is not measured once more.
-    """
-    objectives = objectives_of(found)
-    repeats = [objective.name.startswith(_LATENCIES) for objective in objectives]
-    spreads = [
-        [spread if repeated else 0.0 for spread, repeated in zip(fresh.spreads, repeats, strict=True)]
-        for fresh in found
-    ]
-    likely = front_probability([fresh.values for fresh in found], spreads, objectives)
-    between = [index for index, share in enumerate(likely) if PLAUSIBLE < share < 1.0 - PLAUSIBLE]
-    between.sort(key=lambda index: abs(likely[index] - 0.5))
-    return [found[index] for index in between[:most]]
-
-
 def _answer(crew: Crew, record: TrialRecord, tries: int = _TRIES) -> Ending:
     if record.candidate is None:
         raise ValueError(f"trial {record.number} has no candidate")
@@ -316,20 +256,3 @@ def _answer(crew: Crew, record: TrialRecord, tries: int = _TRIES) -> Ending:
             if isinstance(event.result, UnexpectedError) and tries > 1:
                 return _answer(crew, record, tries - 1)
             return event.result
-
-
-def _fresh(
-    record: TrialRecord,
-    artifact: Artifact,
-    outcomes: Sequence[Outcome],
-    earlier: Sequence[Mapping[str, Measurement]],
-    objectives: tuple[Objective, ...],
-) -> Fresh:
-    known = record.outcome.measurements if record.outcome else {}
-    first, *later = (outcome.measurements for outcome in outcomes)
-    # A process that was started anew measures everything once more; only latency differs from time to time.
-    repeated = {
-        name: average([item, *(again[name] for again in (*later, *earlier))]) if name.startswith(_LATENCIES) else item
-        for name, item in first.items()
-    }
-    return Fresh(record, artifact, {**known, **repeated}, objectives)

@@ -19,7 +19,7 @@ from ...search.noise import Differences
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.record import TrialRecord
 from ...spaces.artifact import Artifact, file_digest
-from ..certifying.remeasuring import Fresh, undecided
+from ..certifying.fresh import Fresh, undecided
 from ..tables import edge_records, front_records
 
 if TYPE_CHECKING:

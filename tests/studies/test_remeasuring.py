@@ -20,7 +20,8 @@ from karui.search.outcome import Outcome, UnexpectedError
 from karui.search.record import TrialRecord
 from karui.spaces.artifact import Artifact
 from karui.spaces.candidate import Candidate
-from karui.studies.certifying.remeasuring import MOST_AGAIN, ROUNDS, MeasuredAgain, measure_with, undecided
+from karui.studies.certifying.fresh import MOST_AGAIN, undecided
+from karui.studies.certifying.remeasuring import ROUNDS, MeasuredAgain, measure_with
 from karui.studies.study_file.task_loading import load_task
 from karui.studies.tables import TEST_ACCURACY
 from karui.studies.watching.log import read_log
