@@ -148,6 +148,14 @@ def _check_split(name: str, split: Any) -> None:
             expected="a torch Dataset with __len__ and __getitem__",
             got=f"{_type_name(split)}: {error}",
         ) from error
+    except Exception as error:  # the user's code may raise anything
+        raise TaskError(
+            f"the task's {name} data raises an error",
+            where=f"{where}[0]",
+            expected="(input tensor, target) for each index",
+            got=f"{type(error).__name__}: {error}",
+            remedy="correct the data set",
+        ) from error
     if sample is None:
         raise TaskError(
             f"the task's {name} data is empty", where=where, expected="at least one sample", got="0 samples"

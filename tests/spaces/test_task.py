@@ -15,6 +15,14 @@ from karui.errors import TaskError
 from karui.spaces.task import Task, iterate, top1_accuracy
 
 
+class Unreadable(Dataset[tuple[Tensor, ...]]):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        raise OSError("no such image")
+
+
 class Indexed(Dataset[tuple[Tensor, ...]]):
     """The same pairs as a TensorDataset, but of another type."""
 
@@ -87,6 +95,7 @@ def test_calibration_comes_first_from_its_own_data_and_stops_at_the_end(tiny_tas
         ({"validation": iter([])}, "validation data cannot be indexed"),
         ({"test": [torch.zeros(1)]}, "test data does not yield pairs"),
         ({"test": [(1.0, 2)]}, "test data does not yield pairs"),
+        ({"validation": Unreadable()}, r"validation data raises an error(?s:.*)\[0\](?s:.*)OSError: no such image"),
         ({"calibration": {"a": 1}}, "calibration data cannot be indexed"),
         ({"loss": None}, "loss cannot be called"),
         ({"metric": 0.5}, "metric cannot be called"),
