@@ -26,8 +26,15 @@ _SHARED = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 _OWN = tempfile.mkdtemp(prefix="karui-tests-", dir=_SHARED)
 Path(_OWN).chmod(0o755)
 os.environ["TMPDIR"] = tempfile.tempdir = _OWN
+_SLOW_SECONDS = 1800
 # What is started in the background ignores Ctrl-C, and so would every search that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
 
 
 def pytest_unconfigure() -> None:

@@ -121,7 +121,7 @@ def searches(tmp_path: Path) -> Iterator[Searches]:
 def test_two_searches_try_everything_once(searches: Searches) -> None:
     first, second = searches.start(1000), searches.start(1000)
     searches.go()
-    endings = [process.communicate(timeout=240)[0] for process in (first, second)]
+    endings = [process.communicate(timeout=560)[0] for process in (first, second)]
     assert endings == ["every candidate of the space has been tried\n"] * 2
     every = {candidate.canonical().key for _, candidate in SPACE.points()}
     assert sorted(searches.tried()) == sorted(every)

@@ -179,7 +179,7 @@ def test_searches_try_everything_once(searches: Searches, count: int) -> None:
         searches.start(1000, seconds=0.0)
     searches.go()
     for process in searches.processes:
-        assert process.communicate(timeout=240)[0] == "every candidate of the space has been tried\n"
+        assert process.communicate(timeout=560)[0] == "every candidate of the space has been tried\n"
     every = sorted({candidate.canonical().key for _, candidate in SPACE.points()})
     assert sorted(searches.tried()) == every
     records = read_records(searches.study)

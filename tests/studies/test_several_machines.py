@@ -211,12 +211,12 @@ def test_two_searches_on_a_server_one_of_them_killed(tmp_path: Path, postgres_ur
         killed.kill()
         killed.wait()
         before = {trial.number: trial.values for trial in evaluated(postgres_url)}
-        _, errors = living.communicate(timeout=280)
+        _, errors = living.communicate(timeout=560)
     assert killed.returncode == -signal.SIGKILL
     assert living.returncode == 0, errors
     # The other may have been killed when this one had ended already: then the next search takes up what was in flight.
     with begin_search(study, second, "--trials", 16, *options("second")) as again:
-        _, errors = again.communicate(timeout=280)
+        _, errors = again.communicate(timeout=560)
     assert again.returncode == 0, errors
 
     storage = open_study(postgres_url, "tiny", create=False)
