@@ -18,11 +18,12 @@ from measuring import RESULTS, instructions, processor, today  # type: ignore[im
 from safetensors.torch import load_model
 from torch import nn
 
-from karui.spaces.architect import make_from_baseline
+from karui.spaces.architect import make_network
 from karui.spaces.candidate import Baseline, Candidate
 from karui.spaces.precision import Precision
 from karui.spaces.recovery import metric_of, train
 from karui.spaces.sparsity.weights import WeightZeroing
+from karui.spaces.step import NetworkMaterials
 from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
 from karui.spaces.teacher import Teacher
@@ -99,7 +100,7 @@ def main() -> None:
 
 
 def _start(task: Task, name: str) -> nn.Module:
-    return make_from_baseline(task.model, task.calibration_batch(2), NETWORKS[name], 8)
+    return make_network(NETWORKS[name], NetworkMaterials(task.model, task.calibration_batch(2), 8))
 
 
 def _steps_table(task: Task) -> list[str]:

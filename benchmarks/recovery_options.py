@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from measuring import RESULTS, processor, today  # type: ignore[import-not-found]
 
-from karui.spaces.architect import make_from_baseline, training_settings
+from karui.spaces.architect import make_network, training_settings
 from karui.spaces.baseline import prepare_baseline
 from karui.spaces.build_settings import BuildSettings
 from karui.spaces.candidate import Candidate
 from karui.spaces.recovery import metric_of, train
+from karui.spaces.step import NetworkMaterials
 from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
 from karui.spaces.teacher import Teacher
@@ -83,7 +84,7 @@ def _length(task: Task) -> int:
 
 
 def _recovered(task: Task, candidate: Candidate, settings: BuildSettings, seed: int, teacher: Teacher) -> float:
-    network = make_from_baseline(task.model, task.calibration_batch(2), candidate, settings.multiple)
+    network = make_network(candidate, NetworkMaterials(task.model, task.calibration_batch(2), settings.multiple))
     train(network, task, training_settings(settings, epochs=settings.epochs, seed=seed), teacher=teacher)
     return metric_of(network, task, task.test)
 

@@ -14,9 +14,10 @@ from torch import nn
 from ..errors import CandidateFailure
 from ..spaces.candidate import HALF_BITS, Candidate
 from ..spaces.draft import write_draft
-from ..spaces.quantization.bit_choice import BitChoice
 from ..spaces.quantization.operator_kinds import LAYER_KINDS, kinds_of_file
 from ..spaces.quantization.settings import OperatorKind, QuantizationSettings
+from ..spaces.recipe import steps_of
+from ..spaces.step import FileWork
 from .probing import ProbeRow, is_faster
 from .targets import Target
 from .telling import tell_nobody
@@ -149,17 +150,14 @@ class WholeModel:
         self, candidate: Candidate, kinds: tuple[OperatorKind, ...], name: str, *, checked: bool = False
     ) -> Path:
         path = self._place / f"{name}.onnx"
-        bits = candidate.weight_bits, candidate.activation_bits
-        write_draft(
-            path,
-            candidate.canonical(),
-            None if candidate.weight_bits == HALF_BITS else BitChoice(*bits),
-            kept=self._reference,
-            start=_never,
-            inputs=torch.from_numpy(self._calibration),
-            settings=self._quantization.model_copy(update={"float_operators": kinds}),
-            checked=checked,
+        work = FileWork(
+            torch.from_numpy(self._calibration),
+            self._quantization.model_copy(update={"float_operators": kinds}),
+            self._place,
+            is_untrained=True,
+            is_checked=checked,
         )
+        write_draft(path, steps_of(candidate.canonical()), work, kept=self._reference, start=_never)
         return path
 
     def _time(self, reference: Path, candidate: Path) -> PairTiming:

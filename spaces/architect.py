@@ -9,25 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from .architectures import Architecture
+from .axis import NetworkAxis, all_axes, axis_of
 from .build_settings import BuildSettings
-from .candidate import Architecture, Baseline, Candidate
-from .cells.choice import CellNetwork
-from .cells.network import build_cell_network
+from .candidate import BuildStage, Candidate
 from .memory_layout import channels_first
 from .notes import Note, untold
-from .running import outputs_of
-from .sparsity.channels import remove_channels
+from .parametrizations import fold_parametrizations
+from .recipe import steps_of
 from .stage_cache import StageCache
-from .stages.choice import StageNetwork
-from .stages.network import build_stage_network
-from .students.choice import Student
-from .students.families import build_family
-from .students.names import SHALLOWER
-from .students.shallower import shallower
-from .students.warm_start import warm_start
-from .supernet.axes import SharingAxes, SharingAxis, networks_of
+from .step import NetworkMaterials
+from .supernet.axes import SharingAxes
 from .supernet.networks import SharedNetworks
 from .supernet.training import train_supernet
 from .supernet.weights import Supernet, load_supernet, save_supernet
@@ -62,7 +56,7 @@ class Architect:
         cache: StageCache,
         *,
         sharing: SharingAxes,
-        supernet_key: Callable[[SharingAxis], str],
+        supernet_key: Callable[[NetworkAxis], str],
         seed: int,
         between_steps: Callable[[], None] = do_nothing,
     ) -> None:
@@ -87,32 +81,23 @@ class Architect:
             CandidateFailure: Where the baseline does not run without those blocks or channels.
             ValueError: Where the architecture does not fit the task.
         """
-        architecture = candidate.architecture
-        if (axis := self._sharing.of(architecture)) is not None:
-            return self._supernet(axis).extract(architecture)
-        if isinstance(architecture, CellNetwork):
-            return build_cell_network(architecture, self._task.input_shape, self._outputs())
-        if isinstance(architecture, StageNetwork):
-            return build_stage_network(architecture, self._task.input_shape, self._outputs())
-        if isinstance(architecture, Student) and not starts_from_baseline(architecture):
-            network = build_family(
-                architecture.family,
-                width=architecture.width,
-                input_shape=self._task.input_shape,
-                outputs=self._outputs(),
-            )
-            warm_start(network, self._task.model, self._example)
-            return network
-        gradient = loss_gradient(self._task, self._settings.batch_size, self._seed)
-        return make_from_baseline(
-            self._task.model, self._example, candidate, self._settings.multiple, gradient=gradient, note=note
-        )
+        if (axis := self._sharing.of(candidate.architecture)) is not None:
+            return self._changed(self._supernet(axis).extract(candidate.architecture), candidate, note)
+        return make_network(candidate, self._materials(note))
 
-    def _supernet(self, axis: SharingAxis) -> Supernet[Any]:
+    def _changed(self, network: nn.Module, candidate: Candidate, note: Note) -> nn.Module:
+        return change_network(network, candidate, self._materials(note))
+
+    def _materials(self, note: Note) -> NetworkMaterials:
+        gradient = loss_gradient(self._task, self._settings.batch_size, self._seed)
+        return NetworkMaterials(self._task.model, self._example, self._settings.multiple, gradient, note)
+
+    def _supernet(self, axis: NetworkAxis) -> Supernet[Any]:
         """Return the axis' trained supernet, trained once and kept."""
         key = self._supernet_key(axis)
         if key not in self._supernets:
-            networks = networks_of(axis, self._task.input_shape, self._outputs())
+            materials = self._materials(untold)
+            networks = axis.shared_networks(materials.input_shape, materials.outputs)
             make = partial(self._train_supernet, networks, seed_of(key))
             with self._cache.entry(key, make, while_waiting=self._between_steps) as entry:
                 self._supernets[key] = load_supernet(entry.folder / SUPERNET, networks)
@@ -134,10 +119,6 @@ class Architect:
         )
         save_supernet(supernet, folder / SUPERNET)
 
-    def _outputs(self) -> int:
-        with torch.no_grad():
-            return int(outputs_of(self._task.model.eval(), self._example).shape[1])
-
 
 def seed_of(key: str) -> int:
     """Return the seed of the training whose result is kept under a key."""
@@ -146,60 +127,32 @@ def seed_of(key: str) -> int:
 
 def is_warm(architecture: Architecture, sharing: SharingAxes) -> bool:
     """Say whether networks of this architecture start from trained weights, the baseline's or a supernet's."""
-    return starts_from_baseline(architecture) or sharing.of(architecture) is not None
+    axis = axis_of(architecture)
+    return axis is None or axis.is_cut_out(architecture) or sharing.of(architecture) is not None
 
 
-def starts_from_baseline(architecture: Architecture) -> bool:
-    """Say whether networks of this architecture are the baseline, or cut out of it."""
-    return isinstance(architecture, Baseline) or (
-        isinstance(architecture, Student) and architecture.family == SHALLOWER
-    )
-
-
-def make_from_baseline(
-    baseline: nn.Module,
-    example: Tensor,
-    candidate: Candidate,
-    multiple: int,
-    *,
-    gradient: Callable[[nn.Module], None] | None = None,
-    note: Note = untold,
-) -> nn.Module:
-    """Return the network that a candidate starts from, where it is cut out of the baseline.
+def make_network(candidate: Candidate, materials: NetworkMaterials) -> nn.Module:
+    """Return the network that a candidate starts from, where it takes no weights from a supernet.
 
     Args:
-        baseline: Left as it is.
-        example: A batch of inputs, shape (n, *input_shape).
-        candidate: Its architecture is the baseline or a shallower student, which has a width instead of channels
-            removed.
-        multiple: As in :func:`~karui.spaces.sparsity.channels.remove_channels`.
-        gradient: Likewise.
-        note: Is told what was spared, and why.
+        candidate: Canonical.
+        materials: What it is made of; the baseline is left as it is.
 
     Raises:
         CandidateFailure: Where the network does not run without those blocks or channels.
+        ValueError: Where the architecture does not fit the task.
     """
-    architecture = candidate.architecture
-    if isinstance(architecture, Student):
-        return shallower(
-            baseline,
-            example,
-            width=architecture.width,
-            depth=architecture.depth,
-            resolution=architecture.resolution,
-            channel_multiple=multiple,
-            note=note,
-        )
-    return remove_channels(
-        baseline,
-        example,
-        candidate.removed_channels,
-        multiple=multiple,
-        importance=candidate.channel_importance,
-        scope=candidate.channel_scope,
-        gradient=gradient,
-        note=note,
-    )
+    axis, architecture = axis_of(candidate.architecture), candidate.architecture
+    network = fold_parametrizations(materials.baseline) if axis is None else axis.start(architecture, materials)
+    return change_network(network, candidate, materials)
+
+
+def change_network(network: nn.Module, candidate: Candidate, materials: NetworkMaterials) -> nn.Module:
+    """Return a network with what the axes change of it before it is trained."""
+    for step in steps_of(candidate):
+        if step.stage == BuildStage.NETWORK and step.axis:
+            network = all_axes()[step.axis].change_network(network, step, materials)
+    return network
 
 
 def loss_gradient(task: Task, batch_size: int, seed: int) -> Callable[[nn.Module], None]:

@@ -11,8 +11,12 @@ from .architectures import Architecture
 from .axes import AXES
 from .candidate import BuildStage, Candidate
 from .section import Section
+from .step import FileWork, LaterTraining, NetworkMaterials, Step
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from .supernet.networks import SharedNetworks
     from .task import Task
 
 T = TypeVar("T")
@@ -143,6 +147,48 @@ class Axis(Section):
         """Say why a candidate cannot be made at all, or None where it can."""
         return None
 
+    # What it does.
+
+    @classmethod
+    def add_steps(cls, candidate: Candidate, steps: Sequence[Step]) -> Sequence[Step]:  # noqa: ARG003
+        """Return the steps that make a candidate's file with those of this axis, given those of the axes before it.
+
+        A step that is added names this axis, and its stage: there it is done by :meth:`change_network` (stage
+        ``NETWORK``), :meth:`train_on` (``AWARE_TRAINING``) or :meth:`change_file` (``ROUNDING`` and ``PACKING``).
+        """
+        return steps
+
+    @classmethod
+    def change_network(cls, network: nn.Module, step: Step, materials: NetworkMaterials) -> nn.Module:
+        """Return the network with what a step changes of it, before it is trained; it may be changed in place."""
+        raise NotImplementedError
+
+    @classmethod
+    def train_on(cls, step: Step, training: LaterTraining, folder: Path) -> None:
+        """Go on training, and write the float32 file ``network.onnx`` and whatever is kept of it into a folder."""
+        raise NotImplementedError
+
+    @classmethod
+    def take_up(cls, work: FileWork, folder: Path) -> None:
+        """Take up what :meth:`train_on` has left in a folder, for the steps that change the file."""
+
+    @classmethod
+    def change_file(cls, source: Path, destination: Path, step: Step, work: FileWork) -> None:
+        """Write the file that a step makes of another one."""
+        raise NotImplementedError
+
+    @classmethod
+    def differences(cls, network: Candidate, attends: bool) -> dict[str, str]:  # noqa: ARG003
+        """Return what tells the networks of a candidate from those that an earlier version made for it.
+
+        It goes into their key in the cache, so that none of those is taken for one of these.
+
+        Args:
+            network: The candidate as far as its trained network.
+            attends: Whether the task's model has attention layers.
+        """
+        return {}
+
     # How it is said.
 
     @classmethod
@@ -175,6 +221,34 @@ class NetworkAxis(Axis):
         raise NotImplementedError
 
     @classmethod
+    def is_cut_out(cls, architecture: Any) -> bool:  # noqa: ARG003
+        """Say whether a network is cut out of the model, and so starts from its weights."""
+        return False
+
+    @classmethod
+    def start(cls, architecture: Any, materials: NetworkMaterials) -> nn.Module:
+        """Return a network before it is trained; random weights follow torch's global generator.
+
+        Raises:
+            CandidateFailure: Where the model does not run without what is left out.
+            ValueError: Where the network does not fit the task.
+        """
+        raise NotImplementedError
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether its networks take their weights from one supernet."""
+        return False
+
+    def shared_networks(self, input_shape: tuple[int, ...], outputs: int) -> SharedNetworks[Any]:
+        """Return its networks as a supernet needs them, for inputs of this shape and outputs of this length."""
+        raise NotImplementedError
+
+    def supernet_differences(self) -> dict[str, str]:
+        """Return what tells its supernet from those that an earlier version trained; see :meth:`differences`."""
+        return {}
+
+    @classmethod
     def read(cls, plain: dict[str, Any]) -> Architecture:
         """Read what :meth:`~karui.spaces.architectures.Architecture.to_dict` wrote."""
         raise NotImplementedError
@@ -188,3 +262,9 @@ class NetworkAxis(Axis):
 def all_axes() -> dict[str, type[Axis]]:
     """Return every axis that there is, by the name of its section: karui's own, then those of other packages."""
     return AXES.all
+
+
+def axis_of(architecture: Architecture) -> type[NetworkAxis] | None:
+    """Return the axis that makes networks of a kind; None for the task's own model."""
+    axes = (axis for axis in all_axes().values() if issubclass(axis, NetworkAxis))
+    return next((axis for axis in axes if axis.kind == architecture.kind), None)

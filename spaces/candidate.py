@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, fields, replace
-from enum import IntEnum
 from typing import Any, Literal, Self
 
 from .architectures import Architecture, Baseline
 from .axes import AXES
+from .build_stage import BuildStage
 from .sparsity.names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
 
 __all__ = [
@@ -54,23 +54,6 @@ Plain = str | int | float | bool
 
 _KINDS: dict[type, type | tuple[type, ...]] = {float: (int, float), int: (int, float), str: str}
 """What a field may hold, by what it holds where it is left out."""
-
-
-class BuildStage(IntEnum):
-    """The stages of a build at which axes act, in their order."""
-
-    NETWORK = 1
-    """The network is made: its layers, their channels, its activation functions."""
-    TRAINING = 2
-    """It is trained to win accuracy back, or for the first time."""
-    EXPORT = 3
-    """It is written to a float32 file."""
-    AWARE_TRAINING = 4
-    """Training goes on with rounded weights."""
-    ROUNDING = 5
-    """The file's weights and activations are zeroed and rounded."""
-    PACKING = 6
-    """The file that is deployed is written."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ..errors import CandidateFailure
-from .architect import loss_gradient, make_from_baseline
+from .architect import loss_gradient, make_network
 from .candidate import Architecture, Baseline, Candidate
 from .space import SearchSpace
+from .step import NetworkMaterials
 from .task import Task
 
 _DECIDING = ("architecture", "removed_channels", "channel_importance", "channel_scope")
@@ -38,15 +39,15 @@ class Equivalence:
     """
 
     def __init__(self, task: Task, space: SearchSpace, channel_multiple: int) -> None:
-        example = task.calibration_batch(2)
         gradient = loss_gradient(task, GRADIENT_BATCH, seed=0)
+        materials = NetworkMaterials(task.model, task.calibration_batch(2), channel_multiple, gradient)
         whole = _signature(task.model, Baseline())
         representatives: dict[tuple[_Signature, str], Candidate] = {}
         self._stands_for: dict[Candidate, Candidate] = {}
         for choice in _warm_choices(space):
             try:
                 with torch.random.fork_rng():
-                    network = make_from_baseline(task.model, example, choice, channel_multiple, gradient=gradient)
+                    network = make_network(choice, materials)
             except CandidateFailure:
                 continue  # it fails again when it is built, and is recorded then
             signature = _signature(network, choice.architecture)

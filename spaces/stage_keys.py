@@ -10,12 +10,11 @@ from typing import Any
 from torch import nn
 
 from .architect import seed_of
+from .axis import NetworkAxis, all_axes
 from .build_settings import BuildSettings
-from .candidate import Candidate, network_of
-from .cells.axis import CellsAxis
+from .candidate import BuildStage, Candidate, network_of
 from .quantization.settings import QuantizationSettings
-from .students.choice import Student
-from .supernet.axes import SharingAxes, SharingAxis
+from .supernet.axes import SharingAxes
 from .task import Task
 from .task_digest import task_digest
 
@@ -77,12 +76,10 @@ class StageKeys:
             "settings": self._network_settings(),
             "network": network_of(candidate).to_dict(),
         }
-        if self._attends and network_of(candidate).zeroed_weights:
-            described["zeroed"] = "attention too"  # its projections were left alone before
         if self._ties and network_of(candidate) != Candidate():
             described["shared"] = "kept"  # parameters came apart where channels were removed before
-        if network_of(candidate).removed_channels or isinstance(candidate.architecture, Student):
-            described["channels"] = "as masked"  # before, they were counted otherwise, and some were wired wrongly
+        for each in all_axes().values():
+            described |= each.differences(network_of(candidate), self._attends)
         if (axis := self._sharing.of(candidate.architecture)) is not None:
             described["supernet"] = self.supernet(axis)
             if (epochs := self._settings.inherited()) != self._settings.epochs:
@@ -99,12 +96,11 @@ class StageKeys:
         """Return what tells networks of a teacher that computes in bfloat16 from those of earlier versions."""
         return {} if self._settings.precision == "float32" else {"teacher": self._settings.precision}
 
-    def supernet(self, axis: SharingAxis) -> str:
+    def supernet(self, axis: NetworkAxis) -> str:
         """Return the key of the supernet of an axis."""
         settings = self._settings.model_dump(mode="json", include=_SUPERNET_SETTINGS) | self._teaching()
         described = self._origin | {"settings": settings, "axis": axis.model_dump(mode="json")}
-        if isinstance(axis, CellsAxis):
-            described["drawn"] = "fairly"  # one by one before
+        described |= axis.supernet_differences()
         return f"supernet-{_digest(described)}"
 
     def aware(self, candidate: Candidate, epochs: int) -> str:
@@ -115,7 +111,7 @@ class StageKeys:
             "calibration": self._calibration,
             "epochs": epochs,
             "quantization": self._aware_quantization(),
-            "candidate": replace(candidate, exit_depth=0.0).canonical().to_dict(),
+            "candidate": candidate.through(BuildStage.AWARE_TRAINING).to_dict(),
         }
         return f"aware-{_digest(described)}"
 

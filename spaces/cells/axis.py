@@ -12,10 +12,14 @@ from ..axis import NetworkAxis, Suggester
 from ..candidate import Candidate
 from ..images import check_images
 from ..section import Choices
+from ..step import NetworkMaterials
 from .choice import CellNetwork
 from .genotype import CellGenotype
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ..supernet.networks import SharedNetworks
     from ..task import Task
 
 Operation = Literal["none", "skip", "conv1x1", "conv3x3", "separable3x3", "avgpool3x3"]
@@ -91,6 +95,28 @@ class CellsAxis(NetworkAxis):
     def check(self, task: Task, output_shape: tuple[int, ...]) -> None:
         """Check that the task is one of images and classes."""
         check_images("cells", task.input_shape, output_shape)
+
+    @classmethod
+    def start(cls, architecture: CellNetwork, materials: NetworkMaterials) -> nn.Module:
+        """Return an untrained network of cells."""
+        from .network import build_cell_network
+
+        return build_cell_network(architecture, materials.input_shape, materials.outputs)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether its networks take their weights from one supernet."""
+        return self.weights == "supernet"
+
+    def shared_networks(self, input_shape: tuple[int, ...], outputs: int) -> SharedNetworks[Any]:
+        """Return its networks as a supernet needs them."""
+        from .sharing import CellNetworks
+
+        return CellNetworks(self, input_shape, outputs)
+
+    def supernet_differences(self) -> dict[str, str]:
+        """Return that every operation of an edge is trained as often; they were drawn one by one before."""
+        return {"drawn": "fairly"}
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> CellNetwork:

@@ -13,6 +13,7 @@ from ...errors import SpaceError
 from ..axis import Axis, Sentences, Suggester, choose
 from ..candidate import BuildStage, Candidate
 from ..section import Choices
+from ..step import FileWork, Step
 
 if TYPE_CHECKING:
     from ..task import Task
@@ -95,6 +96,24 @@ class ExitsAxis(Axis):
     def through(cls, candidate: Candidate, stage: BuildStage) -> Candidate:
         """Return the candidate without its exit, before the file is packed."""
         return candidate if stage >= cls.first_stage else replace(candidate, exit_depth=0.0)
+
+    @classmethod
+    def add_steps(cls, candidate: Candidate, steps: Sequence[Step]) -> Sequence[Step]:
+        """Put an exit in the place of packing: the halves before and behind it are packed one by one."""
+        if not candidate.exit_depth:
+            return steps
+        choice = {"depth": candidate.exit_depth, "threshold": candidate.exit_threshold}
+        leave = Step("exit", BuildStage.PACKING, "exits", choice, is_learnt=True)
+        return [*(step for step in steps if step.stage != BuildStage.PACKING), leave]
+
+    @classmethod
+    def change_file(cls, source: Path, destination: Path, step: Step, work: FileWork) -> None:
+        """Write the packed file with an exit."""
+        from .stage import ExitStage
+        from .whole_file import ExitChoice
+
+        stage = work.kept.setdefault("exits", ExitStage(work.task))
+        stage.make(source, destination, ExitChoice(**step.settings))
 
     @classmethod
     def describe(cls, candidate: Candidate) -> Sequence[str]:

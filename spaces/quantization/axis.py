@@ -21,6 +21,7 @@ from ..candidate import (
     Candidate,
 )
 from ..section import Choices
+from ..step import FileWork, LaterTraining, Step
 from .scales import FEWEST_BITS, MOST_BITS
 
 if TYPE_CHECKING:
@@ -187,6 +188,50 @@ class BitsAxis(Axis):
     def trains(cls, candidate: Candidate) -> bool:
         """Say whether training goes on with rounded weights."""
         return candidate.bit_training == "aware"
+
+    @classmethod
+    def add_steps(cls, candidate: Candidate, steps: Sequence[Step]) -> Sequence[Step]:
+        """Round the file, zeroing what is to be zeroed at once in the same go, and train on before where that is asked.
+
+        What is zeroed makes good the error of what is rounded, and the other way round.
+        """
+        if candidate.weight_bits == FLOAT_BITS:
+            return steps
+        if candidate.weight_bits == HALF_BITS:
+            return [*steps, Step("quantization", BuildStage.ROUNDING, "bits")]
+        choice: dict[str, Any] = {
+            "weight_bits": candidate.weight_bits,
+            "activation_bits": candidate.activation_bits,
+            "allocation": candidate.bit_allocation,
+            "group_bits": candidate.group_bits,
+        }
+        zeroing = [step for step in steps if step.stage == BuildStage.ROUNDING and "zeroed_weights" in step.settings]
+        found = [step for step in steps if step not in zeroing]
+        if candidate.bit_training == "aware":
+            found.append(Step("aware training", BuildStage.AWARE_TRAINING, "bits", choice, training="aware"))
+        zeros = {"zeros": zeroing[0].settings} if zeroing else {}
+        return [*found, Step("quantization", BuildStage.ROUNDING, "bits", choice | zeros)]
+
+    @classmethod
+    def train_on(cls, step: Step, training: LaterTraining, folder: Path) -> None:
+        """Train on with rounded weights."""
+        from ..aware.step import train_on
+
+        train_on(step, training, folder)
+
+    @classmethod
+    def take_up(cls, work: FileWork, folder: Path) -> None:
+        """Take up the grids that training has found."""
+        from ..aware.step import read_grids
+
+        work.learned = read_grids(folder)
+
+    @classmethod
+    def change_file(cls, source: Path, destination: Path, step: Step, work: FileWork) -> None:
+        """Write the rounded file."""
+        from .steps import round_file
+
+        round_file(source, destination, step, work)
 
     @classmethod
     def describe(cls, candidate: Candidate) -> Sequence[str]:

@@ -12,10 +12,13 @@ from pydantic import Field, model_validator
 from ..axis import Axis, Sentences, Suggester, choose
 from ..candidate import Baseline, BuildStage, Candidate
 from ..section import Choices
+from ..step import FileWork, NetworkMaterials, Step
 from .names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import nn
 
     from ..task import Task
 
@@ -128,6 +131,52 @@ class SparsityAxis(Axis):
         """Return the candidate without the zeros that come later than a stage."""
         zeroed_at = BuildStage.TRAINING if candidate.zeroing == "gradual" else BuildStage.ROUNDING
         return candidate if stage >= zeroed_at else replace(candidate, zeroed_weights=0.0)
+
+    @classmethod
+    def add_steps(cls, candidate: Candidate, steps: Sequence[Step]) -> Sequence[Step]:
+        """Remove channels of the network, zero weights while it trains, or those of its file."""
+        found = list(steps)
+        if candidate.removed_channels:
+            how = {
+                "fraction": candidate.removed_channels,
+                "importance": candidate.channel_importance,
+                "scope": candidate.channel_scope,
+            }
+            found.append(Step("architecture", BuildStage.NETWORK, "sparsity", how))
+        if not candidate.zeroed_weights:
+            return found
+        zeros = {"zeroed_weights": candidate.zeroed_weights, "zero_pattern": candidate.zero_pattern}
+        if candidate.zeroing == "gradual":
+            training = BuildStage.TRAINING
+            return [replace(step, settings=zeros) if step.stage == training else step for step in found]
+        return [*found, Step("zeroing", BuildStage.ROUNDING, "sparsity", zeros)]
+
+    @classmethod
+    def change_network(cls, network: nn.Module, step: Step, materials: NetworkMaterials) -> nn.Module:
+        """Return the network without some of its channels."""
+        from .channels import remove_channels
+
+        return remove_channels(
+            network,
+            materials.example,
+            multiple=materials.multiple,
+            gradient=materials.gradient,
+            note=materials.note,
+            **step.settings,
+        )
+
+    @classmethod
+    def change_file(cls, source: Path, destination: Path, step: Step, work: FileWork) -> None:
+        """Write the file with some of its weights zeroed at once."""
+        from ..quantization.steps import zero_file
+
+        zero_file(source, destination, step, work)
+
+    @classmethod
+    def differences(cls, network: Candidate, attends: bool) -> dict[str, str]:
+        """Return that projections of attention are zeroed, and channels counted and wired as in the masked network."""
+        zeroed = {"zeroed": "attention too"} if attends and network.zeroed_weights else {}
+        return zeroed | ({"channels": "as masked"} if network.removed_channels else {})
 
     @classmethod
     def describe(cls, candidate: Candidate) -> Sequence[str]:

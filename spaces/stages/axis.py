@@ -12,9 +12,13 @@ from ..axis import NetworkAxis, Suggester
 from ..candidate import Candidate
 from ..images import check_images
 from ..section import Choices
+from ..step import NetworkMaterials
 from .choice import Stage, StageNetwork
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ..supernet.networks import SharedNetworks
     from ..task import Task
 
 Kernel = Literal[3, 5, 7]
@@ -81,6 +85,24 @@ class StagesAxis(NetworkAxis):
     def check(self, task: Task, output_shape: tuple[int, ...]) -> None:
         """Check that the task is one of images and classes."""
         check_images("stages", task.input_shape, output_shape)
+
+    @classmethod
+    def start(cls, architecture: StageNetwork, materials: NetworkMaterials) -> nn.Module:
+        """Return an untrained network of stages."""
+        from .network import build_stage_network
+
+        return build_stage_network(architecture, materials.input_shape, materials.outputs)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether its networks take their weights from one supernet: always."""
+        return True
+
+    def shared_networks(self, input_shape: tuple[int, ...], outputs: int) -> SharedNetworks[Any]:
+        """Return its networks as a supernet needs them."""
+        from .sharing import StageNetworks
+
+        return StageNetworks(self, input_shape, outputs)
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> StageNetwork:

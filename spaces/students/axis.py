@@ -15,11 +15,14 @@ from ..candidate import Baseline, Candidate
 from ..images import check_images
 from ..section import Choices
 from ..sparsity.axis import describe_channels
+from ..step import NetworkMaterials
 from .choice import Student
 from .names import FAMILIES, RESOLUTIONS, SHALLOWER
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import nn
 
     from ..task import Task
 
@@ -120,6 +123,23 @@ class StudentsAxis(NetworkAxis):
             choices = (sorted(each, reverse=True) for each in (self.resolutions, self.widths, self.depths))
             for resolution, width, depth in product(*choices):
                 yield Candidate(Student(SHALLOWER, width, depth, resolution)).canonical()
+
+    @classmethod
+    def is_cut_out(cls, architecture: Student) -> bool:
+        """Say whether a student is the model itself with fewer blocks and channels."""
+        return architecture.family == SHALLOWER
+
+    @classmethod
+    def start(cls, architecture: Student, materials: NetworkMaterials) -> nn.Module:
+        """Return a student, cut out of the model, or of another family and with what weights of the model fit."""
+        from .starting import start
+
+        return start(architecture, materials)
+
+    @classmethod
+    def differences(cls, network: Candidate, attends: bool) -> dict[str, str]:  # noqa: ARG003
+        """Return that channels are counted and wired as in the masked network."""
+        return {"channels": "as masked"} if isinstance(network.architecture, Student) else {}
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Student:

@@ -1,43 +1,23 @@
-"""The axes whose networks may share one supernet each."""
+"""The axes whose networks share one supernet each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 from ..architectures import Architecture
-from ..cells.axis import CellsAxis
-from ..cells.choice import CellNetwork
-from ..cells.sharing import CellNetworks
-from ..stages.axis import StagesAxis
-from ..stages.choice import StageNetwork
-from ..stages.sharing import StageNetworks
-from .networks import SharedNetworks
-
-SharingAxis = CellsAxis | StagesAxis
+from ..axis import Axis, NetworkAxis
 
 
-@dataclass(frozen=True)
 class SharingAxes:
-    """The axes of a study whose networks take their weights from a supernet; None where their weights begin anew.
+    """The axes of a study whose networks take their weights from a supernet; those of others begin anew.
 
     Args:
-        cells: Networks of cells.
-        stages: Networks of inverted-residual stages.
+        axes: The axes of the study.
     """
 
-    cells: CellsAxis | None = None
-    stages: StagesAxis | None = None
+    def __init__(self, axes: Iterable[Axis] = ()) -> None:
+        self._axes = tuple(axis for axis in axes if isinstance(axis, NetworkAxis) and axis.shares_weights)
 
-    def of(self, architecture: Architecture) -> SharingAxis | None:
+    def of(self, architecture: Architecture) -> NetworkAxis | None:
         """Return the axis with whose networks this one shares its weights; None where it shares none."""
-        if isinstance(architecture, CellNetwork):
-            return self.cells if self.cells is not None and self.cells.weights == "supernet" else None
-        return self.stages if isinstance(architecture, StageNetwork) else None
-
-
-def networks_of(axis: SharingAxis, input_shape: tuple[int, ...], outputs: int) -> SharedNetworks[Any]:
-    """Return the networks of an axis for inputs of this shape and outputs of this length."""
-    if isinstance(axis, CellsAxis):
-        return CellNetworks(axis, input_shape, outputs)
-    return StageNetworks(axis, input_shape, outputs)
+        return next((axis for axis in self._axes if axis.kind == architecture.kind), None)

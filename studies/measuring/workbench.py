@@ -157,8 +157,6 @@ def _builder(
     seed: int,
 ) -> Builder:
     from ...spaces.build import Builder
-    from ...spaces.cells.axis import CellsAxis
-    from ...spaces.stages.axis import StagesAxis
 
     return Builder(
         bench.task,
@@ -166,8 +164,7 @@ def _builder(
         folder.build,
         seed,
         quantization,
-        cells=spec.axis(CellsAxis),
-        stages=spec.axis(StagesAxis),
+        axes=spec.space.axes,
         cache=cache_of(spec, folder),
         between_steps=bench.lock.let_pass,
         on_stage=bench.reach,

@@ -42,9 +42,10 @@ from karui.spaces.stage_cache import StageCache
 from karui.spaces.stage_keys import StageKeys, network_digest
 from karui.spaces.stages.axis import StagesAxis
 from karui.spaces.stages.choice import Stage, StageNetwork
+from karui.spaces.step import NetworkMaterials
 from karui.spaces.students.axis import StudentsAxis
 from karui.spaces.students.choice import Student
-from karui.spaces.supernet.axes import SharingAxes, networks_of
+from karui.spaces.supernet.axes import SharingAxes
 from karui.spaces.supernet.weights import load_supernet
 from karui.spaces.task import Task
 from karui.spaces.task_digest import task_digest
@@ -97,7 +98,7 @@ def run(path: Path, inputs: Tensor) -> np.ndarray:
 
 @pytest.fixture
 def builder(tiny_task: Task, tmp_path: Path) -> Builder:
-    return Builder(tiny_task, SETTINGS, tmp_path, quantization=QUANTIZATION, cells=CELLS, stages=AXIS)
+    return Builder(tiny_task, SETTINGS, tmp_path, quantization=QUANTIZATION, axes=(CELLS, AXIS))
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
@@ -203,8 +204,7 @@ def test_another_study_of_the_same_task_finds_what_was_trained(
             SETTINGS,
             tmp_path / place,
             quantization=QUANTIZATION,
-            cells=CELLS,
-            stages=AXIS,
+            axes=(CELLS, AXIS),
             cache=StageCache(tmp_path / "cache"),
         )
 
@@ -215,7 +215,7 @@ def test_another_study_of_the_same_task_finds_what_was_trained(
 
     for place in (
         "karui.spaces.build.train",
-        "karui.spaces.build.train_aware",
+        "karui.spaces.aware.step.train_aware",
         "karui.spaces.architect.train_supernet",
     ):
         monkeypatch.setattr(place, never)
@@ -387,11 +387,11 @@ class TestSupernet:
         self, tiny_task: Task, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings = SETTINGS.model_copy(update={"epochs": 2, "epochs_from_scratch": 3})
-        builder = Builder(tiny_task, settings, tmp_path, cells=CELLS, stages=AXIS)
+        builder = Builder(tiny_task, settings, tmp_path, axes=(CELLS, AXIS))
         networks, told = self.starts(builder, name, monkeypatch)
         assert told == [("warm", 2)] * 4
         (entry,) = (tmp_path / "cache" / "entries").glob("supernet-*")
-        networks_there = networks_of(CELLS if name == "cell" else AXIS, tiny_task.input_shape, 3)
+        networks_there = (CELLS if name == "cell" else AXIS).shared_networks(tiny_task.input_shape, 3)
         supernet = load_supernet(entry / "supernet.safetensors", networks_there)
         for network, candidate in zip(networks, (CANDIDATES[name], self.OTHERS[name]), strict=True):
             assert network_digest(network) == network_digest(supernet.extract(candidate.canonical().architecture))
@@ -401,7 +401,7 @@ class TestSupernet:
         self, tiny_task: Task, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings = SETTINGS.model_copy(update={"epochs_supernet": 0, "epochs": 2, "epochs_from_scratch": 1})
-        without = Builder(tiny_task, settings, tmp_path, cells=CELLS, stages=AXIS)
+        without = Builder(tiny_task, settings, tmp_path, axes=(CELLS, AXIS))
         _, told = self.starts(without, name, monkeypatch)
         assert told == [("from scratch", 1)] * 2
         assert not list((tmp_path / "cache" / "entries").glob("supernet-*"))
@@ -412,7 +412,7 @@ class TestSupernet:
         wider = CELLS.model_copy(update={"channels": (4, 8)})
         longer = SETTINGS.model_copy(update={"epochs_supernet": 2})
         for settings, axis in ((SETTINGS, CELLS), (SETTINGS, wider), (longer, CELLS), (SETTINGS, CELLS)):
-            Builder(tiny_task, settings, tmp_path, cells=axis).build(OTHER_CELL)
+            Builder(tiny_task, settings, tmp_path, axes=(axis,)).build(OTHER_CELL)
         kinds = Counter(path.name.partition("-")[0] for path in (tmp_path / "cache" / "entries").iterdir())
         assert kinds == {"supernet": 3, "network": 3}
 
@@ -439,7 +439,7 @@ class TestInherited:
     def cut_out(self, task: Task, folder: Path, candidate: Candidate) -> nn.Module:
         (entry,) = (folder / "cache" / "entries").glob("supernet-*")
         axis = CELLS if isinstance(candidate.architecture, CellNetwork) else AXIS
-        supernet = load_supernet(entry / "supernet.safetensors", networks_of(axis, task.input_shape, 3))
+        supernet = load_supernet(entry / "supernet.safetensors", axis.shared_networks(task.input_shape, 3))
         return supernet.extract(candidate.canonical().architecture)
 
     @pytest.mark.parametrize("metrics", [(0.2, 0.7), (0.7, 0.2)])
@@ -449,7 +449,7 @@ class TestInherited:
     ) -> None:
         task = replace(tiny_task, train=Subset(tiny_task.train, range(96)), metric=_Scripted(*metrics))
         told: list[str] = []
-        builder = Builder(task, self.SETTINGS, tmp_path, cells=CELLS, stages=AXIS)
+        builder = Builder(task, self.SETTINGS, tmp_path, axes=(CELLS, AXIS))
         with builder.draft(candidate) as draft:
             assert draft is None, "nothing is left to train"
         artifact = builder.build(candidate, lambda kind, *_: told.append(kind))
@@ -470,7 +470,7 @@ class TestInherited:
 
     def test_zeros_that_come_while_recovering_come_at_once(self, tiny_task: Task, tmp_path: Path) -> None:
         candidate = replace(OTHER_CELL, zeroed_weights=0.5)
-        Builder(tiny_task, self.SETTINGS, tmp_path, cells=CELLS).build(candidate)
+        Builder(tiny_task, self.SETTINGS, tmp_path, axes=(CELLS,)).build(candidate)
         expected = self.cut_out(tiny_task, tmp_path, candidate)
         zero_weights(expected, 0.5)
         kept = self.kept(tmp_path)
@@ -484,14 +484,14 @@ class TestInherited:
     ) -> None:
         settings = self.SETTINGS.model_copy(update={"epochs_inherited": inherited})
         told: list[tuple[str, int, int]] = []
-        builder = Builder(tiny_task, settings, tmp_path, cells=CELLS)
+        builder = Builder(tiny_task, settings, tmp_path, axes=(CELLS,))
         promoted = replace(OTHER_CELL, epochs_factor=2)
         builder.build(promoted, lambda kind, epochs, epoch, _: told.append((kind, epochs, epoch)))
         assert told == [("warm", epochs, epoch) for epoch in range(1, epochs + 1)]
 
     def test_networks_of_another_origin_train_as_ever(self, tiny_task: Task, tmp_path: Path) -> None:
         told: list[tuple[str, int]] = []
-        builder = Builder(tiny_task, self.SETTINGS, tmp_path, stages=AXIS)
+        builder = Builder(tiny_task, self.SETTINGS, tmp_path, axes=(AXIS,))
         for candidate in (CANDIDATES["fewer channels"], OTHER_CELL):
             builder.build(candidate, lambda kind, epochs, *_: told.append((kind, epochs)))
         assert told == [("warm", 2)] * 2 + [("from scratch", 3)] * 3
@@ -499,7 +499,7 @@ class TestInherited:
     def test_keys_differ_where_it_matters_alone(self, tiny_task: Task, tmp_path: Path) -> None:
         def keys(inherited: int | None) -> tuple[str, ...]:
             settings = self.SETTINGS.model_copy(update={"epochs_inherited": inherited})
-            made = StageKeys(tiny_task, settings, QUANTIZATION, SharingAxes(CELLS, AXIS), 0, "")
+            made = StageKeys(tiny_task, settings, QUANTIZATION, SharingAxes((CELLS, AXIS)), 0, "")
             cut, cell = made.network(CANDIDATES["fewer channels"]), made.network(OTHER_CELL)
             return cut, cell, made.supernet(CELLS), made.aware(replace(OTHER_CELL, weight_bits=2), 1)
 
@@ -735,13 +735,13 @@ def test_a_full_disk_is_no_fault_of_the_candidate(
 def test_what_is_told_while_a_network_is_made_is_told_of_every_file_of_it(
     tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = architect.make_from_baseline
+    real = architect.make_network
 
-    def telling(*arguments: Any, note: Callable[[str], None], **settings: Any) -> nn.Module:
-        note("one group is spared")
-        return real(*arguments, note=note, **settings)
+    def telling(candidate: Candidate, materials: NetworkMaterials) -> nn.Module:
+        materials.note("one group is spared")
+        return real(candidate, materials)
 
-    monkeypatch.setattr(architect, "make_from_baseline", telling)
+    monkeypatch.setattr(architect, "make_network", telling)
     builder = Builder(tiny_task, SETTINGS, tmp_path)
     for bits in (32, 16):  # the second finds the network that the first has made
         assert builder.build(Candidate(weight_bits=bits)).notes == ("one group is spared",)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from karui.spaces.artifact import file_digest
-from karui.spaces.build import bits_of
 from karui.spaces.candidate import Candidate
 from karui.spaces.export import export_onnx
 from karui.spaces.packing import pack
 from karui.spaces.quantization import allocation
+from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.quantize import quantize
 
 
@@ -54,6 +54,10 @@ def test_equal_files_and_equal_keys_are_one(tmp_path: Path) -> None:
         files[candidate.key].add(digest)
     assert {key: len(found) for key, found in files.items() if len(found) > 1} == {}
     assert {digest: len(found) for digest, found in keys.items() if len(found) > 1} == {}
+
+
+def bits_of(candidate: Candidate) -> BitChoice:
+    return BitChoice(candidate.weight_bits, candidate.activation_bits, candidate.bit_allocation, candidate.group_bits)
 
 
 def test_nothing_is_measured_where_every_weight_has_all_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

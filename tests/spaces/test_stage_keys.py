@@ -108,7 +108,7 @@ def test_the_key_of_a_supernet_changes_with_what_its_training_reads_and_nothing_
         keys.append(keys_of(tiny_task, settings).supernet(CELLS))
         architect = Architect(
             tiny_task, settings, StageCache(tmp_path / place),
-            sharing=SharingAxes(CELLS), supernet_key=lambda _: "supernet-0", seed=0,
+            sharing=SharingAxes((CELLS,)), supernet_key=lambda _: "supernet-0", seed=0,
         )  # fmt: skip
         weights.append(network_digest(architect.start(Candidate(CELL))))
     assert (weights[0] != weights[1]) == is_read
