@@ -66,6 +66,11 @@ class TrialRecord:
         """The candidate's canonical key, or an empty text."""
         return self.candidate.key if self.candidate else ""
 
+    @property
+    def summary(self) -> str:
+        """The candidate in words, as it was made; an empty text where there is none."""
+        return self.candidate.describe_made(self.outcome.notes if self.outcome else ()) if self.candidate else ""
+
     def values(self, names: Sequence[str]) -> tuple[float, ...]:
         """Return the values of the named measurements of an evaluated trial."""
         return tuple(self._measured[name].value for name in names)

@@ -197,6 +197,11 @@ class Axis(Section):
         return ()
 
     @classmethod
+    def as_made(cls, candidate: Candidate, notes: Sequence[str]) -> Candidate:  # noqa: ARG003
+        """Return the candidate with what came of its choices in the place of what was asked for, told by the notes."""
+        return candidate
+
+    @classmethod
     def configuration(cls, candidate: Candidate) -> Sequence[tuple[str, str]]:  # noqa: ARG003
         """Return in words what a candidate is by it: pairs of a topic and a sentence."""
         return ()

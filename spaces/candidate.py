@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
@@ -178,6 +179,19 @@ class Candidate:
         words = [word for axis in AXES.all.values() for word in axis.describe(self)]
         longer = [f"{self.epochs_factor}x epochs"] if self.epochs_factor != 1 else []
         return ", ".join([self.architecture.describe(), *words, *longer])
+
+    def as_made(self, notes: Sequence[str]) -> Candidate:
+        """Return what came of it, told by the notes of how it was made: to be described, not to be made again."""
+        candidate: Candidate = self
+        for axis in AXES.all.values():
+            candidate = axis.as_made(candidate, notes)
+        return candidate
+
+    def describe_made(self, notes: Sequence[str]) -> str:
+        """Return a short text of what came of it, and of what was asked for where that is something else."""
+        asked, made = (each.describe().split(", ") for each in (self, self.as_made(notes)))
+        others = [words for words in asked if words not in made]
+        return ", ".join(made) + (f" (asked: {', '.join(others)})" if others else "")
 
 
 def network_of(candidate: Candidate) -> Candidate:

@@ -12,6 +12,15 @@ from torch.onnx import symbolic_helper
 def register_symbolics(opset: int) -> None:
     """Teach torch's exporter these operators, for the whole process."""
     torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, opset)  # type: ignore[attr-defined]
+    torch.onnx.register_custom_op_symbolic("aten::mT", _transposed, opset)  # type: ignore[attr-defined]
+
+
+def _transposed(graph: Any, values: Any) -> Any:
+    """Swap the last two axes, as ``values.mT`` does."""
+    rank = symbolic_helper._get_tensor_rank(values)
+    if rank is None:
+        return symbolic_helper._unimplemented("aten::mT", "of a tensor of unknown rank", values)
+    return graph.op("Transpose", values, perm_i=[*range(rank - 2), rank - 1, rank - 2])
 
 
 def _rms_norm(graph: Any, values: Any, shape: Any, weight: Any, epsilon: Any) -> Any:

@@ -66,7 +66,7 @@ def nearest_records(
 def describe_values(record: TrialRecord, objectives: Sequence[Objective] = OBJECTIVES) -> str:
     """Return one line with a trial's candidate and its values."""
     size, latency, accuracy = record.values(OBJECTIVE_NAMES)
-    name = record.candidate.describe() if record.candidate else ""
+    name = record.summary
     further = further_text(record, objectives)
     told = f"{size / 1e3:.1f} KB, {latency:.4g} ms, accuracy {metric_text(accuracy)}{', ' if further else ''}{further}"
     return f"trial {record.number}, {name}: {told}"

@@ -106,7 +106,7 @@ def _trial_row(record: TrialRecord, on_front: bool) -> dict[str, Any]:
         "stage": record.stage,
         "reason": record.reason,
         "kind": record.candidate.architecture.kind if record.candidate else "",
-        "candidate": record.candidate.describe() if record.candidate else "",
+        "candidate": record.summary,
         "key": record.key,
         "feasible": record.feasible if record.outcome else None,
         "on_front": on_front,

@@ -13,7 +13,7 @@ from ..axis import Axis, Sentences, Suggester, choose
 from ..candidate import Baseline, BuildStage, Candidate
 from ..section import Choices
 from ..step import FileWork, NetworkMaterials, Step
-from .names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
+from .names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern, share_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,6 +191,14 @@ class SparsityAxis(Axis):
             once = ["one-shot"] if candidate.zeroing == "one_shot" else []
             words.append(" ".join([f"{candidate.zeroed_weights:.0%} zeros", *pattern, *once]))
         return words
+
+    @classmethod
+    def as_made(cls, candidate: Candidate, notes: Sequence[str]) -> Candidate:
+        """Return the candidate with the share of channels that went."""
+        share = share_of(notes)
+        if share is None or not candidate.removed_channels:
+            return candidate
+        return replace(candidate, removed_channels=share)
 
     @classmethod
     def configuration(cls, candidate: Candidate) -> Sequence[tuple[str, str]]:

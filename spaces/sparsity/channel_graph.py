@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .heads import Heads
 from .labels import Indices, Labels, Place
 from .tracing import Split, Trace
 
@@ -18,6 +20,8 @@ ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 OUTPUT = "makes the output"
 ONE_CHANNEL = "one channel, or one in each group"
 NOT_RUN = "not run on the example"
+
+Renaming = Literal["nowhere", "holders", "below"]
 
 Unit = dict[Place, Indices]
 """What goes at once: positions along axes of parameters and buffers."""
@@ -32,21 +36,23 @@ class TiedChannels:
         channels: Channels of the first of them.
         units: What can go, each at once; in the order of the first layer's channels.
         counts: How many channels of the first layer each unit has, shape (units,).
+        held: Why some of the channels cannot go; empty where all can.
         is_split: Whether channels of theirs are split into parts somewhere, so that what goes together was a guess.
-        renamed: Whether numbers among the attributes of the modules that hold the layers, such as the number of heads,
-            follow what is removed.
+        renamed: How far numbers among the attributes of modules, such as the number of heads, follow what is removed:
+            nowhere, in the modules that hold the layers, or below these as well.
     """
 
     layers: tuple[str, ...]
     channels: int
     units: tuple[Unit, ...]
     counts: tuple[int, ...]
+    held: str = ""
     is_split: bool = False
-    renamed: bool = False
+    renamed: Renaming = "nowhere"
 
-    def with_renaming(self) -> TiedChannels:
-        """Return the same layers, numbers among attributes following."""
-        return replace(self, renamed=True)
+    def with_renaming(self, renamed: Renaming) -> TiedChannels:
+        """Return the same layers, numbers among attributes following so far."""
+        return replace(self, renamed=renamed)
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,14 @@ class ChannelGraph:
         layers: Names of all convolutions and linear layers, in the network's order.
         fixed: Why the others of them keep all of theirs, by name.
         has_splits: Whether any channels are split into parts.
+        heads: The heads of its attentions, which are told where nothing is tied by a split.
     """
 
     tied: tuple[TiedChannels, ...]
     layers: tuple[str, ...]
     fixed: dict[str, str]
     has_splits: bool
+    heads: Heads
 
 
 def trace_channels(network: nn.Module, example: Tensor, split: Split = "places") -> ChannelGraph:
@@ -156,7 +164,7 @@ def _grouped(network: nn.Module, trace: Trace) -> ChannelGraph:
         if id(layer.weight) not in trace.read:
             fixed[name] = NOT_RUN
             continue
-        made[name] = places.get((id(layer.weight), 1 if getattr(layer, "transposed", False) else 0))
+        made[name] = places.get((id(layer.weight), _made_axis(layer)))
     by_label = _positions(along)
     split = {int(label) for layer in trace.splits for label in np.unique(labels.found(layer).numpy())}
     tied = []
@@ -169,7 +177,14 @@ def _grouped(network: nn.Module, trace: Trace) -> ChannelGraph:
         if name not in reached:
             fixed[name] = _why_fixed(place, along, labels)
     ordered = {name: fixed[name] for name in roots if name in fixed}
-    return ChannelGraph(tuple(tied), tuple(roots), ordered, bool(trace.splits))
+    heads = Heads(labels.places, trace.heads)
+    return ChannelGraph(tuple(tied), tuple(roots), ordered, bool(trace.splits), heads)
+
+
+def _made_axis(layer: nn.Module) -> int:
+    """Return along which axis of a layer's weight the channels lie that it makes; of a depthwise one the first."""
+    is_depthwise = isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups == layer.in_channels
+    return 1 if getattr(layer, "transposed", False) and not is_depthwise else 0
 
 
 def _positions(along: dict[Place, Indices]) -> dict[int, Unit]:
@@ -216,7 +231,8 @@ def _tied(
         return None
     counts = tuple(int((first == label).sum()) for label in free)
     units = tuple(by_label[label] for label in free)
-    return TiedChannels(tuple(names), len(first), units, counts, is_split=not split.isdisjoint(ordered))
+    held = next((reason for label in first.tolist() if (reason := labels.reason(label)) is not None), "")
+    return TiedChannels(tuple(names), len(first), units, counts, held, is_split=not split.isdisjoint(ordered))
 
 
 def _why_fixed(place: Place | None, along: dict[Place, Indices], labels: Labels) -> str:

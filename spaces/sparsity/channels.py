@@ -15,14 +15,14 @@ from ..parametrizations import fold_parametrizations
 from ..running import copy_network
 from .channel_choice import keep_by_layer, keep_globally, kept_channels, rank_channels
 from .importance import ChannelScores
-from .names import ChannelImportance, ChannelScope
+from .names import ChannelImportance, ChannelScope, share_note
 from .narrowing import Removal, narrowed
 from .removable import Removable, find_removable, without_failing
 
 MOST_NAMES = 4
 """Layers that a note names one by one; of more, the rest is counted."""
 
-TOLD_FROM = 0.02
+TOLD_FROM = 0.01
 """By how much the share that went may be another than asked for without a word."""
 
 __all__ = ["kept_channels", "removable_channels", "remove_channels"]
@@ -97,13 +97,15 @@ def _tell(note: Note, fraction: float, found: Removable, removals: Sequence[Remo
     """Say which layers were spared, and what fraction of the other channels went where it is not the one asked for."""
     for reason, names in _by_reason(found.spared() | spared).items():
         note(f"channels of {_listed(names)} were spared: {reason}")
-    channels = sum(sum(tied.counts) for tied, _ in removals if spared.keys().isdisjoint(tied.layers))
+    narrower = [tied for tied, _ in removals if spared.keys().isdisjoint(tied.layers)]
+    for tied in [tied for tied in narrower if tied.held]:
+        held = tied.channels - sum(tied.counts)
+        note(f"{held} of {tied.channels} channels of {_listed(tied.layers)} were spared: {tied.held}")
+    channels = sum(sum(tied.counts) for tied in narrower)
     gone = sum(tied.counts[number] for tied, removed in removals for number in removed)
     share = gone / channels if channels else 0.0
     if channels and abs(share - fraction) > TOLD_FROM:
-        note(
-            f"{share:.0%} of the channels that can go were removed, of {fraction:.0%} asked for: no nearer number fits"
-        )
+        note(share_note(share, fraction))
 
 
 def _by_reason(spared: dict[str, str]) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .tracing import Layers, Trace, varies
@@ -111,6 +112,8 @@ def batched_product(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: 
     """``bmm(a, b)`` and ``baddbmm(bias, a, b)``."""
     left, right = args[-2:]
     sides = trace.layers(left), trace.layers(right)
+    if not any(trace.is_own(tensor) for tensor in (left, right)):
+        note_heads(trace, *sides)
     if outputs.shape[0] > 1:
         _meet_in_batches(trace, *sides)
     made = contracted(trace, *sides, 3)
@@ -125,6 +128,16 @@ def _add_bias(trace: Trace, made: Layers, bias: Any, outputs: Tensor) -> None:
         made = meet(trace, [(made, outputs.shape), (own, bias.shape)])
         made = [layer.reshape((1,) * (outputs.dim() - layer.dim()) + tuple(layer.shape)) for layer in made]
     trace.put(outputs, made)
+
+
+def note_heads(trace: Trace, left: Layers, right: Layers) -> None:
+    """Note the features that a product of (..., m, k) and (..., k, n) sums over and carries along, batch by batch."""
+    roles = (("first", left, -1, -2), ("second", right, -2, -1), ("carried", left, -2, -1), ("carried", right, -1, -2))
+    for role, layers, axis, other in roles:
+        for layer in layers:
+            if varies(layer, axis) and not varies(layer, other):
+                rows = layer.movedim(axis, -1).reshape(-1, layer.shape[axis])
+                trace.heads += [(role, row) for row in torch.unique(rows, dim=0)]
 
 
 def _meet_in_batches(trace: Trace, left: Layers, right: Layers) -> None:
@@ -175,20 +188,24 @@ def _summed(trace: Trace, layers: Layers, summed: int, other: int) -> Layers:
 
 def attention(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:  # noqa: ARG001
     """Scaled dot products of queries, keys and values, each of shape (batch, heads, tokens, width)."""
-    from .operators import meet
+    from .operators import meet, own_shape
 
     queries, keys, values = (trace.layers(tensor) for tensor in args[:3])
-    rest = [value for value in (*args[3:], *kwargs.values()) if isinstance(value, Tensor)]
-    trace.fix_all(rest, "they are the mask of an attention")
+    note_heads(trace, queries, [layer.mT for layer in keys if layer.dim() > 1])
+    note_heads(trace, [], values)
+    masks = [value for value in (*args[3:], *kwargs.values()) if isinstance(value, Tensor)]
     for layer in (*queries, *keys, *values):
         if varies(layer, -2):
             trace.fix([layer], "they lie along the tokens of an attention")
-    shape = (*args[0].shape[:2], 1, 1)
     heads = [
         [layer for layer in layers if any(varies(layer, axis) for axis in (-3, -4))]
         for layers in (queries, keys, values)
     ]
-    meet(trace, [(layers, shape) for layers in heads])
+    shapes = [(*own_shape(tensor)[:-2], 1, 1) for tensor in (*args[:3], *masks)]
+    biases = [trace.layers(mask) for mask in masks]
+    for layer in [layer for layers in biases for layer in layers if any(varies(layer, axis) for axis in (-1, -2))]:
+        trace.fix([layer], "they are the mask of an attention")
+    meet(trace, list(zip([*heads, *biases], shapes, strict=True)))
     wide = [[layer for layer in layers if varies(layer, -1)] for layers in (queries, keys)]
     for one in wide[0]:
         for other in wide[1]:

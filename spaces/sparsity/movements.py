@@ -224,6 +224,29 @@ def _unfold(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str
     trace.put(outputs, layers)
 
 
+def _restrided(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:  # noqa: ARG001
+    """``as_strided``, by which torch gives a pooled image its input's layout: the same elements, or unknown ones."""
+    source, shape, strides = args[:3]
+    is_same = list(shape) == list(source.shape) and all(
+        one == other for one, other, length in zip(strides, source.stride(), shape, strict=True) if length > 1
+    )
+    if not is_same:
+        trace.fix_all(source, "the operator as_strided reads them")
+    trace.put(outputs, trace.layers(source) if is_same else [])
+
+
+def _written(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+    """``index_put`` of one value where a mask of the same shape says so, which is done element by element."""
+    from .operators import follow_pointwise
+
+    source, indices, values = args[:3]
+    mask = indices[0]
+    if len(indices) == 1 and mask.dtype == torch.bool and mask.shape == source.shape and values.numel() == 1:
+        follow_pointwise(trace, operator, (source, mask), {}, outputs)
+    else:
+        trace.fix_all((args, kwargs), "some of them are written one by one")
+
+
 RULES: dict[str, Callable[[Trace, Any, tuple[Any, ...], dict[str, Any], Any], None]] = {
     **dict.fromkeys(
         (
@@ -241,5 +264,7 @@ RULES: dict[str, Callable[[Trace, Any, tuple[Any, ...], dict[str, Any], Any], No
     "cat": _concatenation,
     "stack": _concatenation,
     "channel_shuffle": _shuffle,
+    "as_strided": _restrided,
+    "index_put": _written,
     "im2col": _unfold,
 }  # fmt: skip

@@ -26,8 +26,8 @@ def narrowed(network: nn.Module, removals: Iterable[Removal]) -> nn.Module:
     for module in smaller.modules():
         _settle(module, widths[id(module)])
     for tied, removed in removals:
-        if tied.renamed and removed:
-            _rename(network, smaller, tied, len(removed))
+        if tied.renamed != "nowhere" and removed:
+            _rename(smaller, tied, removed)
     return smaller
 
 
@@ -126,21 +126,49 @@ def _settle_attention(module: nn.MultiheadAttention) -> None:
 
 
 _HEADS = "head"
-_WIDTHS = ("dim", "channel", "feature", "width", "hidden", "planes", "size", "filters", "inner")
+_WIDTHS = ("dim", "channel", "feature", "width", "hidden", "planes", "size", "filters", "inner", "emb", "groups")
+_WIDTHS_OF_HEADS = ("d_", "dh", "dhead")
 
 
-def _rename(network: nn.Module, smaller: nn.Module, tied: TiedChannels, removed: int) -> None:
+def _rename(smaller: nn.Module, tied: TiedChannels, removed: Sequence[int]) -> None:
     """Let numbers among the attributes of the modules that hold the layers follow: of heads, and of widths."""
-    for name in tied.layers:
-        holder = name.rpartition(".")[0]
-        before, after = network.get_submodule(name).weight, smaller.get_submodule(name).weight
-        module = smaller.get_submodule(holder)
-        numbers = {before.shape[axis]: after.shape[axis] for axis in (0, 1) if before.shape[axis] != after.shape[axis]}  # type: ignore[index]
+    widths = _narrowed_widths(tied, removed)
+    units, kept = len(tied.units), len(tied.units) - len(removed)
+    for module in _holders(smaller, tied):
         for key, value in list(vars(module).items()):
             if not isinstance(value, int) or isinstance(value, bool):
                 continue
-            is_width = any(word in key.lower() for word in _WIDTHS)
-            if _HEADS in key.lower() and not is_width and value == len(tied.units):
-                setattr(module, key, value - removed)
-            elif value in numbers and is_width:
-                setattr(module, key, numbers[value])
+            name = key.lower()
+            is_width = any(word in name for word in _WIDTHS) or name.startswith(_WIDTHS_OF_HEADS)
+            if _HEADS in name and not is_width and value and value % units == 0:
+                # of several heads of queries for each of the keys, as many go
+                setattr(module, key, value // units * kept)
+            elif is_width and value in widths:
+                setattr(module, key, widths[value])
+
+
+def _narrowed_widths(tied: TiedChannels, removed: Sequence[int]) -> dict[int, int]:
+    """Return what widths become of those along the axes that lose channels, where that is one number."""
+    widths: dict[int, set[int]] = {}
+    for place, gone in positions_of([(tied, removed)]).items():
+        widths.setdefault(place.length, set()).add(place.length - len(gone))
+    return {before: after.pop() for before, after in widths.items() if len(after) == 1}
+
+
+def _holders(network: nn.Module, tied: TiedChannels) -> list[nn.Module]:
+    """Return the user's modules that hold the layers, and those below them where numbers follow there."""
+    holders = {id(holder): holder for holder in (_holder(network, name) for name in tied.layers)}
+    if tied.renamed == "below":
+        holders = {id(module): module for holder in holders.values() for module in holder.modules()}
+    return [module for module in holders.values() if not _is_of_torch(module)]
+
+
+def _holder(network: nn.Module, name: str) -> nn.Module:
+    """Return the nearest module above a layer that is no container of torch."""
+    while name and _is_of_torch(network.get_submodule(name)):
+        name = name.rpartition(".")[0]
+    return network.get_submodule(name)
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")

@@ -56,7 +56,7 @@ def _rule(operator: Any, name: str) -> Rule | None:
         return _RULES[name]
     if _SPATIAL.search(name) is not None:
         return _spatial
-    return _pointwise if torch.Tag.pointwise in operator.tags or name in _POINTWISE else None
+    return follow_pointwise if torch.Tag.pointwise in operator.tags or name in _POINTWISE else None
 
 
 def meet(trace: Trace, operands: Sequence[tuple[Layers, Sequence[int]]]) -> Layers:
@@ -90,7 +90,8 @@ def _meet(trace: Trace, layer: Tensor, others: Layers, shape: Sequence[int]) -> 
             trace.labels.tie(layer, partner)
 
 
-def _pointwise(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:  # noqa: ARG001
+def follow_pointwise(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:  # noqa: ARG001
+    """What is done element by element."""
     operands = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
     layers = meet(trace, [(trace.layers(tensor), own_shape(tensor)) for tensor in operands])
     for output in tree_leaves(outputs):

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .channel_graph import NOT_RUN, ONE_CHANNEL, OUTPUT, ChannelGraph, TiedChannels, trace_channels
+from .channel_graph import NOT_RUN, ONE_CHANNEL, OUTPUT, ChannelGraph, Renaming, TiedChannels, trace_channels
+from .heads import HEADS, Heads
 from .narrowing import Removal
 from .tracing import Split
 from .verification import Verification
 
+_RENAMINGS: tuple[Renaming, ...] = ("holders", "below")
 _SPLITS: tuple[Split, ...] = ("wholes", "places", "counts")
 
 
@@ -62,39 +64,41 @@ def find_removable(network: nn.Module, example: Tensor) -> Removable:
     tied: list[TiedChannels] = []
     reasons: dict[str, str] = {}
     for each in graphs:
-        _add(tied, reasons, each, verification)
+        _add(tied, reasons, each, verification, graphs[-1].heads)
     tied = [group for group in tied if not group.is_split] + [group for group in tied if group.is_split]
     reached = {name for group in tied for name in group.layers}
     left = {name: reasons[name] for name in graph.layers if name not in reached}
     return Removable(tuple(tied), graph.layers, left, verification)
 
 
-def _add(tied: list[TiedChannels], reasons: dict[str, str], graph: ChannelGraph, verification: Verification) -> None:
+def _add(
+    tied: list[TiedChannels], reasons: dict[str, str], graph: ChannelGraph, verification: Verification, heads: Heads
+) -> None:
     """Add the groups of one reading of the splits that are right, where their layers have none yet."""
     for name, reason in graph.fixed.items():
         reasons.setdefault(name, reason)
     taken = {name for group in tied for name in group.layers}
     fresh = [group for group in graph.tied if taken.isdisjoint(group.layers)]
+    for group in [group for group in fresh if any(heads.are_split_by(unit) for unit in group.units)]:
+        fresh.remove(group)
+        reasons |= dict.fromkeys(group.layers, HEADS)
     tied += [group for group in fresh if not group.is_split]
     guessed = [(group, _half(group)) for group in fresh if group.is_split]
-    right, failures = without_failing(verification, guessed, renaming=True)
+    right, failures = without_failing(verification, guessed)
     tied += [group for group, removed in right if removed]
     reasons |= failures
 
 
-def without_failing(
-    verification: Verification, removals: Sequence[Removal], *, renaming: bool = False
-) -> tuple[list[Removal], dict[str, str]]:
+def without_failing(verification: Verification, removals: Sequence[Removal]) -> tuple[list[Removal], dict[str, str]]:
     """Return the removals, none of those groups with which the network is not right, and why, by layer.
 
     Args:
         verification: By which they are checked.
-        removals: Groups and the units that go of each.
-        renaming: Whether numbers among attributes may be changed where a group fails otherwise.
+        removals: Groups and the units that go of each. Numbers among attributes follow where one fails otherwise.
     """
     alone: dict[int, TiedChannels] = {}
     failures: dict[int, str] = {}
-    right = _right(verification, list(removals), range(len(removals)), renaming, alone, failures)
+    right = _right(verification, list(removals), range(len(removals)), alone, failures)
     outcome: list[Removal] = []
     for number, (tied, removed) in enumerate(removals):
         outcome.append((alone.get(number, tied), removed if number in right else []))
@@ -106,7 +110,6 @@ def _right(
     verification: Verification,
     removals: list[Removal],
     numbers: Sequence[int],
-    renaming: bool,
     alone: dict[int, TiedChannels],
     failures: dict[int, str],
 ) -> list[int]:
@@ -120,18 +123,19 @@ def _right(
     reason = failure(numbers)
     if reason is None:
         return list(numbers)
+    for renamed in _RENAMINGS if len(numbers) == 1 else _RENAMINGS[:1]:
+        before = {number: alone.get(number) for number in numbers}
+        alone |= {number: removals[number][0].with_renaming(renamed) for number in numbers}
+        if failure(numbers) is None:
+            return list(numbers)
+        for number, group in before.items():
+            alone.pop(number) if group is None else alone.update({number: group})
     if len(numbers) == 1:
-        number = numbers[0]
-        if renaming:
-            alone[number] = removals[number][0].with_renaming()
-            if failure(numbers) is None:
-                return list(numbers)
-            del alone[number]
-        failures[number] = reason
+        failures[numbers[0]] = reason
         return []
     middle = len(numbers) // 2
-    first = _right(verification, removals, numbers[:middle], renaming, alone, failures)
-    second = _right(verification, removals, numbers[middle:], renaming, alone, failures)
+    first = _right(verification, removals, numbers[:middle], alone, failures)
+    second = _right(verification, removals, numbers[middle:], alone, failures)
     if not first or not second or failure([*first, *second]) is None:
         return [*first, *second]
     # each half is right but not both: one after the other, as long as it goes well

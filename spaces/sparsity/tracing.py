@@ -39,6 +39,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.split = split
         self.splits: list[Tensor] = []  # the labels that a split touched
         self.read: set[int] = set()  # by id, the tensors of the network that were read
+        self.heads: list[tuple[str, Tensor]] = []  # what each product of two features reads or makes, and as what
 
     def __torch_dispatch__(
         self, operator: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -49,6 +50,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = operator(*args, **kwargs)
         follow(self, operator, args, kwargs, outputs)
         return outputs
+
+    def is_own(self, tensor: Tensor) -> bool:
+        """Say whether a tensor is a parameter or buffer of the network, or a view of one."""
+        whole = tensor if tensor._base is None else tensor._base
+        return self.labels.of_tensor(whole) is not None
 
     def layers(self, tensor: Tensor) -> Layers:
         """Return the labels of a tensor, those that are tied made equal."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..running import copy_network
 from .channel_graph import outputs_of, shapes_of
-from .narrowing import Removal, masked, narrowed
+from .narrowing import Removal, masked, narrowed, positions_of
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest difference that rounding explains, relative to the largest output; wrong wiring differs by about 1."""
@@ -22,6 +22,8 @@ SCALES = (1.0, 0.3, 3.0)
 """Sizes of the weights by which the comparison is made, one after the other until the channels are seen."""
 
 UNSEEN = "their effect on the output cannot be seen, so that nothing can be checked"
+
+ALL_OR_NONE = "all of its channels go together, or none"
 
 Change = Callable[[nn.Module], nn.Module]
 """Returns a changed copy of a network."""
@@ -43,6 +45,8 @@ class Verification:
 
     def failure(self, removals: Sequence[Removal]) -> str | None:
         """Return why the network is not right without these units; None where it is."""
+        if any(len(gone) == place.length for place, gone in positions_of(removals).items()):
+            return ALL_OR_NONE
         return self.compared(
             lambda network: masked(network, removals),
             lambda network: narrowed(network, removals),

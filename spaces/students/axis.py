@@ -15,6 +15,7 @@ from ..candidate import Baseline, Candidate
 from ..images import check_images
 from ..section import Choices
 from ..sparsity.axis import describe_channels
+from ..sparsity.names import share_of
 from ..step import NetworkMaterials
 from .choice import Student
 from .names import FAMILIES, RESOLUTIONS, SHALLOWER
@@ -145,6 +146,14 @@ class StudentsAxis(NetworkAxis):
     def read(cls, plain: dict[str, Any]) -> Student:
         """Read a student."""
         return Student(**plain)
+
+    @classmethod
+    def as_made(cls, candidate: Candidate, notes: Sequence[str]) -> Candidate:
+        """Return the candidate with the width that came out."""
+        student, share = candidate.architecture, share_of(notes)
+        if share is None or not isinstance(student, Student):
+            return candidate
+        return replace(candidate, architecture=replace(student, width=round(1 - share, 2)))
 
     @classmethod
     def canonical(cls, candidate: Candidate) -> Candidate:

@@ -15,7 +15,6 @@ import sqlalchemy
 from sqlalchemy.engine import make_url
 
 from ...evaluators.measurement import Measurement
-from ...evaluators.metric import METRICS
 from ...search.objectives import Objective, parse_bound
 from ...search.record import TrialRecord, read_records
 from ..further import further_of
@@ -41,7 +40,9 @@ _BOUNDS = {
     "size_bytes": "max_size",
     "latency_ms": "max_latency",
     "accuracy": "min_accuracy",
-    **{metric.measurement: metric.bound for metric in METRICS.all.values()},
+    "load_ms": "max_load",
+    "session_peak_bytes": "max_memory",
+    "energy_mj": "max_energy",
 }
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...evaluators.measurement import Measurement, metric_range
-from ...evaluators.metric import METRICS
 from ...search.objectives import Objective
 from ...spaces.architectures import Baseline
 from ..choosing.ranking import target_columns
@@ -35,15 +34,14 @@ _TITLES = {
     "latency_p95_ratio": "Latency, 95th percentile over inputs",
     "test_accuracy": "Accuracy, test split",
     "accuracy": "Accuracy, validation",
+    "load_ms": "Load time",
     "load_peak_bytes": "Load memory, highest",
-    **{metric.measurement: metric.title for metric in METRICS.all.values()},
+    "session_peak_bytes": "Memory of a session, highest",
+    "energy_mj": "Energy of a run",
 }
 """Titles of measurements, in the order in which they are shown."""
 
-_RATIOS = {
-    "latency_ms": "latency_ratio",
-    **{metric.measurement: metric.ratio for metric in METRICS.all.values() if metric.ratio},
-}
+_RATIOS = {"latency_ms": "latency_ratio", "load_ms": "load_ratio", "energy_mj": "energy_ratio"}
 _RATIO_NAMES = frozenset(_RATIOS.values())
 _TOLD = ("processor", "host", "threads", "provider", "onnxruntime", "batch_size", "metric", "inputs")
 """Conditions that are told of each measurement."""
@@ -77,7 +75,7 @@ def page_points(material: Material, parameters: list[str], command: list[str]) -
 
 
 def _words(document: PointDocument) -> list[tuple[str, str]]:
-    made = configuration(document.candidate) if document.candidate else []
+    made = configuration(document.candidate, document.notes) if document.candidate else []
     return [*made, *(("Otherwise than asked for", sentence) for sentence in document.notes)]
 
 

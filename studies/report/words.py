@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +124,14 @@ def material_metric(material: Material) -> str:
     return str(known.conditions.get("metric", "accuracy")) if known is not None else "accuracy"
 
 
-def configuration(candidate: Candidate) -> list[tuple[str, str]]:
-    """Return in words what a candidate keeps, removes and rounds: pairs of a topic and a sentence."""
+def configuration(asked: Candidate, notes: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Return in words what a candidate keeps, removes and rounds, as it was made: pairs of a topic and a sentence.
+
+    Args:
+        asked: What was asked for.
+        notes: What was made otherwise.
+    """
+    candidate = asked.as_made(notes)
     told = [("Network", candidate.architecture.sentence())]
     for axis in all_axes().values():
         told += axis.configuration(candidate)

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 from pydantic_core import to_jsonable_python
 
-from ...evaluators.metric import METRICS
 from ...search.objectives import LIMITS, Objective, latency_on
 from ...search.sampler import SamplerName
 from ...spaces.axes import AXES
@@ -46,12 +45,8 @@ MOST_TRIALS = 1_000_000
 MOST_SEED = 2**31
 """Beside the number of a trial, which is added to it, what numpy takes as a seed: below 2 ** 32."""
 
-if TYPE_CHECKING:
-    FurtherObjective = str
-else:
-    FurtherObjective = Literal[METRICS.names]
-
-_FURTHER = dict(zip(METRICS.names, LIMITS, strict=True))
+FurtherObjective = Literal["load", "memory", "energy"]
+_FURTHER = dict(zip(get_args(FurtherObjective), LIMITS, strict=True))
 
 
 _WHERE: ContextVar[str] = ContextVar("where", default="StudySpec(...)")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model, field_validator
+from pydantic import Field, field_validator
 
-from ...evaluators.metric import METRICS
-from ...evaluators.runtime_registry import RUNTIMES
 from ...search.gates import GateCheck
 from ...search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, parse_bound, with_bounds
 from ...spaces.section import Section, Text
@@ -15,17 +13,12 @@ from ...spaces.section import Section, Text
 MOST_THREADS = 1_024
 MOST_SECONDS = 1e6
 
-if TYPE_CHECKING:
-    RuntimeName = str
-else:
-    RuntimeName = Literal[RUNTIMES.names]
-
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 
 
 _BOUNDS = dict(
     zip(
-        ("max_size", "max_latency", "min_accuracy", *(metric.bound for metric in METRICS.all.values())),
+        ("max_size", "max_latency", "min_accuracy", "max_load", "max_memory", "max_energy"),
         (*OBJECTIVES, *LIMITS),
         strict=True,
     )
@@ -33,22 +26,26 @@ _BOUNDS = dict(
 """What each key of ``[bounds]`` bounds."""
 
 
-class OwnBounds(Section):
+class BoundsSpec(Section):
     """Bounds; a candidate that breaks one is kept, marked infeasible, and never on the front.
 
     Args:
         max_size: Bytes on disk.
         max_latency: Time of one run.
         min_accuracy: The metric.
-
-    What else is measured (:data:`~karui.evaluators.metric.METRICS`) is bounded by the key that it says.
+        max_load: Time to open the file.
+        max_memory: Memory of a process that opens and runs it, as far as it grows by that.
+        max_energy: Energy of one run, where the target tells it.
     """
 
     max_size: str | float | None = None
     max_latency: str | float | None = None
     min_accuracy: str | float | None = None
+    max_load: str | float | None = None
+    max_memory: str | float | None = None
+    max_energy: str | float | None = None
 
-    @field_validator(*_BOUNDS, mode="before", check_fields=False)
+    @field_validator(*_BOUNDS, mode="before")
     @classmethod
     def _is_quantity(cls, text: Any, info: Any) -> Any:
         if text is not None:
@@ -73,23 +70,6 @@ class OwnBounds(Section):
         return {objective.name: getattr(self, key) for key, objective in _BOUNDS.items()}
 
 
-if TYPE_CHECKING:
-
-    class BoundsSpec(OwnBounds):
-        """Bounds, with a key for each thing that may be measured."""
-
-        def __init__(self, /, **keys: str | float | None) -> None: ...
-
-else:
-    BoundsSpec = create_model(
-        "BoundsSpec",
-        __base__=OwnBounds,
-        __module__=__name__,
-        __doc__=OwnBounds.__doc__,
-        **{metric.bound: (str | float | None, None) for metric in METRICS.all.values()},
-    )
-
-
 class LatencySpec(Section):
     """How latency is measured.
 
@@ -108,7 +88,7 @@ class LatencySpec(Section):
     threads: Threads = 1
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     provider: Text = "CPUExecutionProvider"
-    runtime: RuntimeName = "onnxruntime"
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     inputs: Literal["real", "random"] = "real"
     max_seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] = 1.5
 

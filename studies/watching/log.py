@@ -184,7 +184,7 @@ def _fields(record: TrialRecord) -> dict[str, Any]:
         "trial": record.number,
         "state": record.state,
         "key": record.key,
-        "summary": record.candidate.describe() if record.candidate else "",
+        "summary": record.summary,
         "stage": record.stage,
         "reason": record.reason,
         "seconds": round(record.seconds, 3),

@@ -154,7 +154,7 @@ class ProgressView(Watcher):
     def _line(self, record: TrialRecord) -> str:
         total = self._spec.trials if self._spec else 0
         done = f"promoted {self._promoted}/{self._to_promote}" if record.is_promoted else f"{self._done}/{total}"
-        head = f"[{done}] trial {record.number} {record.candidate.describe() if record.candidate else ''}"
+        head = f"[{done}] trial {record.number} {record.summary}"
         if record.outcome is None:
             at = f"stopped at the gate {record.stage}" if record.state == "stopped" else f"failed at {record.stage}"
             return f"{head}: {at}: {record.reason}"

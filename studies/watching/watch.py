@@ -132,7 +132,7 @@ def _point(record: TrialRecord, sight: Sight) -> list[Text]:
     size, latency, accuracy = record.values(OBJECTIVE_NAMES)
     baseline, further = sight.baseline, further_text(record, sight.objectives)
     smaller, faster = (f" {baseline[0] / size:.1f}x", f" {baseline[1] / latency:.2f}x") if baseline else ("", "")
-    summary = record.candidate.describe() if record.candidate else ""
+    summary = record.summary
     summary = f"{further}; {summary}" if further else summary
     return [
         Text(str(record.number)),

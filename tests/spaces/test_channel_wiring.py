@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from karui.errors import CandidateFailure
+from karui.spaces.candidate import Candidate
 from karui.spaces.sparsity.channel_reach import channel_reach
 from karui.spaces.sparsity.channels import remove_channels
+from karui.spaces.sparsity.heads import HEADS
+from karui.spaces.students.choice import Student
 
 from .masked_twin import largest_difference, masked_twin, with_weights_of_their_own
 
@@ -225,6 +228,78 @@ def test_heads_go_whole_or_not_at_all(split: str, fraction: float) -> None:
     torch.testing.assert_close(smaller(inputs), masked_twin(network, smaller)(inputs))
 
 
+def test_heads_whose_number_the_code_fixes_keep_all_of_their_channels() -> None:
+    """Equal places of every head would give the masked twin's answers as well, but no head would be whole."""
+    smaller, notes = checked(Attention("by number"), torch.randn(2, 6, 5, dtype=torch.float64))
+    assert len(smaller.get_parameter("joint.weight")) == 48
+    assert len(smaller.get_parameter("out.weight")) == 4
+    assert notes == [f"channels of joint were spared: {HEADS}"]
+
+
+class SharedKeys(nn.Module):
+    """Eight heads of queries on four of keys and values; a learnt bias for each head is the mask of the product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_dim = 8, 4, 2
+        self.queries, self.keys, self.values = nn.Linear(5, 16), nn.Linear(5, 8), nn.Linear(5, 8)
+        self.bias, self.out = nn.Parameter(torch.randn(8, 6, 6)), nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows, length, _ = inputs.shape
+        queries = self.queries(inputs).view(rows, length, self.n_heads, self.head_dim).transpose(1, 2)
+        keys, values = (
+            layer(inputs).view(rows, length, self.n_kv_heads, self.head_dim).transpose(1, 2)
+            .repeat_interleave(self.n_heads // self.n_kv_heads, 1)
+            for layer in (self.keys, self.values)
+        )  # fmt: skip
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, self.bias)
+        outputs: Tensor = self.out(mixed.transpose(1, 2).flatten(2).mean(1))
+        return outputs
+
+
+def test_heads_of_queries_go_with_the_keys_that_they_share() -> None:
+    network = with_weights_of_their_own(SharedKeys())
+    inputs = torch.randn(2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    smaller = remove_channels(network, inputs, 0.5).eval()
+    assert isinstance(smaller, SharedKeys)
+    assert (smaller.n_heads, smaller.n_kv_heads, smaller.head_dim) == (4, 2, 2)
+    assert smaller.bias.shape == (4, 6, 6)
+    kept = torch.isin(network.get_parameter("keys.bias"), smaller.get_parameter("keys.bias"))
+    queries = torch.isin(network.get_parameter("queries.bias"), smaller.get_parameter("queries.bias"))
+    assert torch.equal(queries.view(4, 2, 2), kept.view(4, 1, 2).expand(4, 2, 2))
+    torch.testing.assert_close(smaller(inputs), masked_twin(network, smaller)(inputs))
+
+
+def test_numbers_among_attributes_follow_the_widths() -> None:
+    class Split(nn.Module):
+        """Half of the channels by a number, and a convolution by function whose groups are one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = self.groups = 8
+            self.first, self.last = nn.Sequential(nn.Conv2d(3, 16, 1)), nn.Linear(8, 3)
+            self.kernel = nn.Parameter(torch.randn(8, 1, 3, 3))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            gates, values = self.first(inputs).split((self.width, self.width), 1)
+            features = functional.conv2d(gates.sigmoid() * values, self.kernel, groups=self.groups)
+            outputs: Tensor = self.last(features.mean((2, 3)))
+            return outputs
+
+    smaller, notes = checked(Split(), torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    assert isinstance(smaller, Split)
+    assert (smaller.width, smaller.groups, len(smaller.get_parameter("first.0.weight"))) == (4, 4, 8)
+    assert not notes
+
+
+def test_how_many_channels_of_a_layer_stay_is_told() -> None:
+    between, reads = (lambda y, _: torch.cat([y[:, :8].cumsum(1), y[:, 8:]], 1)), 16
+    smaller, notes = checked(Wired(between, reads), torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    assert len(smaller.get_parameter("first.weight")) == 12
+    assert notes == ["8 of 16 channels of first were spared: they are taken by their numbers"]
+
+
 class ByLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -315,6 +390,12 @@ def test_what_share_went_is_told_where_it_is_another() -> None:
     notes: list[str] = []
     remove_channels(network, torch.randn(2, 4), 0.25, multiple=8, note=notes.append)
     assert notes == ["50% of the channels that can go were removed, of 25% asked for: no nearer number fits"]
+    assert (
+        Candidate(removed_channels=0.25).describe_made(notes)
+        == "baseline, -50% channels, float32 (asked: -25% channels)"
+    )
+    student = Candidate(Student("shallower", 0.75))
+    assert student.describe_made(notes) == "shallower x0.5, float32 (asked: shallower x0.75)"
 
 
 def test_a_network_of_which_nothing_can_go_is_refused_with_the_reason() -> None:

@@ -7,11 +7,13 @@ from . import (  # noqa: F401
     networks_attention,
     networks_channels,
     networks_convolutions,
+    networks_heads,
     networks_norms,
     networks_oddities,
     networks_pooling,
     networks_sequences,
     networks_structures,
+    networks_wirings,
 )
 from .registry import ZOO
 
