@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .studies.choosing.choose import pick
     from .studies.compress import compress
     from .studies.figures import plot_front, plot_hypervolume
+    from .studies.objective import Objective
     from .studies.read import load_front
     from .studies.run import StudyResult, run_study
     from .studies.study_file.spec import StudySpec
@@ -34,6 +35,7 @@ _HOME = {
     "ExitsAxis": "spaces.exits.axis",
     "KaruiError": "errors",
     "NothingFits": "errors",
+    "Objective": "studies.objective",
     "SparsityAxis": "spaces.sparsity.axis",
     "StagesAxis": "spaces.stages.axis",
     "StudentsAxis": "spaces.students.axis",
@@ -56,6 +58,7 @@ __all__ = [
     "ExitsAxis",
     "KaruiError",
     "NothingFits",
+    "Objective",
     "SparsityAxis",
     "StagesAxis",
     "StudentsAxis",

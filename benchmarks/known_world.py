@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from karui.evaluators.measurement import Measurement
 from karui.search.front import hypervolume
-from karui.search.gates import Gates
 from karui.search.objectives import OBJECTIVES, Objective, with_bounds
+from karui.search.pruning_rules import PruningRules
 from karui.search.record import Outcome
 from karui.spaces.artifact import StageRecord
 from karui.spaces.build import network_of
@@ -217,7 +217,7 @@ class World:
     """How many networks had been trained after each."""
     _networks: set[Candidate] = field(default_factory=lambda: {Candidate()})
 
-    def __call__(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+    def __call__(self, candidate: Candidate, gates: PruningRules | None = None, /) -> Outcome:
         """Return the noisy outcome of a candidate; its network is trained where it is new."""
         values = true_values(candidate)
         network = network_of(candidate)

@@ -44,11 +44,11 @@ from search_methods import BASELINE, Lab, Made, Searched, made, searches  # type
 from search_report import write_report  # type: ignore[import-not-found]
 from search_task import TASKS  # type: ignore[import-not-found]
 
+from karui.search.early_stopping import report_rules
 from karui.search.front import hypervolume, pareto_mask
-from karui.search.gatekeeper import report_gates
 from karui.search.objectives import OBJECTIVES
+from karui.search.proposals import SAMPLERS
 from karui.search.record import TrialRecord, read_records
-from karui.search.sampler import SAMPLERS
 from karui.spaces.artifact import file_digest
 from karui.spaces.space import SearchSpace
 from karui.studies.run import run_study
@@ -106,7 +106,7 @@ def run_search(lab: Lab, method: Searched, folder: Path, seed: int, minutes: flo
     baseline = [recorder.baseline[name] for name in OBJECTIVE_NAMES]
     values = [record.values(OBJECTIVE_NAMES) for record in evaluated]
     front = [evaluated[index] for index in _front(values, baseline)]
-    gates = report_gates(in_time, spec.bounds.objectives())
+    gates = report_rules(in_time, spec.bounds.objectives())
     return {
         "curve": _curve([recorder.seconds[record.number] for record in evaluated], values, baseline),
         "files": [_kept(run.build / "files" / f"{record.key}.onnx", folder) for record in front],

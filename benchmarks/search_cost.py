@@ -39,11 +39,11 @@ from known_world import (  # type: ignore[import-not-found]
 )
 from measuring import RESULTS, processor, today  # type: ignore[import-not-found]
 
-from karui.search.crew import InProcess
-from karui.search.following import Followers
-from karui.search.gates import Gates
+from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.outcome import Outcome
+from karui.search.pruning_rules import PruningRules
+from karui.search.weight_sharing import Followers
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
 from karui.studies.watching.watcher import Silence
@@ -69,7 +69,7 @@ class ClockedWorld(World):  # type: ignore[misc]
 
     now_seconds: float = 0.0
 
-    def __call__(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+    def __call__(self, candidate: Candidate, gates: PruningRules | None = None, /) -> Outcome:
         """Return the outcome of a candidate, its stages with their simulated seconds."""
         outcome: Outcome = super().__call__(candidate)
         stages = [replace(stage, seconds=TRAINING_SECONDS) for stage in outcome.stages]

@@ -37,11 +37,10 @@ from known_world import (  # type: ignore[import-not-found]
 )
 from measuring import RESULTS, processor, today  # type: ignore[import-not-found]
 
-from karui.search.crew import InProcess
+from karui.search.executor import InProcess
 from karui.search.front import pareto_mask
 from karui.search.loop import Budget, SearchLoop
-from karui.search.sampler import SAMPLERS, SamplerName
-from karui.search.tpe import OneSplitTPESampler
+from karui.search.proposals import SAMPLERS, OneSplitTPESampler, SamplerName
 from karui.spaces.build import network_of
 from karui.studies.watching.watcher import Silence
 

@@ -26,7 +26,7 @@ from search_task import TASKS, make_task, train_baseline  # type: ignore[import-
 
 from karui.errors import CandidateFailure
 from karui.search.front import ACCURACY_ALLOWANCE
-from karui.search.sampler import SamplerName
+from karui.search.proposals import SamplerName
 from karui.spaces.baseline import prepare_baseline
 from karui.spaces.build import Builder
 from karui.spaces.candidate import Candidate

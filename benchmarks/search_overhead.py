@@ -19,7 +19,7 @@ import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -36,12 +36,13 @@ from optuna.distributions import distribution_to_json
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
-from karui.search.crew import InProcess
-from karui.search.gates import Gates
-from karui.search.listener import Listener
+from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
+from karui.search.objective import TrialObjective
+from karui.search.proposals import SamplerName, make_sampler
+from karui.search.pruning_rules import PruningRules
 from karui.search.record import Outcome, TrialRecord
-from karui.search.sampler import SamplerName, make_sampler
+from karui.search.runner import Runner
 from karui.spaces.candidate import Candidate
 from karui.studies.storage.store import open_study
 from karui.studies.watching.watcher import Silence
@@ -70,7 +71,7 @@ class TimedWorld:
         self._world = World(seed=0)
         self.seconds = np.zeros(2)
 
-    def __call__(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+    def __call__(self, candidate: Candidate, gates: PruningRules | None = None, /) -> Outcome:
         """Return the outcome of a candidate."""
         begin = now()
         outcome: Outcome = self._world(candidate)
@@ -123,13 +124,15 @@ class Alternation(Silence):
 class TimedLoop(SearchLoop):
     """The loop, with its window begun when it has taken in what was there."""
 
-    def _search(self, budget: Budget, listener: Listener) -> str:
-        if isinstance(listener, Alternation):
-            listener.start()
-        return super()._search(budget, listener)
+    alternation: Alternation | None = None
+
+    def _runner(self, objective: TrialObjective, budget: Budget, recover: Callable[[], object]) -> Runner:
+        if self.alternation is not None:
+            self.alternation.start()
+        return super()._runner(objective, budget, recover)
 
 
-def make_loop(study: optuna.Study, world: TimedWorld, sampler: SamplerName) -> SearchLoop:
+def make_loop(study: optuna.Study, world: TimedWorld, sampler: SamplerName) -> TimedLoop:
     """Return karui's loop over the study."""
     return TimedLoop(study, SPACE, BOUNDED, BASELINE, InProcess(world), sampler=sampler, seed=1)
 
@@ -218,6 +221,7 @@ def measure(storage: str, trials: Sequence[FrozenTrial], folder: Path) -> Iterat
         bare = open_again(storage, paths["bare optuna"], trials)
         bare.sampler = make_sampler(sampler, 1)
         alternation = Alternation(bare, world)
+        loop.alternation = alternation
         with suppress(WindowIsOverError):
             loop.run(Budget(10**9), alternation)
         for side in SIDES:

@@ -7,7 +7,7 @@ starts where its first training did, so that the schedule of its learning rate i
 
 A short training tells candidates apart no better than its measurements are known. So those are promoted as well that
 are dominated, but not beyond noise (:func:`~karui.search.noise.edge_of_front`): after the front itself, the likeliest
-:data:`~karui.search.promotable.MOST_WITHIN_NOISE` of them, and each only where there is time. None is reserved for
+:data:`~karui.search.promotion.MOST_WITHIN_NOISE` of them, and each only where there is time. None is reserved for
 them.
 """
 
@@ -15,18 +15,85 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState, create_trial
 
 from ..spaces.candidate import Candidate
-from .ledger import Ledger, counts
-from .noise import Differences
+from .front import pareto_mask
+from .noise import Differences, Floats, edge_of_front
 from .objectives import Objective
-from .promotable import ADOPTION, AWARE, RECOVERY, Member, Training, front_members, members_within_noise, trainings_of
+from .outcome import ADOPTION, AWARE, RECOVERY, Training, trainings_of
 from .record import PROMOTED, TrialRecord
+from .trial_index import TrialIndex, counts
+
+MOST_WITHIN_NOISE = 4
+"""How many beside the front are promoted at most. With few samples to measure accuracy there are often more that may
+belong to it than are on it, and each is trained for several times the epochs."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A feasible candidate of fewer epochs, and what it becomes where it is promoted.
+
+    Args:
+        trial: Its number.
+        values: Its measurements, in the order of the objectives.
+        spreads: Half widths of their 95 % intervals.
+        digest: SHA-256 of its file.
+        promoted: The candidate of more epochs; itself where it is not trained.
+        key: Of that.
+        trainings: What has to be trained for it.
+        seconds: How long everything but training takes.
+    """
+
+    trial: int
+    values: tuple[float, ...]
+    spreads: tuple[float, ...]
+    digest: str
+    promoted: Candidate
+    key: str
+    trainings: tuple[Training, ...]
+    seconds: float
+
+
+def front_members(members: Sequence[Member], objectives: Sequence[Objective]) -> list[Member]:
+    """Return the trained ones that no other one dominates, each promoted candidate once."""
+    mask = pareto_mask([member.values for member in members], objectives)
+    return _once([member for member, kept in zip(members, mask, strict=True) if kept])
+
+
+def members_within_noise(
+    members: Sequence[Member], objectives: Sequence[Objective], differences: Differences | None = None
+) -> list[Member]:
+    """Return the trained ones that are dominated, but not beyond noise, the likeliest of the front first.
+
+    No more than :data:`MOST_WITHIN_NOISE`, and none that becomes the same as one of the front.
+
+    Args:
+        members: All of them.
+        objectives: Those of the study.
+        differences: How well differences of files are known; values count as independent without it.
+    """
+    by_file: dict[str, Member] = {}
+    for member in members:  # a file that another trial has as well counts once
+        by_file.setdefault(member.digest, member)
+    told = list(by_file.values())
+    values, spreads = [member.values for member in told], [member.spreads for member in told]
+
+    def among(indices: list[int]) -> Floats | None:
+        return None if differences is None else differences([told[index].digest for index in indices])
+
+    edge = [told[index] for index in edge_of_front(values, spreads, objectives, len(told), differences=among)]
+    known = {member.key for member in front_members(members, objectives)}
+    return [member for member in _once(edge) if member.key not in known][:MOST_WITHIN_NOISE]
+
+
+def _once(members: Sequence[Member]) -> list[Member]:
+    return list({member.key: member for member in members if member.trainings}.values())
+
 
 MOST_RESERVED = 0.5
 """Most of a search's time that is left to promotion; where it needs more, it goes as far as it comes."""
@@ -45,7 +112,7 @@ class Promotion:
     Args:
         study: The study.
         objectives: Names and directions, in the order of the study's directions.
-        ledger: What is known already.
+        trial_index: What is known already.
         factor: How many times the epochs; 1 for no promotion.
         differences: How well differences of files are known; values count as independent without it.
     """
@@ -54,7 +121,7 @@ class Promotion:
         self,
         study: optuna.Study,
         objectives: Sequence[Objective],
-        ledger: Ledger,
+        trial_index: TrialIndex,
         factor: int,
         differences: Differences | None = None,
     ) -> None:
@@ -63,7 +130,7 @@ class Promotion:
         self.done_within_noise = 0
         self._study = study
         self._objectives = objectives
-        self._ledger = ledger
+        self._trial_index = trial_index
         self._differences = differences
         self._feasible: list[Member] = []
         self._kills: dict[str, int] = {}
@@ -113,12 +180,12 @@ class Promotion:
 
     def _missing_of_front(self) -> list[Member]:
         front = front_members(self._feasible, self._objectives)
-        return [member for member in front if self._ledger.is_new(member.key)]
+        return [member for member in front if self._trial_index.is_new(member.key)]
 
     def _missing_within_noise(self, seconds_left: float) -> list[Member]:
         members = members_within_noise(self._feasible, self._objectives, self._differences)
         on_edge = (member for member in members if self._expected(member) <= seconds_left)
-        return [member for member in on_edge if self._ledger.is_new(member.key)]
+        return [member for member in on_edge if self._trial_index.is_new(member.key)]
 
     def reserve(self, size: int, seconds: float | None) -> float:
         """Return how many seconds to leave for promoting the front, told by how long the trainings of the search took.

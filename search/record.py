@@ -1,11 +1,12 @@
-"""What a trial leaves behind: attributes in Optuna's storage, written and read in one place."""
+"""What a trial leaves behind: attributes in Optuna's storage, written and read in one place; and who is told of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from threading import RLock
+from typing import Any, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -14,7 +15,6 @@ from ..errors import DAMAGED, OutputError, plain_line
 from ..evaluators.measurement import Measurement
 from ..spaces.candidate import Candidate
 from .objectives import OBJECTIVES
-from .outcome import Evaluate as Evaluate
 from .outcome import Outcome as Outcome
 
 _OBJECTIVES = {objective.name for objective in OBJECTIVES}
@@ -196,3 +196,78 @@ def _kills_of(trial: FrozenTrial) -> int:
 def utc_now() -> str:
     """Return the time in ISO 8601, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Listener(Protocol):
+    """Is told how the search goes."""
+
+    def begun(self, number: int, candidate: Candidate) -> None:
+        """A candidate is about to be made."""
+
+    def reached(self, number: int, stage: str) -> None:
+        """A candidate in flight has come to a stage, or waits for something."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """A trial of this search has ended, in whatever state."""
+
+    def seen(self, record: TrialRecord) -> None:
+        """A trial of another search has ended."""
+
+    def happened(self, event: str, **details: Any) -> None:
+        """Something that a person may want to know the next morning has happened; JSON types only."""
+
+
+class Quiet:
+    """A listener that nobody is behind."""
+
+    def begun(self, number: int, candidate: Candidate) -> None:
+        """Tell nobody."""
+
+    def reached(self, number: int, stage: str) -> None:
+        """Tell nobody."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Tell nobody."""
+
+    def seen(self, record: TrialRecord) -> None:
+        """Tell nobody."""
+
+    def happened(self, event: str, **details: Any) -> None:
+        """Tell nobody."""
+
+
+class OneAtATime:
+    """A listener that hands on to another what several threads tell, one after the other.
+
+    Args:
+        listener: Is told everything.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._lock = RLock()
+
+    def begun(self, number: int, candidate: Candidate) -> None:
+        """Hand it on."""
+        with self._lock:
+            self._listener.begun(number, candidate)
+
+    def reached(self, number: int, stage: str) -> None:
+        """Hand it on."""
+        with self._lock:
+            self._listener.reached(number, stage)
+
+    def ended(self, record: TrialRecord) -> None:
+        """Hand it on."""
+        with self._lock:
+            self._listener.ended(record)
+
+    def seen(self, record: TrialRecord) -> None:
+        """Hand it on."""
+        with self._lock:
+            self._listener.seen(record)
+
+    def happened(self, event: str, **details: Any) -> None:
+        """Hand it on."""
+        with self._lock:
+            self._listener.happened(event, **details)

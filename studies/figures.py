@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from ..search.growth import FrontGrowth
+from ..search.front import HypervolumeHistory
 from ..search.objectives import OBJECTIVES, Objective
 from .further import further_of, title_of
 from .plots import FrontNumbers, draw_front, front_numbers
@@ -50,7 +50,7 @@ def hypervolume_numbers(
         objectives: Those of the study.
     """
     names = names_of(objectives)
-    growth = FrontGrowth([baseline[name] for name in names], objectives)
+    growth = HypervolumeHistory([baseline[name] for name in names], objectives)
     rows = trials[trials["state"] == "evaluated"].sort_values("trial") if len(trials) else trials
     for _, row in rows.iterrows():
         growth.add(int(row["trial"]), [float(row[name]) for name in names], bool(row["feasible"]))

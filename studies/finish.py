@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from ..evaluators.row_scores import RowStore
-from ..search.gatekeeper import GateReport, report_gates
+from ..search.early_stopping import RuleReport, report_rules
 from ..search.objectives import without_bounds
 from ..search.record import TrialRecord, read_records
 from .bundle.samples import write_samples
@@ -130,8 +130,8 @@ class Finish:
         gates, objectives = self._gates(records), without_bounds(self.spec.objectives())
         return StudyResult(self.folder.path, table, trials, baseline, ending, nearest, gates, certification, objectives)
 
-    def _gates(self, records: Sequence[TrialRecord]) -> tuple[GateReport, ...]:
-        return report_gates(records, self.spec.objectives())
+    def _gates(self, records: Sequence[TrialRecord]) -> tuple[RuleReport, ...]:
+        return report_rules(records, self.spec.objectives())
 
     def _plot(self, front: pd.DataFrame, trials: pd.DataFrame) -> None:
         from .plots import front_numbers, save_front

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluators.measurement import Measurement, metric_text
-from ..search.gatekeeper import GateReport
+from ..search.early_stopping import RuleReport
 from ..search.objectives import OBJECTIVES, Objective
 from ..search.record import TrialRecord
 from .certifying.certification import Certification
@@ -43,7 +43,7 @@ class StudyResult:
     baseline: dict[str, Measurement]
     ending: str
     nearest: tuple[TrialRecord, ...] = ()
-    gates: tuple[GateReport, ...] = ()
+    gates: tuple[RuleReport, ...] = ()
     certification: Certification | None = None
     objectives: tuple[Objective, ...] = OBJECTIVES
 

@@ -16,12 +16,12 @@ import optuna
 from .. import __version__
 from ..errors import CandidateFailure, KaruiError, describe_error
 from ..evaluators.telling import tell_nobody
-from ..search.crew import Crew, InProcess
-from ..search.gatekeeper import Gatekeeper
+from ..search.early_stopping import PruningPolicy
+from ..search.executor import Executor, InProcess
+from ..search.heartbeat import this_machine
 from ..search.loop import Budget, SearchLoop
-from ..search.owners import this_machine
+from ..search.objective import TrialObjective
 from ..search.record import read_records
-from ..search.workers import Workers
 from ..spaces.artifact import Artifact
 from ..spaces.stage_cache import StageCache
 from .certifying.finish_time import FinishTime
@@ -40,6 +40,7 @@ from .storage.turns import alone_on_server, turns_of
 from .study_file.spec import StudySpec
 from .tables import trials_table, write_csv
 from .watching.watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING, WAITING_FOR_TURN, WAITING_FOR_TWIN, Watcher
+from .workers.pool import Workers
 
 if TYPE_CHECKING:
     from ..evaluators.machine_lock import MachineLock
@@ -96,7 +97,21 @@ class Session:
             with suppress(OSError):  # a full disk, which is being told already
                 self.watcher.happened("search ended", reason=ending)
 
-    def _run(self, task: Task | None, cache: StageCache) -> StudyResult:
+    def objective(self, task: Task | None) -> TrialObjective:
+        """Prepare all, and return the study as an Optuna objective that makes and measures in this process."""
+        cache = cache_of(self.spec, self.folder)
+        with (
+            explain_storage_errors(self.storage),
+            explain_os_errors(self.folder.path, task_runs=True),
+            explain_cache_errors(cache.folder),
+        ):
+            bench, _ = self._begin(task, cache)
+        bench.remember(read_records(self.study))
+        return TrialObjective(executor=self._here(bench), listener=self.watcher, **self._decisions(bench))
+
+    def _begin(self, task: Task | None, cache: StageCache) -> tuple[Bench, int]:
+        """Return the bench, and the seed of all training, once no other search is at it."""
+
         def told() -> None:
             self.watcher.phase(WAITING_FOR_BASELINE)
 
@@ -106,12 +121,15 @@ class Session:
         ):
             check_meaning(self.study, self.spec.meaning(), self.spec.usual(), self.spec.name)
             cache.trim()  # before anything dear: what killed searches left goes, and a folder of no use is told
-            bench, seed = self._prepare(task, cache)
+            return self._prepare(task, cache)
+
+    def _run(self, task: Task | None, cache: StageCache) -> StudyResult:
+        bench, seed = self._begin(task, cache)
         workbench = self._workbench(bench, seed, task)
         with closing(bench.targets):
             idle = self._idle(bench)
             try:
-                ending = self._search(bench, self._crew(bench, workbench), idle)
+                ending = self._search(bench, self._executor(bench, workbench), idle)
             finally:
                 self._write_trials()
             bench.announce, bench.tell, bench.lock.told = tell_nobody, self.watcher.phase, self._waits
@@ -268,22 +286,20 @@ class Session:
             self.spec, self.recovery, self.quantization, folder, seed, bench.baseline, torch.get_num_threads(), task
         )
 
-    def _crew(self, bench: Bench, workbench: Workbench) -> Crew:
+    def _executor(self, bench: Bench, workbench: Workbench) -> Executor:
         """Return who evaluates candidates: worker processes, or this very process where there are none."""
         if not self.spec.workers:
-            crew = InProcess(explained(bench, self.spec, self.folder))
-
-            def announce(stage: str) -> None:
-                crew.stage = stage
-                self.watcher.reached(crew.ticket or 0, stage)
-
-            bench.announce = announce
-            bench.tell = None
-            bench.lock.told = bench.tell_wait
-            return crew
+            return self._here(bench)
         workbench = replace(workbench, threads=max(1, workbench.threads // self.spec.workers))
         seconds = 60 * self.spec.candidate_minutes
         return Workers(self.spec.workers, workbench, candidate_seconds=seconds, output=self.folder.worker_output)
+
+    def _here(self, bench: Bench) -> InProcess:
+        executor = InProcess(explained(bench, self.spec, self.folder))
+        bench.announce = executor.reach
+        bench.tell = None
+        bench.lock.told = bench.tell_wait
+        return executor
 
     def _idle(self, bench: Bench) -> IdleMeasuring | None:
         """Return what measures while workers train; None where no device stands idle then."""
@@ -304,35 +320,40 @@ class Session:
 
         return Pairing(RowStore(self.folder.rows)).among(self.spec.objectives())
 
-    def _search(self, bench: Bench, crew: Crew, idle: IdleMeasuring | None) -> str:
+    def _decisions(self, bench: Bench) -> dict[str, Any]:
+        """Return what both a search and an objective of Optuna's decide by, as their arguments."""
         from ..spaces.equivalence import Equivalence
 
         objectives, limits, gates = self.spec.objectives(), self.spec.limits(), self.spec.gates
-        baseline = {objective.name: bench.baseline[objective.name].value for objective in objectives}
+        baseline = {objective.name: bench.baseline[objective.name].value for objective in (*objectives, *limits)}
         with bench.lock.working():
             canonical = Equivalence(bench.task, self.spec.space, self.recovery.multiple)
+        pruning_policy = None
+        if gates.stop_at:
+            pruning_policy = PruningPolicy(objectives, baseline, gates.stop_at, gates.audit, self.spec.seed)
+        return {
+            "space": self.spec.space,
+            "objectives": objectives,
+            "baseline": baseline,
+            "limits": limits,
+            "canonical": canonical,
+            "pruning_policy": pruning_policy,
+            "followers": self.spec.followers,
+            "seed": self.spec.seed,
+            "final_factor": self.spec.recovery.final_factor,
+            "differences": self._differences,
+        }
+
+    def _search(self, bench: Bench, executor: Executor, idle: IdleMeasuring | None) -> str:
+        decisions = self._decisions(bench)
+        objectives, baseline = decisions["objectives"], decisions["baseline"]
         loop = SearchLoop(
-            study=self.study,
-            space=self.spec.space,
-            objectives=objectives,
-            baseline={**baseline, **{limit.name: bench.baseline[limit.name].value for limit in limits}},
-            limits=limits,
-            crew=crew,
-            sampler=self.spec.sampler,
-            seed=self.spec.seed,
-            followers=self.spec.followers,
-            canonical=canonical,
-            gatekeeper=Gatekeeper(objectives, baseline, gates.stop_at, gates.audit, self.spec.seed)
-            if gates.stop_at
-            else None,
-            final_factor=self.spec.recovery.final_factor,
-            turns=self._turns,
-            idle=idle,
-            differences=self._differences,
+            study=self.study, executor=executor, sampler=self.spec.sampler, turns=self._turns, idle=idle, **decisions
         )
         known = read_records(self.study)
         bench.remember(known)
-        self.watcher.searching(self.spec, baseline, known)
+        shown = {objective.name: baseline[objective.name] for objective in objectives}
+        self.watcher.searching(self.spec, shown, known)
         samples = [len(split) for split in (bench.task.test, bench.task.validation)]  # type: ignore[arg-type]
         finishing = FinishTime(
             lambda: read_records(self.study),

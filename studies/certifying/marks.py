@@ -13,11 +13,11 @@ from ...evaluators.run_to_run import RUN_TO_RUN
 from ...search.front import pareto_mask
 from ...search.noise import SPREAD_PER_DEVIATION, dominated_beyond_noise
 from ...search.objectives import Objective
-from ...search.rank_correlation import kendall_tau
 from ..tables import TEST_ACCURACY
 from .certification import FELL_OFF, HOLDS, WITHIN_NOISE, Certification, Mark
 from .fresh import Fresh, objectives_of
 from .pairing import Pairing
+from .rank_correlation import kendall_tau
 
 ONE_SIDED = 0.025
 """Probability with which any point at all is said to be worse than the search saw it, where none is."""

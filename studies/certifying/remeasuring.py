@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from ...errors import CandidateFailure, KaruiError, TargetUnavailable
 from ...evaluators.measurement import Measurement
-from ...search.crew import Answer, Crew, InProcess
+from ...search.executor import Evaluate, Executor, InProcess
 from ...search.objectives import OBJECTIVES, Objective
-from ...search.outcome import Ending, Evaluate, Outcome, UnexpectedError
+from ...search.outcome import Ending, Outcome, UnexpectedError
 from ...search.record import TrialRecord
-from ...search.workers import Workers
 from ...spaces.artifact import Artifact, file_digest
 from ..measuring.workbench import Workbench
+from ..workers.pool import Workers
 from .fresh import Fresh, averaged, undecided
 
 if TYPE_CHECKING:
-    from ...search.gates import Gates
+    from ...search.pruning_rules import PruningRules
     from ...spaces.candidate import Candidate
     from ..measuring.bench import Bench
 
@@ -33,7 +33,6 @@ Earlier = Mapping[str, Sequence[Mapping[str, Measurement]]]
 
 NOTHING_EARLIER: Earlier = MappingProxyType({})
 
-_SECONDS_BETWEEN_LOOKS = 30.0
 
 _TRIES = 3
 """How often a file is tried that meets an error which is not its own, each time in a new process."""
@@ -77,7 +76,7 @@ class Remeasure:
         self._artifacts = artifacts
         self._measured: set[str] = set()
 
-    def __call__(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:  # noqa: ARG002
+    def __call__(self, candidate: Candidate, gates: PruningRules | None = None, /) -> Outcome:  # noqa: ARG002
         """Measure the file of a candidate.
 
         Raises:
@@ -102,7 +101,7 @@ class Remeasure:
 
 @dataclass(frozen=True)
 class FreshProcess:
-    """Sets up, in a new process, what measures again; see :data:`karui.search.worker_process.Factory`.
+    """Sets up, in a new process, what measures again; see :data:`karui.studies.workers.process.Factory`.
 
     Args:
         workbench: Of the study.
@@ -139,7 +138,7 @@ def measure_again(
         wanted: The trials and their files.
         bench: Of this process.
         workbench: What a new process sets its own bench up from.
-        happened: Is told of errors that nobody expected; see :class:`~karui.search.listener.Listener`.
+        happened: Is told of errors that nobody expected; see :class:`~karui.search.record.Listener`.
         objectives: Those of the study.
         earlier: Latencies that were measured again while the search ran.
         left: Returns how many seconds there are.
@@ -153,8 +152,8 @@ def measure_again(
     if spec.workers or not reason:
         try:
             factory, output = FreshProcess(workbench, artifacts), workbench.folder.worker_output
-            with closing(Workers(1, factory, candidate_seconds=60 * spec.candidate_minutes, output=output)) as crew:
-                return measure_with(crew, wanted, happened, objectives, earlier, left)
+            with closing(Workers(1, factory, candidate_seconds=60 * spec.candidate_minutes, output=output)) as executor:
+                return measure_with(executor, wanted, happened, objectives, earlier, left)
         except KaruiError as error:
             if spec.workers or isinstance(error, TargetUnavailable):
                 raise
@@ -164,14 +163,14 @@ def measure_again(
 
 
 def measure_with(
-    crew: Crew,
+    executor: Executor,
     wanted: Sequence[tuple[TrialRecord, Artifact]],
     happened: Callable[..., None],
     objectives: tuple[Objective, ...] = OBJECTIVES,
     earlier: Earlier = NOTHING_EARLIER,
     left: Callable[[], float] = _no_end,
 ) -> MeasuredAgain:
-    """Have a crew measure files, and once more the latencies that decide who belongs to the front.
+    """Have files measured, and once more the latencies that decide who belongs to the front.
 
     Repeated latencies are averaged (:func:`~karui.evaluators.repeated.average`). What the search itself measured does
     not count: it is by being low that a latency came to the front, and it would be too low on average.
@@ -179,7 +178,7 @@ def measure_with(
     Where time runs out, latencies are not measured once more, and then the last files not at all; but one always is.
 
     Args:
-        crew: Measures a candidate's file; see :class:`Remeasure`.
+        executor: Measures a candidate's file; see :class:`Remeasure`.
         wanted: The trials and their files.
         happened: As for :func:`measure_again`.
         objectives: Those of the study.
@@ -203,7 +202,7 @@ def measure_with(
             late.append(record.number)
             continue
         with pace.timed(again=False):
-            result = _answer(crew, record)
+            result = _answer(executor, record)
         if isinstance(result, Outcome):
             taken[record.number] = [result]
             continue
@@ -216,7 +215,7 @@ def measure_with(
             if not pace.allows(again=True):
                 break
             with pace.timed(again=True):
-                result = _answer(crew, one.record)
+                result = _answer(executor, one.record)
             if isinstance(result, Outcome):  # what fails now has been measured before
                 taken[one.record.number].append(result)
     return MeasuredAgain(tuple(measured()), lost, late=tuple(late))
@@ -243,16 +242,14 @@ class _Pace:
         return self._left() >= usual
 
 
-def _answer(crew: Crew, record: TrialRecord, tries: int = _TRIES) -> Ending:
+def _answer(executor: Executor, record: TrialRecord) -> Ending:
     if record.candidate is None:
         raise ValueError(f"trial {record.number} has no candidate")
-    crew.submit(record.number, record.candidate)
+    tries = 0
     while True:
-        for event in crew.wait(_SECONDS_BETWEEN_LOOKS):
-            if not isinstance(event, Answer):
-                continue
-            if isinstance(event.result, TargetUnavailable):  # no file's fault: the same command measures it later
-                raise event.result
-            if isinstance(event.result, UnexpectedError) and tries > 1:
-                return _answer(crew, record, tries - 1)
-            return event.result
+        tries += 1
+        result = executor.run(record.number, record.candidate)
+        if isinstance(result, TargetUnavailable):  # no file's fault: the same command measures it later
+            raise result
+        if not isinstance(result, UnexpectedError) or tries == _TRIES:
+            return result

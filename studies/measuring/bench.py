@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ...errors import CandidateFailure, TargetUnavailable
 from ...evaluators.measurement import Measurement
-from ...search.gates import Draft, Gates
-from ...search.passage import Passage
+from ...search.early_stopping import EarlyStopping
+from ...search.pruning_rules import Draft, PruningRules
 from ...search.record import Outcome, TrialRecord
 from ...spaces.artifact import Artifact, StageRecord, file_digest
 from ...spaces.build import Builder
@@ -53,16 +53,16 @@ class Bench(StudyEvaluators):
             if record.outcome:
                 self._outcomes.keep(record.outcome)
 
-    def evaluate(self, candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+    def evaluate(self, candidate: Candidate, gates: PruningRules | None = None, /) -> Outcome:
         """Make and measure a candidate; see :class:`karui.search.outcome.Evaluate`."""
         # Where the task's code changes the folder that it runs in, the next candidate begins in the old one again.
         with self.lock.working(), contextlib.chdir(os.curdir):
             return self._evaluate(candidate, gates)
 
-    def _evaluate(self, candidate: Candidate, gates: Gates | None) -> Outcome:
-        passage = Passage(gates)
-        stages = [] if gates is None else self._pass_draft(candidate, gates, passage)
-        artifact = self._builder.build(candidate, passage.on_epoch)
+    def _evaluate(self, candidate: Candidate, gates: PruningRules | None) -> Outcome:
+        early_stopping = EarlyStopping(gates)
+        stages = [] if gates is None else self._pass_draft(candidate, gates, early_stopping)
+        artifact = self._builder.build(candidate, early_stopping.on_epoch)
         stages += artifact.stages
         found = self._outcomes.get(artifact.digest)
         if found is None:
@@ -73,8 +73,8 @@ class Bench(StudyEvaluators):
             found,
             stages=tuple(stages),
             notes=artifact.notes,
-            curves=passage.curves,
-            let_through=passage.let_through,
+            curves=early_stopping.curves,
+            let_through=early_stopping.let_through,
         )
 
     def _measure(self, artifact: Artifact, stages: list[StageRecord]) -> Outcome:
@@ -90,16 +90,18 @@ class Bench(StudyEvaluators):
         self._outcomes.keep(outcome)
         return outcome
 
-    def _pass_draft(self, candidate: Candidate, gates: Gates, passage: Passage) -> list[StageRecord]:
+    def _pass_draft(
+        self, candidate: Candidate, gates: PruningRules, early_stopping: EarlyStopping
+    ) -> list[StageRecord]:
         """Measure what can be measured before training, where there is any, and meet the gates with it."""
         begin = time.perf_counter()
         with self._builder.draft(candidate) as draft:
             if draft is None:
                 return []
             (size,) = self.size.measure(draft)
-            passage.size(size.value)
+            early_stopping.size(size.value)
             if gates.wants_latency(size.value) and (latency := self._latency_of(draft)) is not None:
-                passage.draft(Draft(size.value, latency.value, latency.spread))
+                early_stopping.draft(Draft(size.value, latency.value, latency.spread))
         return [StageRecord("draft", time.perf_counter() - begin, cached=False)]
 
     def _latency_of(self, draft: Artifact) -> Measurement | None:

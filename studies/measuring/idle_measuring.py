@@ -51,7 +51,7 @@ class IdleMeasuring:
     Args:
         records: Returns all trials.
         bench: Of the search's own process; its workers have their own.
-        happened: Is told of each measurement; see :class:`~karui.search.listener.Listener`.
+        happened: Is told of each measurement; see :class:`~karui.search.record.Listener`.
         clock: Seconds that only grow.
         objectives: Those of the study.
         differences: How well differences of files are known; values count as independent without it.

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...evaluators.measurement import Measurement
-from ...search.gates import Gates
-from ...search.outcome import Evaluate, Outcome
+from ...search.executor import Evaluate
+from ...search.outcome import Outcome
+from ...search.pruning_rules import PruningRules
 from ...spaces.stage_cache import StageCache
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..storage.shared_files import SharedFiles, open_shared_files
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Workbench:
     """Makes, within a worker process, what makes and measures candidates; see
-    :data:`karui.search.worker_process.Factory`.
+    :data:`karui.studies.workers.process.Factory`.
 
     Args:
         spec: The study.
@@ -105,7 +106,7 @@ def explained(bench: Bench, spec: StudySpec, folder: RunFolder) -> Evaluate:
     """Return how a bench evaluates, what the disk lacks told as such: a full one is no fault of the candidate."""
     cache = cache_of(spec, folder).folder
 
-    def evaluate(candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+    def evaluate(candidate: Candidate, gates: PruningRules | None = None, /) -> Outcome:
         with explain_os_errors(folder.path, task_runs=True), explain_cache_errors(cache):
             return bench.evaluate(candidate, gates)
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...search.front import hypervolume
-from ...search.growth import FrontGrowth
+from ...search.front import HypervolumeHistory, hypervolume
 from ...search.objectives import OBJECTIVES, Objective
 from ..tables import names_of
 from .axes import names_of_uses
@@ -51,7 +50,7 @@ def volume_history(
     """
     values = evaluated[list(names_of(objectives))].to_numpy(dtype=np.float64)
     feasible = evaluated["feasible"].to_numpy(dtype=bool)
-    growth = FrontGrowth(baseline, objectives)
+    growth = HypervolumeHistory(baseline, objectives)
     numbers = evaluated["trial"].to_numpy(dtype=int)
     for number, point, counts in zip(numbers.tolist(), values, feasible.tolist(), strict=True):
         growth.add(number, point, counts)

@@ -45,7 +45,8 @@ def open_study(storage: str, name: str, *, create: bool, objectives: Sequence[Ob
     Raises:
         OutputError: Where the storage cannot be opened, or holds no such study, or one with other objectives.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Of trials that fail Optuna's loop would tell on the terminal; karui's own log has them with their reasons.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     optuna.logging.disable_default_handler()
     # Two processes may meet at one SQLite file for a moment; waiting beats failing.
     arguments: dict[str, Any] = {"pool_pre_ping": True}

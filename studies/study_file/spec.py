@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, field_vali
 from pydantic_core import to_jsonable_python
 
 from ...search.objectives import LIMITS, Objective, latency_on
-from ...search.sampler import SamplerName
+from ...search.proposals import SamplerName
 from ...spaces.axes import AXES
 from ...spaces.axis import all_axes
 from ...spaces.build_settings import BuildSettings

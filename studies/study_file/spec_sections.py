@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ...search.gates import GateCheck
 from ...search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, parse_bound, with_bounds
+from ...search.pruning_rules import RuleCheck
 from ...spaces.section import Section, Text
 
 MOST_THREADS = 1_024
@@ -116,7 +116,7 @@ class GatesSpec(Section):
         audit: Share of what would be stopped that goes on all the same, to measure how often gates are wrong.
     """
 
-    stop_at: Annotated[tuple[GateCheck, ...], Field(max_length=16, strict=False)] = ("draft", "rungs")
+    stop_at: Annotated[tuple[RuleCheck, ...], Field(max_length=16, strict=False)] = ("draft", "rungs")
     audit: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 

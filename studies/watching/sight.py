@@ -12,10 +12,10 @@ from typing import Any
 from optuna.trial import TrialState
 
 from ...errors import StudyFileError
-from ...search.gatekeeper import GateReport, report_gates
-from ...search.growth import FrontGrowth
+from ...search.early_stopping import RuleReport, report_rules
+from ...search.front import HypervolumeHistory
+from ...search.heartbeat import SILENT_SECONDS, is_here, owner_is_gone
 from ...search.objectives import Objective
-from ...search.owners import SILENT_SECONDS, is_here, owner_is_gone
 from ...search.record import TrialRecord, read_record
 from ..read import Results
 from ..storage.storage_errors import explain_storage_errors
@@ -74,7 +74,7 @@ class Sight:
     objectives: tuple[Objective, ...]
     baseline: tuple[float, ...] | None
     volumes: tuple[float, ...]
-    gates: tuple[GateReport, ...]
+    gates: tuple[RuleReport, ...]
     failures: Mapping[str, tuple[int, str]]
     seconds_left: float | None
 
@@ -101,7 +101,7 @@ class Onlooker:
         self._objectives = stored_objectives(self._study)
         self._log = LogTail(results.folder.log)
         self._ended: dict[int, TrialRecord] = {}
-        self._growth: FrontGrowth | None = None
+        self._growth: HypervolumeHistory | None = None
         try:
             self._hours = load_spec(study).hours
         except StudyFileError:
@@ -138,7 +138,7 @@ class Onlooker:
             objectives=self._objectives,
             baseline=baseline,
             volumes=self._volumes(records, baseline),
-            gates=report_gates(records, self._objectives),
+            gates=report_rules(records, self._objectives),
             failures=_failures(records),
             seconds_left=self._seconds_left() if is_running else None,
         )
@@ -195,7 +195,7 @@ class Onlooker:
         if baseline is None:
             return ()
         if self._growth is None:
-            self._growth = FrontGrowth(baseline, self._objectives)
+            self._growth = HypervolumeHistory(baseline, self._objectives)
         measured = [record for record in records if record.outcome is not None]
         # trials may end out of their order; whichever ended since the last look comes now
         for record in measured:

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ...search.gatekeeper import describe_reports
+from ...search.early_stopping import describe_reports
 from ...search.record import TrialRecord
 from ..further import further_text
 from ..read import find_results

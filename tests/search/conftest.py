@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import optuna
 import pytest
 
 from karui.evaluators.measurement import Measurement
-from karui.search.crew import Crew, InProcess
+from karui.search.executor import Executor, InProcess
 from karui.search.loop import SearchLoop
 from karui.search.objectives import OBJECTIVES, Objective
 from karui.search.outcome import Outcome
@@ -84,8 +83,8 @@ def make_loop(tmp_path: Path, small_space: SearchSpace) -> MakeLoop:
         sampler: str = "random",
         objectives: tuple[Objective, ...] = OBJECTIVES,
         clock: Callable[[], float] = lambda: 0.0,
-        crew: Crew | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        executor: Executor | None = None,
+        sleep: Callable[[float], None] | None = None,
     ) -> SearchLoop:
         study = optuna.create_study(
             storage=f"sqlite:///{tmp_path / 'study.db'}",
@@ -93,13 +92,12 @@ def make_loop(tmp_path: Path, small_space: SearchSpace) -> MakeLoop:
             directions=[objective.direction for objective in OBJECTIVES],
             load_if_exists=True,
         )
-        crew = crew or InProcess(evaluate)
         return SearchLoop(
             study,
             space,
             objectives,
             BASELINE,
-            crew,
+            executor or InProcess(evaluate),
             sampler=sampler,  # type: ignore[arg-type]
             seed=3,
             clock=clock,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karui.search.curves import PEERS, LearningCurve, PastTraining, is_rung, optimistic_end
+from karui.search.outcome import PEERS, LearningCurve, PastTraining, is_rung, optimistic_end
 
 KINDS = ("warm", "from scratch")
 METRICS = st.floats(-100.0, 100.0)

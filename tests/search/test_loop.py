@@ -16,12 +16,12 @@ from optuna.trial import TrialState
 from karui.errors import CandidateFailure
 from karui.evaluators.measurement import Measurement
 from karui.search.front import pareto_mask
+from karui.search.heartbeat import owner_is_gone
 from karui.search.loop import Budget
 from karui.search.objectives import OBJECTIVES, bounded_limits, with_bounds
 from karui.search.outcome import Outcome
-from karui.search.owners import owner_is_gone
+from karui.search.proposals import SAMPLERS
 from karui.search.record import ATTEMPTS, read_records
-from karui.search.sampler import SAMPLERS
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
 from karui.spaces.cells.axis import CellsAxis
@@ -313,7 +313,7 @@ import os, signal, sys
 import optuna
 sys.path.insert(0, {folder!r})
 from conftest import BASELINE, Log, known_outcome
-from karui.search.crew import InProcess
+from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
 from karui.spaces.quantization.axis import BitsAxis
@@ -363,7 +363,7 @@ def test_a_killed_search_loses_only_the_candidate_in_flight(make_loop: MakeLoop,
 MARK = """
 import json, os, sys
 os.getpid = lambda: int(sys.argv[1])
-from karui.search.owners import owner_mark
+from karui.search.heartbeat import owner_mark
 print(json.dumps(owner_mark()))
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,27 +16,25 @@ from optuna.trial import TrialState
 
 from karui.errors import CandidateFailure
 from karui.evaluators.measurement import Measurement
-from karui.search.crew import Answer, Crew, Event, InProcess
-from karui.search.gatekeeper import Gatekeeper, GateReport, report_gates
-from karui.search.gates import Gates, Stop
-from karui.search.ledger import Ledger
+from karui.search.early_stopping import PruningPolicy, RuleReport, report_rules
+from karui.search.executor import Executor, InProcess, tell_nobody
+from karui.search.heartbeat import Heartbeat
 from karui.search.loop import Budget, SearchLoop
+from karui.search.objective import TrialObjective
 from karui.search.objectives import OBJECTIVES, Objective, with_bounds
-from karui.search.outcome import Outcome
-from karui.search.owners import Owners
-from karui.search.promotable import MOST_WITHIN_NOISE
-from karui.search.promotion import MOST_RESERVED, Promotion, without_replaced
+from karui.search.outcome import Outcome, Result, Stop
+from karui.search.promotion import MOST_RESERVED, MOST_WITHIN_NOISE, Promotion, without_replaced
+from karui.search.proposals import OneSplitTPESampler, SamplerName
+from karui.search.pruning_rules import PruningRules
 from karui.search.record import ATTEMPTS, PROMOTED, TrialRecord, read_records
-from karui.search.sampler import SamplerName
-from karui.search.settling import Settling
-from karui.search.tpe import OneSplitTPESampler
+from karui.search.trial_index import TrialIndex
 from karui.search.turns import Unordered
-from karui.search.workers import Workers
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity.axis import SparsityAxis
+from karui.studies.workers.pool import Workers
 
 from .conftest import BASELINE, Log, MakeLoop, known_outcome
 
@@ -47,7 +47,7 @@ SPACE = SearchSpace(
 """Three networks, of which the baseline's own is not trained."""
 
 
-def longer_is_better(candidate: Candidate, gates: Gates | None = None) -> Outcome:
+def longer_is_better(candidate: Candidate, gates: PruningRules | None = None) -> Outcome:
     """Training for longer wins half of what fewer channels and zeros have cost; odd shares of channels cost more."""
     outcome = known_outcome(candidate)
     odd = 0.3 if candidate.removed_channels % 0.25 else 0.0
@@ -116,12 +116,12 @@ def promoting(small_space: SearchSpace) -> MakeLoop:
         factor: int = FACTOR,
         space: SearchSpace = small_space,
         objectives: tuple[Objective, ...] = OBJECTIVES,
-        crew: Crew | None = None,
+        executor: Executor | None = None,
         **options: Any,
     ) -> SearchLoop:
         study = optuna.create_study(storage=storage, study_name="mine", directions=directions, load_if_exists=True)
-        crew = crew or InProcess(evaluate)
-        return SearchLoop(study, space, objectives, BASELINE, crew, "random", 3, final_factor=factor, **options)
+        executor = executor or InProcess(evaluate)
+        return SearchLoop(study, space, objectives, BASELINE, executor, "random", 3, final_factor=factor, **options)
 
     return make
 
@@ -202,7 +202,7 @@ def test_one_that_fails_is_told_and_not_tried_again(promoting: MakeLoop) -> None
 NOISE = 0.04
 
 
-def noisy(candidate: Candidate, gates: Gates | None = None) -> Outcome:
+def noisy(candidate: Candidate, gates: PruningRules | None = None) -> Outcome:
     """The same world, where accuracy is known by an interval only."""
     outcome = longer_is_better(candidate)
     accuracy = replace(outcome.measurements["accuracy"], spread=NOISE)
@@ -256,7 +256,9 @@ def test_one_within_noise_is_promoted_only_where_it_fits(promoting: MakeLoop) ->
     clock = Clock()
     loop = promoting(clock.evaluate, clock=clock, space=WIDE, factor=1)
     loop.run(EVERY, Log())
-    exact, noisy = (Promotion(loop.study, OBJECTIVES, loop._ledger, FACTOR) for _ in range(2))
+    index = TrialIndex(loop.study, Heartbeat(loop.study))
+    index.take_in()
+    exact, noisy = (Promotion(loop.study, OBJECTIVES, index, FACTOR) for _ in range(2))
     for record in read_records(loop.study):
         if record.outcome is None:
             continue
@@ -312,7 +314,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def evaluate(self, candidate: Candidate, gates: Gates | None = None) -> Outcome:
+    def evaluate(self, candidate: Candidate, gates: PruningRules | None = None) -> Outcome:
         network = (candidate.removed_channels, candidate.zeroed_weights, candidate.epochs_factor)
         stages = [StageRecord("latency", 1.0, cached=False)]
         if is_trained(candidate) and network not in self.networks:
@@ -375,7 +377,7 @@ def test_the_reserve_is_the_work_that_is_left() -> None:
         replace(half, weight_bits=8): (("latency", 100.0),),  # not on the front
     }
     study = optuna.create_study(directions=[objective.direction for objective in OBJECTIVES])
-    promotion = Promotion(study, OBJECTIVES, Ledger(study, Owners(study)), 3)
+    promotion = Promotion(study, OBJECTIVES, TrialIndex(study, Heartbeat(study)), 3)
     for number, (candidate, stages) in enumerate(took.items()):
         point = (float(number), float(number), 0.9 - 0.1 * (number == 5) + 0.01 * number)
         named = zip((objective.name for objective in OBJECTIVES), point, strict=True)
@@ -395,7 +397,7 @@ def test_the_reserve_is_the_work_that_is_left() -> None:
 
 def test_where_weights_were_taken_as_they_are_the_time_of_a_training_is_unknown_until_one_was_promoted() -> None:
     study = optuna.create_study(directions=[objective.direction for objective in OBJECTIVES])
-    promotion = Promotion(study, OBJECTIVES, Ledger(study, Owners(study)), 3)
+    promotion = Promotion(study, OBJECTIVES, TrialIndex(study, Heartbeat(study)), 3)
 
     def learn(number: int, candidate: Candidate, stage: str, seconds: float) -> None:
         point = (float(number), float(number), 0.9 + 0.01 * number)
@@ -412,7 +414,7 @@ def test_where_weights_were_taken_as_they_are_the_time_of_a_training_is_unknown_
     assert promotion.reserve(1, 10_000.0) == MOST_RESERVED * 10_000
     assert len(promotion.missing(100.0)) == 2, "the front is promoted whatever it takes"
     learn(2, replace(half, epochs_factor=3), "recovery", 60.0)
-    # The other one takes as long; both were measured in a second. What is promoted stays missing in this empty ledger.
+    # The other one takes as long; both were measured in a second. What is promoted stays missing in this empty index.
     assert promotion.reserve(1, 10_000.0) == pytest.approx(60.0 + 2 * 1.0)
 
 
@@ -443,19 +445,23 @@ def test_what_is_interrupted_goes_on_with_what_is_missing(promoting: MakeLoop) -
     assert len(log.begun_keys) == len(keys) - 1, "and with nothing else"
 
 
+class Killed(BaseException):
+    """Ends a search without a word to the storage, as the end of its process does."""
+
+
 def test_one_that_searches_are_killed_on_is_given_up(promoting: MakeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     doomed = Candidate(removed_channels=0.5, zeroed_weights=0.5, weight_bits=4, activation_bits=8, epochs_factor=FACTOR)
 
     def kill(candidate: Candidate) -> Outcome:
         if candidate.key == doomed.key:
-            raise KeyboardInterrupt
+            raise Killed
         return longer_is_better(candidate)
 
     # Killed, a search has no time to end what it has in flight.
     with monkeypatch.context() as patch:
-        patch.setattr(Settling, "interrupt_all", lambda self: None)
+        patch.setattr(TrialObjective, "interrupt", lambda self, trial, *, told: None)
         for _ in range(ATTEMPTS):
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(Killed):
                 promoting(kill).run(EVERY, Log())
     loop = promoting(kill)
     loop.run(EVERY, Log())
@@ -468,39 +474,51 @@ def test_one_that_searches_are_killed_on_is_given_up(promoting: MakeLoop, monkey
 
 
 class Pair:
-    """Two candidates at a time, of which the later one ends first; notes what was in flight together, and the gates."""
+    """Two candidates at a time; notes what was in flight together, and the gates.
 
-    size = 2
+    Args:
+        promoted: How many promoted candidates are begun before the first of them ends.
+    """
 
-    def __init__(self, evaluate: Callable[..., Outcome] = longer_is_better) -> None:
-        self.evaluate = evaluate
-        self.flying: list[tuple[int, Candidate]] = []
+    size, is_here = 2, False
+
+    def __init__(self, promoted: int = 1) -> None:
+        self.promoted = self.to_promote = promoted
+        self.all_begun = threading.Event()
+        self.on_stage: Callable[[int, str], None] = tell_nobody
+        self.flying: dict[int, Candidate] = {}
         self.together: list[tuple[Candidate, Candidate]] = []
-        self.gates: list[tuple[Candidate, Gates | None]] = []
+        self.gates: list[tuple[Candidate, PruningRules | None]] = []
+        self.lock = threading.Lock()
 
-    def submit(self, ticket: int, candidate: Candidate, gates: Gates | None = None) -> None:
-        self.flying.append((ticket, candidate))
-        self.gates.append((candidate, gates))
-        if len(self.flying) == 2:
-            self.together.append((self.flying[0][1], self.flying[1][1]))
-
-    def wait(self, seconds: float) -> Sequence[Event]:
-        if not self.flying:
-            return ()
-        ticket, candidate = self.flying.pop()
-        return (Answer(ticket, self.evaluate(candidate)),)
+    def run(self, number: int, candidate: Candidate, gates: PruningRules | None = None) -> Result:
+        with self.lock:
+            self.together += [(other, candidate) for other in self.flying.values()]
+            self.flying[number] = candidate
+            self.gates.append((candidate, gates))
+            is_promoted = candidate.epochs_factor > 1
+            is_first = is_promoted and self.promoted == self.to_promote
+            self.to_promote -= is_promoted
+            if self.to_promote <= 0:
+                self.all_begun.set()
+        time.sleep(0.01)
+        if is_first:
+            self.all_begun.wait(10.0)
+        with self.lock:
+            del self.flying[number]
+        return longer_is_better(candidate)
 
     def close(self) -> None:
         self.flying.clear()
 
 
 def test_two_at_a_time_promote_the_same_and_do_not_wait_for_one_network(promoting: MakeLoop) -> None:
-    crew = Pair()
-    loop = promoting(crew=crew, space=SPACE)
+    pair = Pair(len(expected(everything(SPACE))))
+    loop = promoting(executor=pair, space=SPACE)
     loop.run(EVERY, Log())
     assert sorted(promoted_keys(loop)) == sorted(expected(everything(SPACE)))
-    pairs = [pair for pair in crew.together if pair[0].epochs_factor > 1]
-    assert all(one.epochs_factor == other.epochs_factor for one, other in crew.together), "not before all have ended"
+    pairs = [pair for pair in pair.together if pair[0].epochs_factor > 1]
+    assert all(one.epochs_factor == other.epochs_factor for one, other in pair.together), "not before all have ended"
     assert pairs[0][0].removed_channels != pairs[0][1].removed_channels, "one of each network first"
     # The first of the pair stays in flight to the end: whoever shares its network comes last.
     waiting = [other.removed_channels == pairs[0][0].removed_channels for _, other in pairs]
@@ -509,12 +527,12 @@ def test_two_at_a_time_promote_the_same_and_do_not_wait_for_one_network(promotin
 
 
 def test_what_is_promoted_meets_no_gates_and_makes_none(promoting: MakeLoop) -> None:
-    crew = Pair()
-    keeper = Gatekeeper(OBJECTIVES, BASELINE, audit=0.0)
-    loop = replace(promoting(crew=crew), gatekeeper=keeper)
+    pair = Pair()
+    keeper = PruningPolicy(OBJECTIVES, BASELINE, audit=0.0)
+    loop = replace(promoting(executor=pair), pruning_policy=keeper)
     loop.run(EVERY, Log())
-    assert {candidate.epochs_factor for candidate, gates in crew.gates if gates is None} == {FACTOR}
-    assert {candidate.epochs_factor for candidate, gates in crew.gates if gates is not None} == {1}
+    assert {candidate.epochs_factor for candidate, gates in pair.gates if gates is None} == {FACTOR}
+    assert {candidate.epochs_factor for candidate, gates in pair.gates if gates is not None} == {1}
     rivals = {(rival.size_bytes, rival.latency_ms, rival.accuracy) for rival in keeper.gates_for("key").front}
     assert rivals == {values(candidate) for candidate in front_of(everything(loop.space))}
 
@@ -527,7 +545,7 @@ def test_a_gate_is_judged_by_the_front_that_it_saw() -> None:
 
     short = Candidate(removed_channels=0.5)
     records = [record(0, short, 0.8, Stop("rung", "too little", 0.1)), record(1, replace(short, epochs_factor=4), 0.9)]
-    assert report_gates(records, OBJECTIVES) == (GateReport("rung", stopped=0, tested=1, missed=1),)
+    assert report_rules(records, OBJECTIVES) == (RuleReport("rung", stopped=0, tested=1, missed=1),)
 
 
 SHORT = Candidate(removed_channels=0.5, weight_bits=4)
@@ -565,15 +583,11 @@ class Nested(InProcess):
         super().__init__(longer_is_better)
         self.other: Iterator[Callable[[], None]] = iter([other])
 
-    def submit(self, ticket: int, candidate: Candidate, gates: Gates | None = None) -> None:
-        super().submit(ticket, candidate, gates)
-        self.is_promoted = candidate.epochs_factor > 1
-
-    def wait(self, seconds: float) -> Sequence[Event]:
-        if self.is_promoted:
+    def run(self, number: int, candidate: Candidate, gates: PruningRules | None = None) -> Result:
+        if candidate.epochs_factor > 1:
             with suppress(StopIteration):
                 next(self.other)()
-        return super().wait(seconds)
+        return super().run(number, candidate, gates)
 
 
 @pytest.mark.parametrize("turns", ["alone", "unordered"])
@@ -586,7 +600,7 @@ def test_searches_of_one_study_share_the_promotion(promoting: MakeLoop, turns: s
         loop = replace(loop, turns=Unordered()) if turns == "unordered" else loop
         endings.append(loop.run(EVERY, yours))
 
-    loop = promoting(crew=Nested(other))
+    loop = promoting(executor=Nested(other))
     loop = replace(loop, turns=Unordered()) if turns == "unordered" else loop
     endings.append(loop.run(EVERY, mine))
     keys = expected(everything(loop.space))
@@ -601,13 +615,14 @@ def test_a_longer_training_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> N
     given: list[float] = []
 
     class Idle:
-        def begin(self, ticket: int, candidate: Candidate, gates: Gates | None, seconds: float) -> None:
+        def begin(self, candidate: Candidate, gates: PruningRules | None, seconds: float) -> None:
             given.append(seconds)
 
-    monkeypatch.setattr(Workers, "_start", lambda self: Idle())
+    monkeypatch.setattr(Workers, "_worker", lambda self: Idle())
+    monkeypatch.setattr(Workers, "_follow", lambda self, worker, number, seconds: known_outcome(Candidate()))
     workers = Workers(2, known_outcome, candidate_seconds=60.0)  # type: ignore[arg-type]
     for factor in (1, 3):
-        workers.submit(0, Candidate(removed_channels=0.5, epochs_factor=factor))
+        workers.run(0, Candidate(removed_channels=0.5, epochs_factor=factor))
     assert given == [60.0, 180.0]
 
 

@@ -16,12 +16,11 @@ import pytest
 from optuna.trial import TrialState
 
 from karui.errors import CandidateFailure, KaruiError, TaskError
-from karui.search.crew import Answer, Event
 from karui.search.loop import Budget
 from karui.search.outcome import Outcome, Result, UnexpectedError, WorkerLost
 from karui.search.record import read_records
-from karui.search.workers import Workers
 from karui.spaces.candidate import Candidate
+from karui.studies.workers.pool import Workers
 
 from .conftest import Log, MakeLoop, known_outcome
 
@@ -147,20 +146,8 @@ MakeWorkers = Callable[..., Workers]
 
 
 def ask(workers: Workers, *bits: int) -> dict[int, Result]:
-    """Have one candidate of each of these bits evaluated, as many at a time as there are workers; by bits."""
-    waiting, results, events = list(bits), {}, list[Event]()
-    flying = 0
-    while waiting or flying:
-        while waiting and flying < workers.size:
-            workers.submit(waiting[0], Candidate(weight_bits=waiting.pop(0)))
-            flying += 1
-        events = list(workers.wait(30.0))
-        assert events, "nothing happened"
-        for event in events:
-            if isinstance(event, Answer):
-                results[event.ticket] = event.result
-                flying -= 1
-    return results
+    """Have one candidate of each of these bits evaluated, one after the other; by bits."""
+    return {width: workers.run(width, Candidate(weight_bits=width)) for width in bits}
 
 
 def lost(result: Result) -> tuple[str, str]:
@@ -221,7 +208,7 @@ def test_a_candidate_that_hangs_is_stopped_with_all_that_it_started(make_workers
 
 def test_who_is_ended_from_outside_is_tried_again(make_workers: MakeWorkers, make_loop: MakeLoop) -> None:
     log = Log()
-    loop = make_loop(crew=make_workers(odd={8: "terminate"}))
+    loop = make_loop(executor=make_workers(odd={8: "terminate"}))
     loop.run(Budget(trials=1000), log)
     assert {record.state for record in log.records} <= {"evaluated", "duplicate"}
     (ended,) = [details for event, details in log.events if event == "unexpected error"]
@@ -232,7 +219,7 @@ def test_a_new_process_takes_over_from_one_whose_accelerator_is_broken(
     make_workers: MakeWorkers, make_loop: MakeLoop
 ) -> None:
     log = Log()
-    loop = make_loop(crew=make_workers(odd={4: "accelerator"}))
+    loop = make_loop(executor=make_workers(odd={4: "accelerator"}))
     loop.run(Budget(trials=12), log, loop.space.landmarks())
     assert {record.state for record in log.records} <= {"evaluated", "duplicate"}
     kinds = {details["kind"] for event, details in log.events if event == "unexpected error"}
@@ -270,13 +257,12 @@ SEARCH = """
 import sys, time
 sys.path.insert(0, {folder!r})
 from oddities import Factory
-from karui.search.workers import Workers
+from karui.studies.workers.pool import Workers
 from karui.spaces.candidate import Candidate
 
 workers = Workers(1, Factory({{3: {how!r}}}, diary={diary!r}), candidate_seconds=600.0)
-workers.submit(0, Candidate(weight_bits=3))
-print(workers.wait(60.0), flush=True)
-time.sleep(600)
+workers.on_stage = lambda number, stage: print(stage, flush=True)
+workers.run(0, Candidate(weight_bits=3))
 """
 
 
@@ -305,7 +291,7 @@ from conftest import BASELINE, Log
 from oddities import Factory
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
-from karui.search.workers import Workers
+from karui.studies.workers.pool import Workers
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity.axis import SparsityAxis
@@ -335,8 +321,7 @@ SearchLoop(study, space, OBJECTIVES, BASELINE, workers, sampler="random", seed=3
 def test_a_search_that_is_killed_at_any_moment_loses_nothing(
     make_workers: MakeWorkers, make_loop: MakeLoop, tmp_path: Path
 ) -> None:
-    crew = make_workers(2)
-    loop = make_loop(crew=crew)
+    loop = make_loop(executor=make_workers(2))
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     kills = 0
     for seed in range(8):
@@ -362,7 +347,7 @@ def test_a_search_that_is_killed_at_any_moment_loses_nothing(
 
 
 def test_as_many_workers_as_one_likes_give_the_same(make_workers: MakeWorkers, make_loop: MakeLoop) -> None:
-    loop = make_loop(crew=make_workers(3, odd={8: "sleep"}))
+    loop = make_loop(executor=make_workers(3, odd={8: "sleep"}))
     log = Log()
     assert loop.run(Budget(trials=1000), log) == "every candidate of the space has been tried"
     expected = {key: known_outcome(candidate) for _, candidate in loop.space.points() if (key := candidate.key)}
@@ -379,9 +364,9 @@ def test_one_worker_asks_for_what_the_search_itself_would(
     make_workers: MakeWorkers, make_loop: MakeLoop, tmp_path: Path
 ) -> None:
     asked: list[list[str]] = []
-    for crew in (None, make_workers(1)):
+    for executor in (None, make_workers(1)):
         log = Log()
-        make_loop(crew=crew, sampler="tpe").run(Budget(trials=14), log)
+        make_loop(executor=executor, sampler="tpe").run(Budget(trials=14), log)
         asked.append(log.begun_keys)
         optuna.delete_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="made-up")
     assert asked[0] == asked[1]
@@ -391,7 +376,7 @@ def test_several_are_in_flight_and_the_budget_is_kept(
     make_workers: MakeWorkers, make_loop: MakeLoop, tmp_path: Path
 ) -> None:
     log = Log()
-    loop = make_loop(crew=make_workers(3, odd=dict.fromkeys((7, 8, 4, 32), "sleep")))
+    loop = make_loop(executor=make_workers(3, odd=dict.fromkeys((7, 8, 4, 32), "sleep")))
     assert loop.run(Budget(trials=10), log) == "all trials are done"
     assert len(log.begun_keys) == len(set(log.begun_keys)) == 10
     pids = {line.split()[0] for line in (tmp_path / "diary").read_text().splitlines()}
@@ -399,7 +384,7 @@ def test_several_are_in_flight_and_the_budget_is_kept(
 
 
 def test_every_ending_is_noted(make_workers: MakeWorkers, make_loop: MakeLoop) -> None:
-    loop = make_loop(crew=make_workers(2, odd={4: "exit", 7: "bug"}))
+    loop = make_loop(executor=make_workers(2, odd={4: "exit", 7: "bug"}))
     log = Log()
     loop.run(Budget(trials=1000), log, loop.space.landmarks())
     states = {
@@ -423,7 +408,7 @@ def test_every_ending_is_noted(make_workers: MakeWorkers, make_loop: MakeLoop) -
 
 
 def test_a_bug_that_hits_everything_ends_the_search(make_workers: MakeWorkers, make_loop: MakeLoop) -> None:
-    loop = make_loop(crew=make_workers(odd=dict.fromkeys(range(33), "bug")))
+    loop = make_loop(executor=make_workers(odd=dict.fromkeys(range(33), "bug")))
     with pytest.raises(
         KaruiError, match=r"3 times in a row(?s:.*)KeyError: 'nothing'(?s:.*)tries the candidates again"
     ):
@@ -435,7 +420,7 @@ def test_a_bug_that_hits_everything_ends_the_search(make_workers: MakeWorkers, m
 
 def test_an_error_of_the_task_ends_the_search_and_costs_nothing(make_workers: MakeWorkers, make_loop: MakeLoop) -> None:
     log = Log()
-    loop = make_loop(crew=make_workers(2, odd={4: "data", 8: "sleep", 32: "sleep", 7: "sleep"}))
+    loop = make_loop(executor=make_workers(2, odd={4: "data", 8: "sleep", 32: "sleep", 7: "sleep"}))
     with pytest.raises(TaskError, match="the data are broken"):
         loop.run(Budget(trials=1000), log)
     states = [record.state for record in read_records(loop.study)]
@@ -455,14 +440,15 @@ def test_ctrl_c_ends_the_workers_and_queues_what_was_in_flight(
         def reached(self, number: int, stage: str) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
-    loop = make_loop(crew=make_workers(2, odd=dict.fromkeys((4, 7, 8, 32), "sleep")))
+    loop = make_loop(executor=make_workers(2, odd=dict.fromkeys((4, 7, 8, 32), "sleep")))
     log = Impatient()
     with pytest.raises(KeyboardInterrupt):
         loop.run(Budget(trials=1000), log)
     records = read_records(loop.study)
     states = [record.state for record in records]
     stopped = [record.number for record in records if record.state == "interrupted"]
-    assert log.events == [("trial interrupted", {"trial": number}) for number in stopped]
+    assert sorted(details["trial"] for _, details in log.events) == stopped
+    assert {event for event, _ in log.events} == {"trial interrupted"}
     assert "running" not in states
     assert states.count("interrupted") == states.count("waiting") >= 1
     wait_until_gone(*{int(line.split()[0]) for line in (tmp_path / "diary").read_text().splitlines()})

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from karui.errors import CandidateFailure, CandidateStopped
-from karui.search.gates import SIZE_SLACK
+from karui.search.pruning_rules import SIZE_SLACK
 from karui.spaces import build
 from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings

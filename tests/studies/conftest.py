@@ -13,10 +13,10 @@ import pytest
 from karui.errors import KaruiError
 from karui.evaluators.measurement import Measurement
 from karui.search.record import Outcome, TrialRecord
-from karui.search.workers import Workers
 from karui.spaces.candidate import Candidate
 from karui.studies.certifying import remeasuring
 from karui.studies.cli import main
+from karui.studies.workers.pool import Workers
 
 from .postgres import new_database, postgres_server
 

@@ -17,14 +17,13 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from karui.evaluators.measurement import Measurement
-from karui.search.crew import InProcess
-from karui.search.ledger import Ledger
+from karui.search.executor import InProcess
+from karui.search.heartbeat import SILENT_SECONDS, Heartbeat, recover_stale
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
 from karui.search.outcome import Outcome
-from karui.search.owners import SILENT_SECONDS, Owners
 from karui.search.record import ATTEMPTS, read_records, write_candidate, write_end, write_outcome
-from karui.search.stale import recover_stale
+from karui.search.trial_index import TrialIndex
 from karui.search.turns import Alone, Turns, Unordered
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
@@ -52,8 +51,8 @@ def outcome_of(candidate: Candidate) -> Outcome:
 
 
 def loop_on(study: optuna.Study, turns: Turns, evaluate: Any = outcome_of, sampler: str = "random") -> SearchLoop:
-    crew = InProcess(evaluate)
-    return SearchLoop(study, SPACE, OBJECTIVES, BASELINE, crew, sampler=sampler, seed=3, turns=turns)  # type: ignore[arg-type]
+    executor = InProcess(evaluate)
+    return SearchLoop(study, SPACE, OBJECTIVES, BASELINE, executor, sampler=sampler, seed=3, turns=turns)  # type: ignore[arg-type]
 
 
 SEARCH = """
@@ -170,10 +169,12 @@ def study() -> optuna.Study:
     return optuna.create_study(directions=[objective.direction for objective in OBJECTIVES])
 
 
-def begin(study: optuna.Study, candidate: Candidate, owners: Owners | None, *, begun: bool = True) -> optuna.Trial:
+def begin(
+    study: optuna.Study, candidate: Candidate, heartbeat: Heartbeat | None, *, begun: bool = True
+) -> optuna.Trial:
     trial = study.ask()
-    if owners is not None:
-        trial.set_user_attr("owner", owners.mark)
+    if heartbeat is not None:
+        trial.set_user_attr("owner", heartbeat.mark)
     write_candidate(trial, candidate)
     if begun:
         trial.set_user_attr("begun", "now")
@@ -181,11 +182,11 @@ def begin(study: optuna.Study, candidate: Candidate, owners: Owners | None, *, b
 
 
 def test_of_two_at_the_same_time_the_lower_number_keeps_it(study: optuna.Study) -> None:
-    one, other = Owners(study), Owners(study)
+    one, other = Heartbeat(study), Heartbeat(study)
     with one, other:
         for number in (0, 1):
             begin(study, Candidate(weight_bits=4), (one, other)[number], begun=False)
-        mine, yours = Ledger(study, one), Ledger(study, other)
+        mine, yours = TrialIndex(study, one), TrialIndex(study, other)
         assert mine.take_in() == yours.take_in() == []
         key = Candidate(weight_bits=4).key
         assert mine.holder(key, 0) is None
@@ -195,41 +196,41 @@ def test_of_two_at_the_same_time_the_lower_number_keeps_it(study: optuna.Study) 
 
 
 def test_what_has_begun_is_kept_whatever_its_number(study: optuna.Study) -> None:
-    one, other = Owners(study), Owners(study)
+    one, other = Heartbeat(study), Heartbeat(study)
     with one, other:
         study.ask()
         begin(study, Candidate(weight_bits=4), other)
-        ledger = Ledger(study, one)
-        ledger.take_in()
-        assert ledger.holder(Candidate(weight_bits=4).key, 0) == 1
-        assert ledger.promised == 1
+        trial_index = TrialIndex(study, one)
+        trial_index.take_in()
+        assert trial_index.holder(Candidate(weight_bits=4).key, 0) == 1
+        assert trial_index.promised == 1
 
 
 def test_trials_are_taken_in_once_each(study: optuna.Study) -> None:
-    with Owners(study) as owners, Owners(study) as other:
-        ledger = Ledger(study, owners)
+    with Heartbeat(study) as heartbeat, Heartbeat(study) as other:
+        trial_index = TrialIndex(study, heartbeat)
         for count, bits in enumerate((2, 3, 4), start=1):
             trial = begin(study, Candidate(weight_bits=bits), other)
             write_outcome(trial, outcome_of(Candidate(weight_bits=bits)))
             study.tell(trial, [1.0, 1.0, 1.0])
-            assert [record.number for record in ledger.take_in()] == [count - 1]
-            assert ledger.spent == ledger.promised == count
-        assert ledger.take_in() == []
-        assert set(ledger.known.values()) == {0, 1, 2}
+            assert [record.number for record in trial_index.take_in()] == [count - 1]
+            assert trial_index.spent == trial_index.promised == count
+        assert trial_index.take_in() == []
+        assert set(trial_index.known.values()) == {0, 1, 2}
 
 
 # --- the dead and the living ------------------------------------------------------------------------------------------
 
 
-def far_away(study: optuna.Study, clock: list[float]) -> Owners:
-    owners = Owners(study, now=lambda: clock[0])
-    owners.mark |= {"host": "another-host", "machine": "another-host, booted once"}
-    return owners
+def far_away(study: optuna.Study, clock: list[float]) -> Heartbeat:
+    heartbeat = Heartbeat(study, now=lambda: clock[0])
+    heartbeat.mark |= {"host": "another-host", "machine": "another-host, booted once"}
+    return heartbeat
 
 
 def test_a_search_of_another_host_is_gone_when_it_is_silent(study: optuna.Study) -> None:
     clock = [1000.0]
-    theirs, mine = far_away(study, clock), Owners(study, now=lambda: clock[0])
+    theirs, mine = far_away(study, clock), Heartbeat(study, now=lambda: clock[0])
     begin(study, Candidate(weight_bits=4), theirs)
     theirs.pulse()
     (trial,) = study.get_trials()
@@ -249,7 +250,7 @@ def test_a_search_of_another_host_is_gone_when_it_is_silent(study: optuna.Study)
 def test_a_search_that_was_never_heard_of_is_given_time(study: optuna.Study) -> None:
     clock = [1000.0]
     begin(study, Candidate(weight_bits=4), far_away(study, clock))
-    mine = Owners(study, now=lambda: clock[0])
+    mine = Heartbeat(study, now=lambda: clock[0])
     (trial,) = study.get_trials()
     assert not mine.is_gone(trial)
     clock[0] += SILENT_SECONDS - 1
@@ -262,8 +263,8 @@ def test_a_trial_that_was_just_asked_is_nobodys_only_where_searches_take_turns(s
     clock = [1000.0]
     study.ask()
     (trial,) = study.get_trials()
-    assert Owners(study, exclusive=True, now=lambda: clock[0]).is_gone(trial)
-    unordered = Owners(study, exclusive=False, now=lambda: clock[0])
+    assert Heartbeat(study, exclusive=True, now=lambda: clock[0]).is_gone(trial)
+    unordered = Heartbeat(study, exclusive=False, now=lambda: clock[0])
     assert not unordered.is_gone(trial)
     clock[0] += 60.0
     assert unordered.is_gone(trial)
@@ -275,7 +276,7 @@ def test_a_pulse_keeps_those_of_others_and_forgets_the_old(study: optuna.Study) 
     ancient.pulse()
     clock[0] = 8 * 24 * 3600.0
     recent.pulse()
-    mine = Owners(study, now=lambda: clock[0])
+    mine = Heartbeat(study, now=lambda: clock[0])
     mine.pulse()
     assert sorted(study.user_attrs["pulses"]) == sorted([str(recent.mark["search"]), str(mine.mark["search"])])
     json.dumps(study.user_attrs["pulses"])
@@ -288,7 +289,7 @@ def test_what_was_measured_when_the_search_was_killed_is_not_measured_again(stud
     candidate = Candidate(weight_bits=4)
     trial = begin(study, candidate, None)
     write_outcome(trial, outcome_of(candidate))
-    assert [stale.number for stale in recover_stale(study, Owners(study), NAMES)] == [0]
+    assert [stale.number for stale in recover_stale(study, Heartbeat(study), NAMES)] == [0]
     (record,) = read_records(study)
     assert record.state == "evaluated"
     assert record.outcome == outcome_of(candidate)
@@ -300,7 +301,7 @@ def test_what_had_ended_when_the_search_was_killed_has_ended(
     study: optuna.Study, status: str, state: TrialState
 ) -> None:
     write_end(begin(study, Candidate(weight_bits=4), None), status, "packing", "too large")
-    recover_stale(study, Owners(study), NAMES)
+    recover_stale(study, Heartbeat(study), NAMES)
     assert [trial.state for trial in study.get_trials()] == [state]
     (record,) = read_records(study)
     assert (record.state, record.stage, record.reason) == (status, "packing", "too large")
@@ -313,14 +314,14 @@ def test_everything_else_is_begun_again_so_many_times(study: optuna.Study) -> No
         trial.set_user_attr("begun", "now")
         if attempt:  # the first time it is killed before it knows its own parameters
             SPACE.suggest(trial)
-        assert len(recover_stale(study, Owners(study), NAMES)) == 1
+        assert len(recover_stale(study, Heartbeat(study), NAMES)) == 1
     states = [record.state for record in read_records(study)]
     assert states == ["interrupted"] * (ATTEMPTS - 1) + ["failed"]
     assert {(t.params["bits.weights"], t.params["bits.activations"]) for t in study.get_trials()[1:]} == {(4, 8)}
 
 
 def test_a_search_that_ends_leaves_nothing_of_one_that_was_killed_meanwhile(study: optuna.Study) -> None:
-    killed = Owners(study)
+    killed = Heartbeat(study)
 
     def evaluate(candidate: Candidate) -> Outcome:
         if len(study.trials) == 1:
@@ -354,7 +355,7 @@ def test_a_trial_that_was_taken_over_does_not_stop_the_search(study: optuna.Stud
 
 
 def test_where_there_are_no_turns_the_first_to_end_is_kept(study: optuna.Study) -> None:
-    elsewhere = Owners(study, exclusive=False)
+    elsewhere = Heartbeat(study, exclusive=False)
 
     def evaluate(candidate: Candidate) -> Outcome:
         if len(study.trials) == 1:  # a search elsewhere begins the same at the very moment, and is faster

@@ -12,10 +12,10 @@ import pytest
 from karui.errors import CandidateFailure, CandidateStopped, TargetUnavailable
 from karui.evaluators.machine_lock import MachineLock
 from karui.evaluators.measurement import Measurement
-from karui.search.curves import PEERS, LearningCurve, PastTraining
-from karui.search.gatekeeper import Gatekeeper
-from karui.search.gates import Gates, Rival
+from karui.search.early_stopping import PruningPolicy
 from karui.search.objectives import with_bounds
+from karui.search.outcome import PEERS, LearningCurve, PastTraining
+from karui.search.pruning_rules import PruningRules, Rival
 from karui.spaces.build import Builder
 from karui.spaces.build_settings import BuildSettings
 from karui.spaces.candidate import Candidate
@@ -81,10 +81,10 @@ def bench(tmp_path: Path) -> Bench:
     return bench
 
 
-def gates(**bounds: float) -> Gates:
+def gates(**bounds: float) -> PruningRules:
     baseline = {"size_bytes": 1e6, "latency_ms": 1.0, "accuracy": 0.5}
     named = {"size_bytes": None, "latency_ms": None, "accuracy": None, **bounds}
-    return Gatekeeper(with_bounds(named), baseline, audit=0.0).gates_for("")
+    return PruningPolicy(with_bounds(named), baseline, audit=0.0).gates_for("")
 
 
 CANDIDATE = Candidate(removed_channels=0.25)

@@ -18,8 +18,8 @@ from karui.evaluators.machine_lock import open_lock, shared_folder
 from karui.evaluators.measurement import Measurement
 from karui.evaluators.quarantine import Quarantine
 from karui.evaluators.timing import TimingSettings
-from karui.search import loop
-from karui.search.crew import InProcess
+from karui.search import runner
+from karui.search.executor import InProcess
 from karui.search.outcome import Outcome
 from karui.search.record import TrialRecord
 from karui.spaces.artifact import Artifact, file_digest
@@ -244,7 +244,7 @@ def noisy_target(folder: Path) -> str:
 @pytest.mark.slow  # two processes load torch
 def test_a_device_measures_while_a_worker_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The networks of tests train for a second.
-    monkeypatch.setattr(loop, "_IDLE_AFTER_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "_LOOKS_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(idle_measuring, "AFTER_BUSY_SECONDS", 0.01)
     study = write_study(tmp_path, function="slow_task", axes=FEW + noisy_target(tmp_path), workers=1)
     result = run_study(study, trials=8, out=tmp_path / "out")

@@ -14,8 +14,8 @@ import pytest
 from optuna.trial import TrialState
 
 from karui.errors import OutputError
+from karui.search.heartbeat import SILENT_SECONDS
 from karui.search.loop import Budget
-from karui.search.owners import SILENT_SECONDS
 from karui.search.record import read_records
 from karui.studies.storage.server_turns import ServerTurns
 from karui.studies.storage.store import open_study

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import karui
-from karui.search.promotable import MOST_WITHIN_NOISE
+from karui.search.promotion import MOST_WITHIN_NOISE
 from karui.search.record import TrialRecord, read_records
 from karui.spaces.artifact import file_digest
 from karui.studies.watching.log import read_log

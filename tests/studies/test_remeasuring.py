@@ -15,7 +15,7 @@ import pytest
 import karui
 from karui.errors import CandidateFailure
 from karui.evaluators.measurement import Measurement
-from karui.search.crew import Answer, InProcess
+from karui.search.executor import InProcess
 from karui.search.outcome import Outcome, UnexpectedError
 from karui.search.record import TrialRecord
 from karui.spaces.artifact import Artifact
@@ -102,12 +102,12 @@ def test_what_cannot_be_measured_is_lost_alone(problem: CandidateFailure | Unexp
     world = World({0: 5.0, 1: 4.0, 2: 3.0})
     happened: list[dict[str, Any]] = []
 
-    class Crew(InProcess):
-        def wait(self, seconds: float) -> Any:
-            (answer,) = super().wait(seconds)
-            return (Answer(1, problem) if answer.ticket == 1 else answer,)
+    class Unlucky(InProcess):
+        def run(self, number: int, *asked: Any) -> Any:
+            result = super().run(number, *asked)
+            return problem if number == 1 else result
 
-    again = measure_with(Crew(world), world.wanted, lambda event, **details: happened.append(details))
+    again = measure_with(Unlucky(world), world.wanted, lambda event, **details: happened.append(details))
     assert [fresh.record.number for fresh in again.found] == [0, 2]
     assert again.lost == {1: "answers with NaN"}
     unexpected = [{"trial": 1, "traceback": "Trace"}] if isinstance(problem, UnexpectedError) else []
@@ -118,14 +118,12 @@ def test_what_went_wrong_once_for_no_reason_of_the_files_is_tried_again() -> Non
     world = World({0: 5.0, 1: 4.0, 2: 3.0}, spread=0.0)
     faults = iter([UnexpectedError("accuracy", "CUDA out of memory", "", "memory")] * 2)
 
-    class Crew(InProcess):
-        def wait(self, seconds: float) -> Any:
-            if self._waiting[0][0] == 1 and (fault := next(faults, None)) is not None:
-                self._waiting.clear()
-                return (Answer(1, fault),)
-            return super().wait(seconds)
+    class Unlucky(InProcess):
+        def run(self, number: int, *asked: Any) -> Any:
+            fault = next(faults, None) if number == 1 else None
+            return fault or super().run(number, *asked)
 
-    again = measure_with(Crew(world), world.wanted, lambda *_, **__: None)
+    again = measure_with(Unlucky(world), world.wanted, lambda *_, **__: None)
     assert [fresh.record.number for fresh in again.found] == [0, 1, 2]
     assert not again.lost
 

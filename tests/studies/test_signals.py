@@ -20,7 +20,7 @@ import os, signal, sys, time
 sys.path.insert(0, {folder!r})
 import optuna
 from conftest import BASELINE, Log, known_outcome
-from karui.search.crew import InProcess
+from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
 from karui.spaces.quantization.axis import BitsAxis

@@ -12,7 +12,7 @@ import pytest
 
 from karui.errors import TargetUnavailable
 from karui.evaluators import quarantine
-from karui.search import waiting
+from karui.search import retry_queue
 from karui.search.record import TrialRecord
 from karui.studies.run import run_study
 from karui.studies.watching.log import read_log
@@ -112,8 +112,8 @@ class SwitchesOff(Silence):
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quarantine, "PAUSES_SECONDS", (0.01,))
     monkeypatch.setattr(quarantine, "FIRST_QUARANTINE_SECONDS", 0.05)
-    monkeypatch.setattr(waiting, "LEAST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(retry_queue, "LEAST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(retry_queue, "PATIENCE_SECONDS", 0.0)
 
 
 @pytest.mark.slow

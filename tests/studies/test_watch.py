@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from karui.search.owners import owner_mark
+from karui.search.heartbeat import owner_mark
 from karui.studies.read import find_results
 from karui.studies.watching.durations import describe_seconds
 from karui.studies.watching.log import LogTail
@@ -85,18 +85,18 @@ def test_it_sees_counts_the_front_failures_and_who_is_gone(folder: Path) -> None
 
 
 def test_a_frame_shows_stages_and_takes_text_for_text(folder: Path) -> None:
-    from karui.search import owners
+    from karui.search import heartbeat
 
     begin(folder)
     started = time.monotonic()
     mark = owner_mark("here")
-    owners._HERE.add("here")
+    heartbeat._HERE.add("here")
     try:
         number = run_trial(f"sqlite:///{folder / 'study.db'}", "a candidate [red]in brackets[/red]", mark)
         tell(folder, "trial reached", trial=number, stage="export")
         shown = printed(folder)
     finally:
-        owners._HERE.discard("here")
+        heartbeat._HERE.discard("here")
     line = next(line for line in shown.splitlines() if "in brackets" in line)
     shown_number, stage, minutes, minute_unit, seconds, second_unit = line.split()[:6]
     assert (shown_number, stage, minute_unit, second_unit) == (str(number), "export", "min", "s")

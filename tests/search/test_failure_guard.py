@@ -15,10 +15,9 @@ import pytest
 import torch
 
 from karui.errors import CandidateFailure, CandidateStopped, KaruiError, describe_error, plain_line, plain_text
-from karui.search.crew import InProcess
-from karui.search.faults import Faults
+from karui.search.executor import InProcess
+from karui.search.failure_guard import FailureGuard, machine_fault
 from karui.search.loop import Budget, SearchLoop
-from karui.search.machine_faults import machine_fault
 from karui.search.objectives import OBJECTIVES
 from karui.search.outcome import Outcome, UnexpectedError
 from karui.search.record import read_records
@@ -42,8 +41,8 @@ def make_loop(small_space: SearchSpace) -> MakeLoop:
     study = optuna.create_study(directions=[objective.direction for objective in OBJECTIVES])
 
     def make(evaluate: Callable[..., Outcome] = known_outcome, clock: Callable[[], float] = lambda: 0.0) -> SearchLoop:
-        crew = InProcess(evaluate)
-        return SearchLoop(study, small_space, OBJECTIVES, BASELINE, crew, sampler="random", seed=3, clock=clock)
+        executor = InProcess(evaluate)
+        return SearchLoop(study, small_space, OBJECTIVES, BASELINE, executor, sampler="random", seed=3, clock=clock)
 
     return make
 
@@ -222,7 +221,7 @@ def test_what_was_to_be_tried_again_waits_for_the_next_run_where_time_is_up(make
 
 
 def test_a_bug_that_one_candidate_meets_ends_as_its_own() -> None:
-    faults, bug = Faults(), UnexpectedError("export", "KeyError: 7", "")
+    faults, bug = FailureGuard(), UnexpectedError("export", "KeyError: 7", "")
     outcome = known_outcome(Candidate())
     faults.came_through("other", outcome)
     for last in (False, False, True):
@@ -233,7 +232,7 @@ def test_a_bug_that_one_candidate_meets_ends_as_its_own() -> None:
 
 
 def test_identical_errors_are_told_by_more_than_their_numbers() -> None:
-    faults = Faults()
+    faults = FailureGuard()
     faults.note("a", UnexpectedError("export", "KeyError: 0x7f00 in layer 3", ""))
     faults.note("b", UnexpectedError("export", "KeyError: 0x7fff in layer 4", ""))
     with pytest.raises(KaruiError, match="3 times in a row"):
@@ -241,7 +240,7 @@ def test_identical_errors_are_told_by_more_than_their_numbers() -> None:
 
 
 def test_a_memory_watcher_that_ends_workers_gently_is_no_endless_loop() -> None:
-    faults, ended = Faults(), UnexpectedError("recovery", "its worker process ended by SIGTERM", "", "signal")
+    faults, ended = FailureGuard(), UnexpectedError("recovery", "its worker process ended by SIGTERM", "", "signal")
     outcomes = []
     for _ in range(20):
         faults.came_through("other", known_outcome(Candidate()))

@@ -1,6 +1,6 @@
 """A worker process: makes and measures one candidate after another for the search that started it.
 
-It is started by :mod:`karui.search.workers` as a fresh interpreter, and speaks with it over its standard streams,
+It is started by :mod:`karui.studies.workers.pool` as a fresh interpreter, and speaks with it over its standard streams,
 which it takes for itself first: what a task prints goes where errors go.
 """
 
@@ -17,10 +17,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from ..errors import CandidateFailure, CandidateStopped, KaruiError, TargetUnavailable, describe_error
-from .crew import DEFAULT_STAGE, given, unexpected
+from ...errors import CandidateFailure, CandidateStopped, KaruiError, TargetUnavailable, describe_error
+from ...search.executor import DEFAULT_STAGE, Evaluate, given, unexpected
+from ...search.outcome import Outcome
 from .orphans import die_with
-from .outcome import Evaluate, Outcome
 
 Factory = Callable[[Callable[[str], None]], Evaluate]
 """Makes what a worker runs, within the worker; is given a function by which to say which stage a candidate is in."""

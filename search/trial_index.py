@@ -1,32 +1,34 @@
-"""What is known of a study's trials, those of other searches included, taken in bit by bit."""
+"""What is known of a study's trials: who has which candidate, taken in bit by bit, and how long candidates take."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ..spaces.candidate import Candidate
-from .owners import Owners
+from .heartbeat import Heartbeat
+from .outcome import Training, trainings_of
 from .record import TrialRecord, read_record
 
 
-class Ledger:
+class TrialIndex:
     """Which candidates have ended, and which are in flight, in whatever search.
 
     Optuna keeps trials that have ended in memory, so that a look costs one query for those that have not.
 
     Args:
         study: The study.
-        owners: Tells whose a running trial is.
+        heartbeat: Tells whose a running trial is.
         stopped_are_known: Whether candidates that a gate has stopped are not to be tried again.
     """
 
-    def __init__(self, study: optuna.Study, owners: Owners, *, stopped_are_known: bool = True) -> None:
+    def __init__(self, study: optuna.Study, heartbeat: Heartbeat, *, stopped_are_known: bool = True) -> None:
         self._study = study
-        self._owners = owners
+        self._heartbeat = heartbeat
         self._ended: set[int] = set()
         self._known: dict[str, int] = {}
         self._elsewhere: dict[int, tuple[str, bool]] = {}
@@ -89,6 +91,14 @@ class Ledger:
                 return other
         return None
 
+    def is_claimed_later(self, key: str, number: int) -> bool:
+        """Say whether a trial that comes after that of this number has claimed the candidate, and not begun it yet.
+
+        It yields to the earlier one, unless it looked before that was there.
+        """
+        later = (begun for other, (found, begun) in self._elsewhere.items() if found == key and other > number)
+        return any(not begun for begun in later)
+
     def is_new(self, key: str) -> bool:
         """Say whether no trial has the candidate, neither ended nor in flight."""
         in_flight = (found for found, _ in self._elsewhere.values())
@@ -96,9 +106,9 @@ class Ledger:
 
     def _is_elsewhere(self, trial: FrozenTrial) -> bool:
         attributes = trial.user_attrs
-        if "candidate" not in attributes or "status" in attributes or self._owners.is_own(trial):
+        if "candidate" not in attributes or "status" in attributes or self._heartbeat.is_own(trial):
             return False
-        return not self._owners.is_gone(trial)
+        return not self._heartbeat.is_gone(trial)
 
     def _key_of(self, trial: FrozenTrial) -> str:
         if trial.number not in self._keys:
@@ -130,3 +140,60 @@ def counts(record: TrialRecord) -> bool:
     Where it was promoted, it came on top of the budget, but is known no less.
     """
     return record.state in ("evaluated", "failed")
+
+
+_NEWEST = 20
+"""So many of the newest of a kind tell how long the next one takes."""
+
+_USUALLY = 0.9
+"""Of these, this share took no longer than what is expected of the next one."""
+
+
+@dataclass
+class Pace:
+    """Learns how long candidates take, each from when it is begun until it has ended, waits included.
+
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    clock: Callable[[], float]
+    _begun: dict[int, float] = field(default_factory=dict, init=False)
+    _seconds: dict[tuple[str, bool], list[float]] = field(default_factory=dict, init=False)
+    _trained: set[Training] = field(default_factory=set, init=False)
+
+    def begin(self, number: int) -> None:
+        """Note that a trial's candidate is begun."""
+        self._begun[number] = self.clock()
+
+    def learn(self, record: TrialRecord) -> None:
+        """Take up a trial that has ended; what was promoted is no measure for the others."""
+        begun = self._begun.pop(record.number, None)
+        if record.candidate is None or record.outcome is None or record.is_promoted:
+            return
+        seconds = record.seconds if begun is None else self.clock() - begun
+        kind = self._kind(record.candidate)
+        self._trained.update(trainings_of(record.candidate))
+        self._seconds.setdefault(kind, []).append(seconds)
+
+    def expected(self, candidate: Candidate) -> float:
+        """Return how many seconds a candidate is expected to take at most; 0 where nothing like it was seen yet."""
+        kind, trains = self._kind(candidate)
+        alike = self._seconds.get((kind, trains), [])
+        if not alike:  # of another kind, but as dear as far as is known
+            alike = [each for (_, trained), found in self._seconds.items() if trained == trains for each in found]
+        return _quantile(alike[-_NEWEST:])
+
+    def least(self) -> float:
+        """Return how many seconds any candidate takes at least; 0 while none was seen that need not be trained."""
+        cheap = (_quantile(found[-_NEWEST:]) for (_, trains), found in self._seconds.items() if not trains)
+        return min(cheap, default=0.0)
+
+    def _kind(self, candidate: Candidate) -> tuple[str, bool]:
+        """Return what decides how long a candidate takes: its kind, and whether it has to be trained."""
+        trains = any(training not in self._trained for training in trainings_of(candidate))
+        return candidate.architecture.kind, trains
+
+
+def _quantile(seconds: list[float]) -> float:
+    return sorted(seconds)[min(int(_USUALLY * len(seconds)), len(seconds) - 1)] if seconds else 0.0

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau  # type: ignore[import-untyped]
 
-from karui.search.rank_correlation import kendall_tau
+from karui.studies.certifying.rank_correlation import kendall_tau
 
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=20)
 

@@ -1,4 +1,4 @@
-"""The gatekeeper: what was found so far, made into gates for the next candidate; and whether gates are right."""
+"""Early stopping: what was found so far made into rules for the next candidate, and its way through them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,76 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .curves import PastTraining
+from ..errors import CandidateStopped
 from .front import pareto_mask
-from .gates import GATES, GateCheck, Gates, Rival
 from .objectives import OBJECTIVES, Objective
+from .outcome import LearningCurve, PastTraining, Stop, is_rung
+from .pruning_rules import GATES, Draft, PruningRules, Rival, RuleCheck
 from .record import Outcome, TrialRecord
+
+
+class EarlyStopping:
+    """Meets the gates one after the other, and takes down the candidate's learning curves.
+
+    A candidate that a gate lets through as a test goes to the end, whatever later gates say: what becomes of it is
+    to tell whether that one gate was right.
+
+    Args:
+        gates: None where there are none; learning curves are taken down all the same.
+    """
+
+    def __init__(self, gates: PruningRules | None) -> None:
+        self.gates = gates
+        self.let_through: Stop | None = None
+        self._draft: Draft | None = None
+        self._metrics: dict[tuple[str, int], list[float]] = {}
+
+    @property
+    def curves(self) -> tuple[LearningCurve, ...]:
+        """The curves so far, in the order of the trainings."""
+        return tuple(LearningCurve(kind, epochs, tuple(found)) for (kind, epochs), found in self._metrics.items())
+
+    def size(self, size_bytes: float) -> None:
+        """Meet the bound on size with a draft's.
+
+        Raises:
+            CandidateStopped: Where it ends here.
+        """
+        self._meet(self.gates.check_size(size_bytes) if self.gates else None)
+
+    def draft(self, draft: Draft) -> None:
+        """Meet what can be known before training.
+
+        Raises:
+            CandidateStopped: Where it ends here.
+        """
+        self._draft = draft
+        self._meet(self.gates.check_draft(draft) if self.gates else None)
+
+    def on_epoch(self, kind: str, epochs: int, epoch: int, metric: float) -> None:
+        """Take down an epoch of training, and meet the gate where it is a rung.
+
+        Raises:
+            CandidateStopped: Where it ends here.
+        """
+        metrics = self._metrics.setdefault((kind, epochs), [])
+        metrics.append(metric)
+        if self.gates is not None and is_rung(epoch, epochs):
+            self._meet(self.gates.check_rung(self._draft, LearningCurve(kind, epochs, tuple(metrics))))
+
+    def _meet(self, stop: Stop | None) -> None:
+        if stop is None or self.gates is None or self.let_through is not None:
+            return
+        if stop.gate not in self.gates.tested:
+            raise CandidateStopped(stop.gate, stop.reason, stop.excess)
+        self.let_through = stop
+
 
 _FIRST = len(OBJECTIVES)
 
 
 @dataclass
-class Gatekeeper:
+class PruningPolicy:
     """Makes the gates of each candidate from the trials before it.
 
     Where a study has further objectives, of which a draft tells nothing, gates hold bounds only: whoever is dominated
@@ -37,7 +96,7 @@ class Gatekeeper:
 
     objectives: Sequence[Objective]
     baseline: Mapping[str, float]
-    checks: tuple[GateCheck, ...] = ("draft", "rungs")
+    checks: tuple[RuleCheck, ...] = ("draft", "rungs")
     audit: float = 0.1
     seed: int = 0
     _evaluated: list[TrialRecord] = field(default_factory=list, init=False)
@@ -57,7 +116,7 @@ class Gatekeeper:
             if record.outcome.let_through is not None:
                 self._tested.add(record.outcome.let_through.gate)
 
-    def gates_for(self, key: str) -> Gates:
+    def gates_for(self, key: str) -> PruningRules:
         """Return the gates of the candidate with that key, as they stand now."""
         outcomes = [record.outcome for record in self._evaluated if record.outcome is not None]
         accuracies = [outcome.measurements["accuracy"] for outcome in outcomes]
@@ -66,7 +125,7 @@ class Gatekeeper:
             for objective in self.objectives[:_FIRST]
         ]
         most_bytes, most_ms, least_accuracy = limits
-        return Gates(
+        return PruningRules(
             front=self._front(),
             hoped_accuracy=max([self.baseline["accuracy"], *(accuracy.value for accuracy in accuracies)]),
             baseline_ms=self.baseline["latency_ms"],
@@ -99,11 +158,11 @@ class Gatekeeper:
 
 
 @dataclass(frozen=True)
-class GateReport:
+class RuleReport:
     """How one gate did.
 
     Args:
-        gate: One of :data:`~karui.search.gates.GATES`.
+        gate: One of :data:`~karui.search.pruning_rules.GATES`.
         stopped: Candidates that it stopped.
         tested: Candidates that it would have stopped, but let through as a test.
         missed: Of these, how many are on the front.
@@ -115,7 +174,7 @@ class GateReport:
     missed: int
 
 
-def report_gates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> tuple[GateReport, ...]:
+def report_rules(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> tuple[RuleReport, ...]:
     """Return how each gate did, those left out that stopped nothing and would have stopped nothing.
 
     Args:
@@ -136,11 +195,11 @@ def report_gates(records: Sequence[TrialRecord], objectives: Sequence[Objective]
         ]
         stopped = sum(record.state == "stopped" and record.stage == gate for record in records)
         if stopped or tested:
-            reports.append(GateReport(gate, stopped, len(tested), len(front.intersection(tested))))
+            reports.append(RuleReport(gate, stopped, len(tested), len(front.intersection(tested))))
     return tuple(reports)
 
 
-def describe_reports(reports: Sequence[GateReport]) -> str:
+def describe_reports(reports: Sequence[RuleReport]) -> str:
     """Return in one sentence how the gates did; empty where they did nothing."""
     if not reports:
         return ""

@@ -11,14 +11,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from karui.errors import CandidateStopped
-from karui.search.curves import PEERS, LearningCurve, PastTraining
-from karui.search.gates import LATENCY_SLACK, SIZE_SLACK, Draft, Gates, Rival
+from karui.search.early_stopping import EarlyStopping
 from karui.search.noise import dominated_beyond_noise
 from karui.search.objectives import OBJECTIVES
-from karui.search.passage import Passage
+from karui.search.outcome import PEERS, LearningCurve, PastTraining
+from karui.search.pruning_rules import LATENCY_SLACK, SIZE_SLACK, Draft, PruningRules, Rival
 
 RIVAL = Rival(12, 54_300.0, 0.31, 0.95)
-GATES = Gates(front=(RIVAL,), hoped_accuracy=0.95, baseline_ms=1.0)
+GATES = PruningRules(front=(RIVAL,), hoped_accuracy=0.95, baseline_ms=1.0)
 LARGE = Draft(81_200.0, 0.41, 0.01)
 
 SIZES = st.floats(1e2, 1e6)
@@ -98,7 +98,7 @@ def test_nothing_is_stopped_that_could_still_be_on_the_front(
 ) -> None:
     rivals, draft, hoped = world
     for some in (rivals, rivals[:-1]):
-        if Gates(some, hoped, 1.0).check_draft(draft) is None:
+        if PruningRules(some, hoped, 1.0).check_draft(draft) is None:
             assert some != rivals
             continue
         # Any file within the slack, at any accuracy up to the hoped one, is dominated by one of the rivals.
@@ -115,7 +115,7 @@ def test_more_rivals_less_hope_and_tighter_bounds_stop_no_fewer(
     world: tuple[tuple[Rival, ...], Draft, float], others: tuple[Rival, ...]
 ) -> None:
     rivals, draft, hoped = world
-    gates = Gates(rivals, hoped, 1.0, most_bytes=5e5, most_ms=50.0)
+    gates = PruningRules(rivals, hoped, 1.0, most_bytes=5e5, most_ms=50.0)
     for stricter in (
         replace(gates, front=rivals + others),
         replace(gates, hoped_accuracy=hoped / 2),
@@ -129,7 +129,7 @@ def test_more_rivals_less_hope_and_tighter_bounds_stop_no_fewer(
 def test_what_is_smaller_faster_or_less_surely_slow_passes_where_another_passes(
     rivals: tuple[Rival, ...], draft: Draft, hoped: float, size: float, time: float, wider: float
 ) -> None:
-    gates = Gates(rivals, hoped, 1.0, most_bytes=5e5, most_ms=50.0)
+    gates = PruningRules(rivals, hoped, 1.0, most_bytes=5e5, most_ms=50.0)
     if gates.check_draft(draft) is not None:
         # The least that it takes to pass: smaller than all, and within the bounds.
         draft = replace(draft, size_bytes=50.0, latency_ms=min(draft.latency_ms, 50.0))
@@ -142,7 +142,7 @@ def test_what_is_smaller_faster_or_less_surely_slow_passes_where_another_passes(
 def test_latency_is_left_out_only_where_no_latency_would_stop_it(
     rivals: tuple[Rival, ...], draft: Draft, hoped: float, taught: bool, metric: float
 ) -> None:
-    gates = Gates(rivals, hoped, 1.0, past=plain_past(0.1, 0.2) if taught else ())
+    gates = PruningRules(rivals, hoped, 1.0, past=plain_past(0.1, 0.2) if taught else ())
     slow = replace(draft, latency_ms=1e9, latency_spread_ms=0.0)
     stops = (gates.check_draft(slow), gates.check_rung(slow, LearningCurve("warm", 2, (metric,))))
     if not gates.wants_latency(draft.size_bytes):
@@ -219,7 +219,7 @@ def test_at_a_rung_the_rivals_accuracy_counts_with_its_interval() -> None:
 def test_a_rung_calls_beaten_exactly_who_is_dominated_beyond_noise(
     rivals: tuple[Rival, ...], draft: Draft, metric: float, noise: float
 ) -> None:
-    gates = Gates(rivals, 1.0, 1.0, accuracy_noise=noise, past=plain_past(0.5, 0.5))
+    gates = PruningRules(rivals, 1.0, 1.0, accuracy_noise=noise, past=plain_past(0.5, 0.5))
     # The best that the file may be, and what is expected of it, each with its spread; slack is no noise.
     expected = max(metric, 0.5)
     best = (draft.size_bytes * (1 - SIZE_SLACK), draft.latency_ms * (1 - LATENCY_SLACK), expected)
@@ -257,23 +257,23 @@ def test_gates_travel_to_another_process_and_so_does_the_stop() -> None:
 
 def test_a_candidate_ends_at_the_first_gate_that_says_stop() -> None:
     with pytest.raises(CandidateStopped, match=r"^size: a draft of 81.2 KB"):
-        Passage(replace(GATES, most_bytes=10.0)).size(81_200.0)
-    passage = Passage(GATES)
-    passage.size(81_200.0)
+        EarlyStopping(replace(GATES, most_bytes=10.0)).size(81_200.0)
+    early_stopping = EarlyStopping(GATES)
+    early_stopping.size(81_200.0)
     with pytest.raises(CandidateStopped, match="dominated by trial 12"):
-        passage.draft(LARGE)
+        early_stopping.draft(LARGE)
 
 
 def test_a_tested_candidate_goes_on_whatever_comes_and_remembers_the_first_verdict() -> None:
     gates = replace(GATES, past=plain_past(0.5, 0.6), least_accuracy=0.9, tested=frozenset({"front"}))
-    passage = Passage(gates)
-    passage.draft(LARGE)
-    passage.on_epoch("warm", 2, 1, 0.5)
-    passage.on_epoch("warm", 2, 2, 0.6)
-    assert passage.let_through == gates.check_draft(LARGE)
-    assert passage.curves == (LearningCurve("warm", 2, (0.5, 0.6)),)
+    early_stopping = EarlyStopping(gates)
+    early_stopping.draft(LARGE)
+    early_stopping.on_epoch("warm", 2, 1, 0.5)
+    early_stopping.on_epoch("warm", 2, 2, 0.6)
+    assert early_stopping.let_through == gates.check_draft(LARGE)
+    assert early_stopping.curves == (LearningCurve("warm", 2, (0.5, 0.6)),)
     with pytest.raises(CandidateStopped, match=r"where at least 0\.9000 is needed"):
-        Passage(gates).on_epoch("warm", 2, 1, 0.5)
+        EarlyStopping(gates).on_epoch("warm", 2, 1, 0.5)
 
 
 def test_only_rungs_are_looked_at() -> None:
@@ -282,17 +282,17 @@ def test_only_rungs_are_looked_at() -> None:
     looked = []
     for epoch in range(1, 7):
         try:
-            Passage(gates).on_epoch("warm", 6, epoch, 0.1)
+            EarlyStopping(gates).on_epoch("warm", 6, epoch, 0.1)
         except CandidateStopped:
             looked.append(epoch)
     assert looked == [1, 2, 4]
 
 
 def test_without_gates_curves_are_taken_down_and_nothing_else_happens() -> None:
-    passage = Passage(None)
-    passage.size(math.inf)
-    passage.draft(LARGE)
-    passage.on_epoch("from scratch", 2, 1, 0.1)
-    passage.on_epoch("aware", 1, 1, 0.3)
-    assert passage.curves == (LearningCurve("from scratch", 2, (0.1,)), LearningCurve("aware", 1, (0.3,)))
-    assert passage.let_through is None
+    early_stopping = EarlyStopping(None)
+    early_stopping.size(math.inf)
+    early_stopping.draft(LARGE)
+    early_stopping.on_epoch("from scratch", 2, 1, 0.1)
+    early_stopping.on_epoch("aware", 1, 1, 0.3)
+    assert early_stopping.curves == (LearningCurve("from scratch", 2, (0.1,)), LearningCurve("aware", 1, (0.3,)))
+    assert early_stopping.let_through is None

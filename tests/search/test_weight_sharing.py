@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
 from dataclasses import replace
 
 import pytest
 
 from karui.evaluators.measurement import Measurement
-from karui.search.asking import FOLLOWER
-from karui.search.crew import Crew, Event, InProcess
-from karui.search.following import USUAL, Following, is_followed
-from karui.search.gates import Gates
-from karui.search.ledger import Ledger
+from karui.search.executor import Evaluate, InProcess
+from karui.search.heartbeat import Heartbeat
 from karui.search.loop import Budget
-from karui.search.outcome import Evaluate, Outcome
-from karui.search.owners import Owners
+from karui.search.outcome import Outcome, Result
+from karui.search.proposals import FOLLOWER
+from karui.search.pruning_rules import PruningRules
 from karui.search.record import TrialRecord
+from karui.search.trial_index import TrialIndex
+from karui.search.weight_sharing import USUAL, WeightSharing, is_followed
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
 from karui.spaces.quantization.axis import BitsAxis
@@ -59,11 +59,11 @@ def trial(
     )
 
 
-def seen(*trials: tuple[TrialRecord, str]) -> Following:
-    following = Following(BASELINE)
+def seen(*trials: tuple[TrialRecord, str]) -> WeightSharing:
+    weight_sharing = WeightSharing(BASELINE)
     for record, network in trials:
-        following.learn(record, network)
-    return following
+        weight_sharing.learn(record, network)
+    return weight_sharing
 
 
 # The reference point has the baseline's size and latency, and 10 points less than its accuracy: 0.8. So the first of
@@ -77,8 +77,10 @@ DOMINATED = 0.5, 0.5, 0.85
 def test_a_first_follower_is_worth_what_first_followers_won(seconds: float, expected: bool) -> None:
     # Gains altogether: 0.97^3 x 0.1 + 0.97^2 x 0.05 = 0.1383 in 0.97^3 x 60 + (0.97^2 + 0.97) s + 60 = 114.76 + 1.911 s
     # seconds, where a follower takes s. 0.05 in s seconds is more than that a second below s = 134.
-    following = seen(FIRST, (trial(*SECOND, seconds), A), (trial(*DOMINATED, seconds), A), (trial(*DOMINATED, 60.0), B))
-    assert following.is_worthwhile(B) is expected
+    weight_sharing = seen(
+        FIRST, (trial(*SECOND, seconds), A), (trial(*DOMINATED, seconds), A), (trial(*DOMINATED, 60.0), B)
+    )
+    assert weight_sharing.is_worthwhile(B) is expected
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(120.0, True), (128.0, False)])
@@ -86,13 +88,13 @@ def test_a_further_follower_is_worth_what_the_last_one_won(seconds: float, expec
     # The second follower is as small as the first one and as fast as e^-2, at 0.85: 2 x 2 x 0.05 = 0.2, of which
     # 2 x 1 x 0.05 was known: it wins 0.1. Altogether 0.97^2 x 0.1 + 0.97 x 0.05 + 0.1 = 0.2426 in 0.97^2 x 60 +
     # 1.97 s = 56.45 + 1.97 s seconds: 0.1 in s is more below s = 0.1 x 56.45 / (0.2426 - 0.197) = 124.
-    following = seen(FIRST, (trial(*SECOND, seconds), A), (trial(2, 2, 0.85, seconds), A))
-    assert following.is_worthwhile(A) is expected
+    weight_sharing = seen(FIRST, (trial(*SECOND, seconds), A), (trial(2, 2, 0.85, seconds), A))
+    assert weight_sharing.is_worthwhile(A) is expected
 
 
 def test_a_network_whose_last_follower_won_nothing_is_left() -> None:
-    following = seen(FIRST, (trial(*SECOND, 1.0), A), (trial(*DOMINATED, 1.0), A))
-    assert not following.is_worthwhile(A)
+    weight_sharing = seen(FIRST, (trial(*SECOND, 1.0), A), (trial(*DOMINATED, 1.0), A))
+    assert not weight_sharing.is_worthwhile(A)
 
 
 def test_what_breaks_a_bound_wins_nothing() -> None:
@@ -114,33 +116,34 @@ def test_the_baseline_itself_widens_the_front_and_no_more() -> None:
     plain = trial(2, 2, 0.9, 60.0, removed_channels=0.0)
     assert not is_followed(plain)
     # Now nothing that is seen later wins anything.
-    following = seen((plain, "itself"), FIRST, (trial(*SECOND, 1.0), A), (trial(*SECOND, 1.0), A))
-    assert following.is_worthwhile(B)  # nothing was won: as usual
-    assert not following.is_worthwhile(A)
+    weight_sharing = seen((plain, "itself"), FIRST, (trial(*SECOND, 1.0), A), (trial(*SECOND, 1.0), A))
+    assert weight_sharing.is_worthwhile(B)  # nothing was won: as usual
+    assert not weight_sharing.is_worthwhile(A)
 
 
 def test_training_with_rounded_weights_tells_nothing_of_followers() -> None:
     aware = trial(*SECOND, 1e6, weight_bits=4, bit_training="aware")
-    following = seen(FIRST, (trial(*DOMINATED, 1.0), A), (aware, A), (trial(2, 2, 0.85, 1.0), A))
+    weight_sharing = seen(FIRST, (trial(*DOMINATED, 1.0), A), (aware, A), (trial(2, 2, 0.85, 1.0), A))
     # Were its seconds counted as a follower's, none would be worth it: a follower takes one second, and won 0.1.
-    assert following.is_worthwhile(A)
+    assert weight_sharing.is_worthwhile(A)
 
 
-class LastFirst(InProcess):
-    """Holds three candidates, and answers the one begun last first: trials end in another order than they began."""
+class Several(InProcess):
+    """Evaluates three candidates at a time: trials end in another order than they began."""
 
     size = 3
+    is_here = False
 
-    def wait(self, seconds: float) -> Sequence[Event]:
-        self._waiting.insert(0, self._waiting.pop())
-        return super().wait(seconds)
+    def run(self, number: int, candidate: Candidate, gates: PruningRules | None = None) -> Result:
+        time.sleep(0.01 * (number % 3))
+        return super().run(number, candidate, gates)
 
 
 def training() -> Evaluate:
     """Return what evaluates candidates in a known world, in which a new network takes a minute."""
     networks = {0.0}
 
-    def evaluate(candidate: Candidate, gates: Gates | None = None, /) -> Outcome:
+    def evaluate(candidate: Candidate, gates: PruningRules | None = None, /) -> Outcome:
         new = candidate.removed_channels not in networks
         networks.add(candidate.removed_channels)
         stages = [StageRecord("latency", 1.5, cached=False), *[StageRecord("recovery", 60.0, cached=False)] * new]
@@ -149,26 +152,25 @@ def training() -> Evaluate:
     return evaluate
 
 
-@pytest.mark.parametrize("crew", [InProcess, LastFirst])
-def test_a_search_that_goes_on_decides_as_it_would_have(make_loop: MakeLoop, crew: type[InProcess]) -> None:
+@pytest.mark.parametrize("executor", [InProcess, Several])
+def test_a_search_that_goes_on_decides_as_it_would_have(make_loop: MakeLoop, executor: type[InProcess]) -> None:
     removed = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     space = SearchSpace(
         sparsity=SparsityAxis(removed_channels=removed, zeroed_weights=(0.0,)),
         bits=BitsAxis(weights=(2, 3, 4, 5, 6, 7, 8)),
     )
     evaluate = training()
-    members: list[Crew] = [crew(evaluate), crew(evaluate)]
-    for trials, member in zip((12, 40), members, strict=True):
-        loop = make_loop(space=space, crew=member)
+    for trials in (12, 40):
+        loop = make_loop(space=space, executor=executor(evaluate))
         loop.followers = "auto"
         loop.run(Budget(trials=trials), Log())
     study = loop.study
     # Told again from what the storage has, as a new process would read it.
-    following, decided = Following(loop.baseline), 0
-    for record in Ledger(study, Owners(study, exclusive=True)).take_in():
+    weight_sharing, decided = WeightSharing(loop.baseline), 0
+    for record in TrialIndex(study, Heartbeat(study, exclusive=True)).take_in():
         network = str(record.parameters["sparsity.removed_channels"])
-        following.learn(record, network)
-        decided += is_followed(record) and following.is_worthwhile(network)
+        weight_sharing.learn(record, network)
+        decided += is_followed(record) and weight_sharing.is_worthwhile(network)
     queued = sum(FOLLOWER in each.user_attrs for each in study.get_trials())
     assert queued == decided
     assert 0 < decided < 40
@@ -179,5 +181,5 @@ def test_trials_are_taken_in_as_they_ended(make_loop: MakeLoop) -> None:
     first, second = study.ask(), study.ask()
     study.tell(second, (1.0, 1.0, 1.0))
     study.tell(first, (1.0, 1.0, 1.0))
-    records = Ledger(study, Owners(study, exclusive=True)).take_in()
+    records = TrialIndex(study, Heartbeat(study, exclusive=True)).take_in()
     assert [record.number for record in records] == [second.number, first.number]

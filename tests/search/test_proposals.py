@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
-from karui.search.tpe import OneSplitTPESampler
+from karui.search.proposals import OneSplitTPESampler
 from karui.spaces.cells.axis import CellsAxis
 from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace

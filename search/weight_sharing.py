@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..spaces.candidate import Candidate, network_of
-from .growth import FrontGrowth
+from .front import HypervolumeHistory
 from .objectives import OBJECTIVES
 from .record import TrialRecord
 
@@ -63,7 +63,7 @@ class Won:
         return self.gain / self.trials if self.trials else 0.0
 
 
-class Following:
+class WeightSharing:
     """Learns from trials what followers win; the same trials in the same order make it decide alike.
 
     It takes as long after many trials as after few, but for the size of the front.
@@ -73,7 +73,7 @@ class Following:
     """
 
     def __init__(self, baseline: Mapping[str, float]) -> None:
-        self._growth = FrontGrowth(tuple(baseline[name] for name in _NAMES))
+        self._hypervolumes = HypervolumeHistory(tuple(baseline[name] for name in _NAMES))
         self._networks: dict[str, tuple[int, float]] = {}
         self._altogether = Won()
         self._followers = Won()
@@ -89,7 +89,7 @@ class Following:
         """
         if record.outcome is None or record.is_promoted:
             return
-        gain = self._growth.add(record.number, record.values(_NAMES), record.feasible)
+        gain = self._hypervolumes.add(record.number, record.values(_NAMES), record.feasible)
         if not is_followed(record):
             return
         seconds = sum(stage.seconds for stage in record.outcome.stages)

@@ -9,9 +9,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from karui.search.owners import SILENT_SECONDS, Owners, owner_is_gone, owner_mark, this_machine
+from karui.search.heartbeat import (
+    SILENT_SECONDS,
+    Heartbeat,
+    owner_is_gone,
+    owner_mark,
+    queue_again,
+    recover_stale,
+    this_machine,
+)
 from karui.search.record import ATTEMPTS, read_records, write_begin
-from karui.search.stale import queue_again, recover_stale
 
 
 @pytest.mark.parametrize("began", [True, False])
@@ -40,12 +47,12 @@ def test_only_a_candidate_that_had_begun_is_given_up_after_so_many_kills(began: 
 def test_two_machines_of_one_host_name_do_not_take_each_others_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = 4_000_000  # no process has that number
     study, now = optuna.create_study(), [1000.0]
-    monkeypatch.setattr("karui.search.owners.this_machine", lambda: f"{socket.gethostname()} another-boot 1")
-    with Owners(study, now=lambda: now[0]) as theirs:
+    monkeypatch.setattr("karui.search.heartbeat.this_machine", lambda: f"{socket.gethostname()} another-boot 1")
+    with Heartbeat(study, now=lambda: now[0]) as theirs:
         trial = study.ask()
         trial.set_user_attr("owner", {**theirs.mark, "pid": nobody})
     monkeypatch.undo()
-    ours = Owners(study, now=lambda: now[0])
+    ours = Heartbeat(study, now=lambda: now[0])
     assert ours.mark["host"] == theirs.mark["host"]
     assert not owner_is_gone(trial.user_attrs["owner"]), "that number means nothing here"
     assert recover_stale(study, ours, []) == []

@@ -15,7 +15,7 @@ LEAST_PAUSE_SECONDS = 10.0
 """A target that nobody has left alone for a while is tried again after this."""
 
 
-class Waiting:
+class RetryQueue:
     """Who waits for the target, and when it makes sense to try it again: with one of them first.
 
     Args:
@@ -24,7 +24,7 @@ class Waiting:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._tickets: deque[int] = deque()
+        self._numbers: deque[int] = deque()
         self._error: TargetUnavailable | None = None
         self._gone_since = 0.0
         self._tried_at = -math.inf
@@ -32,7 +32,7 @@ class Waiting:
         self._first: int | None = None
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self._numbers)
 
     @property
     def error(self) -> TargetUnavailable | None:
@@ -51,44 +51,47 @@ class Waiting:
         """How long it is until it makes sense to try again."""
         return max(0.0, self._again_at - self._clock())
 
-    def add(self, ticket: int, error: TargetUnavailable) -> None:
+    def add(self, number: int, error: TargetUnavailable) -> None:
         """Let a candidate wait."""
         if self._error is None:
             self._gone_since = self._clock()
         self._error = error
-        if ticket == self._first:  # not one that was only just made: its worker may have left the target alone
+        if number == self._first:  # not one that was only just made: its worker may have left the target alone
             self._tried_at = self._clock()
         self._again_at = self._clock() + max(error.retry_seconds, LEAST_PAUSE_SECONDS)
-        self._tickets.append(ticket)
+        self._numbers.append(number)
         self._first = None
 
-    def ended(self, ticket: int, *, answered: bool) -> bool:
+    def ended(self, number: int, *, answered: bool) -> bool:
         """Take up that a candidate in flight has ended in another way; return whether a gone target is back.
 
         Args:
-            ticket: Whose.
+            number: Of its trial.
             answered: Whether its target has answered.
         """
-        if ticket == self._first:
+        if number == self._first:
             self._first = None
         is_back = answered and self._error is not None
         if answered:
             self._error = None
         return is_back
 
+    @property
+    def is_due(self) -> bool:
+        """Whether somebody is to be tried again now."""
+        return bool(self._numbers) and (self._error is None or (self._first is None and self.pause_seconds <= 0))
+
     def next(self) -> int | None:
         """Take out the one to try again now; None where there is none, or it is too early."""
-        if not self._tickets:
+        if not self.is_due:
             return None
         if self._error is not None:
-            if self._first is not None or self.pause_seconds > 0:
-                return None
-            self._first = self._tickets[0]
-        return self._tickets.popleft()
+            self._first = self._numbers[0]
+        return self._numbers.popleft()
 
     def clear(self) -> None:
         """Forget them."""
-        self._tickets.clear()
+        self._numbers.clear()
         self._error = self._first = None
 
     def ending(self) -> TargetUnavailable:

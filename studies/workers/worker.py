@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..spaces.candidate import Candidate
-from .crew import DEFAULT_STAGE, Answer
-from .gates import Gates
-from .outcome import Result, WorkerLost
-from .worker_process import receive, send
+from ...search.executor import DEFAULT_STAGE
+from ...search.pruning_rules import PruningRules
+from ...spaces.candidate import Candidate
+from .process import receive, send
 
 _SECONDS_TO_END = 10.0
 
@@ -31,43 +30,29 @@ class Worker:
 
     Args:
         factory: Pickled; makes, within the process, what evaluates candidates.
-        inbox: Where its messages go, and None once it is of no more use.
         output: File to which it appends what it prints.
 
     Attributes:
+        inbox: Its messages, and None once it is of no more use.
         ready: Whether it has begun to take candidates.
-        ticket: Whose candidate it has; None where it has nothing to do.
-        candidate: That candidate.
-        gates: What may stop it.
-        stage: Where the candidate is.
+        stage: Where its candidate is.
         deadline: When the candidate, or the start, has taken too long, by the monotonic clock.
     """
 
-    def __init__(self, factory: bytes, inbox: queue.Queue[tuple[Worker, Any]], output: Path | None) -> None:
+    def __init__(self, factory: bytes, output: Path | None) -> None:
+        self.inbox: queue.Queue[Any] = queue.Queue()
         self.ready = False
-        self.ticket: int | None = None
-        self.candidate: Candidate | None = None
-        self.gates: Gates | None = None
         self.stage = DEFAULT_STAGE
         self.deadline = 0.0
         self._process = _launch(output)
-        threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
+        threading.Thread(target=self._listen, daemon=True).start()
         self._send(factory)
 
-    def begin(self, ticket: int, candidate: Candidate | None, gates: Gates | None, seconds: float) -> None:
+    def begin(self, candidate: Candidate, gates: PruningRules | None, seconds: float) -> None:
         """Give it a candidate with its gates, and so many seconds for it."""
-        self.ticket, self.candidate, self.gates, self.stage = ticket, candidate, gates, DEFAULT_STAGE
+        self.stage = DEFAULT_STAGE
         self.deadline = time.monotonic() + seconds
         self._send((candidate, gates))
-
-    def answer(self, result: Result) -> Answer:
-        """Return how its candidate ended; it has nothing to do then."""
-        ticket, self.ticket = self.ticket, None
-        return Answer(-1 if ticket is None else ticket, result)
-
-    def lost(self, reason: str) -> Answer:
-        """Return that its candidate was lost with it."""
-        return self.answer(WorkerLost(self.stage, reason))
 
     @property
     def ended_by_signal_from_outside(self) -> bool:
@@ -89,20 +74,20 @@ class Worker:
         with contextlib.suppress(OSError):
             send(_stream(self._process.stdin), thing)
 
-    def _listen(self, inbox: queue.Queue[tuple[Worker, Any]]) -> None:
+    def _listen(self) -> None:
         stream = _stream(self._process.stdout)
         with contextlib.suppress(Exception):  # its end, or anything that makes no sense: it is of no more use
             while True:
-                inbox.put((self, receive(stream)))
+                self.inbox.put(receive(stream))
         stream.close()
         # How it ended is known only a moment after its stream has.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_SECONDS_TO_END)
-        inbox.put((self, None))
+        self.inbox.put(None)
 
 
 def _launch(output: Path | None) -> subprocess.Popen[bytes]:
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.worker_process import main; main({os.getpid()})"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.process import main; main({os.getpid()})"
     # As the command line does for itself: torch's threads must not spin while they wait for each other.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1", **os.environ}
     with contextlib.ExitStack() as stack:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..evaluators.measurement import metric_text
-from .curves import PEERS, LearningCurve, PastTraining, optimistic_end
+from .outcome import PEERS, LearningCurve, PastTraining, Stop, optimistic_end
 
-GateCheck = Literal["draft", "rungs"]
+RuleCheck = Literal["draft", "rungs"]
 """When a candidate is looked at: before its training, by a draft of its file; and while it trains."""
 
 GATES = ("size", "latency", "front", "rung")
@@ -86,22 +86,7 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A gate's verdict against a candidate.
-
-    Args:
-        gate: One of :data:`GATES`.
-        reason: One sentence with the numbers.
-        excess: By what share a bound is broken, or the candidate is beaten at least; positive.
-    """
-
-    gate: str
-    reason: str
-    excess: float
-
-
-@dataclass(frozen=True)
-class Gates:
+class PruningRules:
     """What one candidate has to pass, given what is known when it begins.
 
     Args:
@@ -128,7 +113,7 @@ class Gates:
     most_ms: float = math.inf
     least_accuracy: float = -math.inf
     past: tuple[PastTraining, ...] = ()
-    checks: tuple[GateCheck, ...] = ("draft", "rungs")
+    checks: tuple[RuleCheck, ...] = ("draft", "rungs")
     tested: frozenset[str] = frozenset()
 
     def check_size(self, size_bytes: float) -> Stop | None:

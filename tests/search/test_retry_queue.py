@@ -9,9 +9,9 @@ from karui.errors import TargetUnavailable
 from karui.search.loop import Budget, SearchLoop
 from karui.search.outcome import Outcome
 from karui.search.record import read_records
-from karui.search.waiting import LEAST_PAUSE_SECONDS, PATIENCE_SECONDS, Waiting
-from karui.search.workers import Workers
+from karui.search.retry_queue import LEAST_PAUSE_SECONDS, PATIENCE_SECONDS, RetryQueue
 from karui.spaces.candidate import Candidate
+from karui.studies.workers.pool import Workers
 
 from .conftest import Log, MakeLoop, known_outcome
 
@@ -119,12 +119,12 @@ def test_a_search_whose_time_is_up_does_not_wait(make_loop: MakeLoop) -> None:
 
 def test_one_that_waits_may_still_fail_or_be_measured_as_any_other() -> None:
     times = iter(range(1000))
-    waiting = Waiting(lambda: float(next(times)))
+    waiting = RetryQueue(lambda: float(next(times)))
     waiting.add(1, TargetUnavailable("gone"))
     waiting.add(2, TargetUnavailable("gone"))
     tried = list[int]()
     while not tried:
-        tried += [ticket for ticket in [waiting.next()] if ticket is not None]
+        tried += [number for number in [waiting.next()] if number is not None]
     assert next(times) >= LEAST_PAUSE_SECONDS
     assert waiting.next() is None, "one at a time"
     assert not waiting.ended(1, answered=False)
@@ -141,7 +141,7 @@ def test_a_worker_that_finds_no_target_goes_on_with_others(make_loop: MakeLoop, 
     log, slept = Log(), list[float]()
     with_workers = Workers(1, factory, candidate_seconds=60.0)
     times = iter(range(0, 100_000, 30))
-    loop = make_loop(crew=with_workers, clock=lambda: float(next(times)), sleep=slept.append)
+    loop = make_loop(executor=with_workers, clock=lambda: float(next(times)), sleep=slept.append)
     assert loop.run(Budget(trials=4), log) == "all trials are done"
     assert [details["reason"] for event, details in log.events if event == "target unavailable"] == ["gone: pi5"] * 2
     assert sum(record.state == "evaluated" for record in log.records) == 4

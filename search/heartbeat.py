@@ -1,7 +1,4 @@
-"""Whose a running trial is, and whether that search is there still: on this machine by its process, else by its pulse.
-
-Optuna's own heartbeat covers ``optimize`` only, not ask and tell.
-"""
+"""Whose a running trial is, whether that search is there still, and what becomes of trials that nobody works on."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -17,7 +14,9 @@ from typing import Any
 from uuid import getnode, uuid4
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
+
+from .record import ATTEMPTS, PROMOTED, attempts_of, has_begun, read_outcome
 
 PULSE_SECONDS = 60.0
 """How often a search says that it is there."""
@@ -98,7 +97,7 @@ def _start_of(pid: int) -> str | None:
         return None
 
 
-class Owners:
+class Heartbeat:
     """This search among those that share a study.
 
     Use it as a context manager: within it, the search says once a minute, in one attribute of the study, that it is
@@ -121,7 +120,7 @@ class Owners:
         self._stop = threading.Event()
         self.mark = owner_mark(self._search)
 
-    def __enter__(self) -> Owners:
+    def __enter__(self) -> Heartbeat:
         _HERE.add(self._search)
         self._stop.clear()
         self.pulse()
@@ -132,6 +131,11 @@ class Owners:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         _HERE.discard(self._search)
+
+    def stay(self) -> Heartbeat:
+        """Be there for as long as this process is, without saying so to other machines."""
+        _HERE.add(self._search)
+        return self
 
     def pulse(self) -> None:
         """Say that this search is there."""
@@ -172,3 +176,56 @@ class Owners:
         while not stop.wait(PULSE_SECONDS):
             with suppress(optuna.exceptions.StorageInternalError):
                 self.pulse()
+
+
+_STOPPED = ("duplicate", "impossible", "stopped")
+
+
+def recover_stale(study: optuna.Study, heartbeat: Heartbeat, objectives: Sequence[str]) -> list[FrozenTrial]:
+    """Take up every trial that a search has left running when it was killed; return them as they were found.
+
+    What was measured to its end stays measured, what had failed has failed; everything else is begun again, unless
+    searches have died on it ``ATTEMPTS`` times.
+
+    Args:
+        study: The study.
+        heartbeat: Tells whose a running trial is.
+        objectives: Names of the values to tell, in the order of the study's directions.
+    """
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    stale = [trial for trial in running if heartbeat.is_gone(trial)]
+    for trial in stale:
+        outcome = read_outcome(trial)
+        if outcome is not None:
+            values = [outcome.measurements[name].value for name in objectives]
+            study.tell(trial.number, values, skip_if_finished=True)
+        elif (status := trial.user_attrs.get("status")) is not None and status != "interrupted":
+            state = TrialState.PRUNED if status in _STOPPED else TrialState.FAIL
+            study.tell(trial.number, state=state, skip_if_finished=True)
+        else:
+            queue_again(study, trial, killed=True)
+    return stale
+
+
+def queue_again(study: optuna.Study, trial: FrozenTrial, *, killed: bool) -> None:
+    """End a running trial and queue its parameters, unless searches have died on it too often.
+
+    One that was promoted is not queued: whoever is on the front at the end of a search is promoted then.
+
+    Args:
+        study: The study.
+        trial: The running trial.
+        killed: Whether its search was killed: only that counts as an attempt, and only where the candidate had begun.
+    """
+    queue_copy(study, trial, killed=killed)
+    # Only now: killed in between, the search leaves one copy too many, and that is a duplicate; never one too few.
+    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def queue_copy(study: optuna.Study, trial: FrozenTrial, *, killed: bool) -> None:
+    """Queue the parameters of a running trial that is about to be told as failed; see :func:`queue_again`."""
+    attempts, killed = attempts_of(trial), killed and has_begun(trial)
+    if PROMOTED not in trial.user_attrs and not (killed and attempts >= ATTEMPTS):
+        # What was queued with fixed parameters may have been killed before it was asked for them.
+        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        study.enqueue_trial(parameters, user_attrs={"attempts": attempts + 1 if killed else attempts})

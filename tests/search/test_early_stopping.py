@@ -11,13 +11,13 @@ from optuna.trial import TrialState
 
 from karui.errors import CandidateFailure
 from karui.evaluators.measurement import Measurement
-from karui.search.crew import InProcess
-from karui.search.curves import LearningCurve, PastTraining
-from karui.search.gatekeeper import Gatekeeper, GateReport, describe_reports, report_gates
-from karui.search.gates import Draft, Gates, Rival, Stop
-from karui.search.loop import STOPPED_PER_TRIAL, Budget, SearchLoop
+from karui.search.budget import STOPPED_PER_TRIAL
+from karui.search.early_stopping import EarlyStopping, PruningPolicy, RuleReport, describe_reports, report_rules
+from karui.search.executor import InProcess
+from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import LIMITS, OBJECTIVES, Objective, with_bounds
-from karui.search.passage import Passage
+from karui.search.outcome import LearningCurve, PastTraining, Stop
+from karui.search.pruning_rules import Draft, PruningRules, Rival
 from karui.search.record import Outcome, TrialRecord, read_records
 from karui.spaces.candidate import Candidate
 from karui.spaces.space import SearchSpace
@@ -50,8 +50,8 @@ def stopped(number: int, gate: str) -> TrialRecord:
 
 
 def test_where_there_are_further_objectives_gates_hold_bounds_only() -> None:
-    def gates(*further: Objective) -> Gates:
-        keeper = Gatekeeper((*BOUNDED, *further), BASELINE, audit=0.0)
+    def gates(*further: Objective) -> PruningRules:
+        keeper = PruningPolicy((*BOUNDED, *further), BASELINE, audit=0.0)
         keeper.begin([record(0, (20.0, 2.0, 1.0)), record(1, (10.0, 3.0, 1.0))])
         return keeper.gates_for("")
 
@@ -65,7 +65,7 @@ def test_where_there_are_further_objectives_gates_hold_bounds_only() -> None:
 
 
 def test_gates_hold_what_was_found_so_far() -> None:
-    keeper = Gatekeeper(with_bounds({"size_bytes": "0.5x", "accuracy": 0.9}), BASELINE, audit=0.0)
+    keeper = PruningPolicy(with_bounds({"size_bytes": "0.5x", "accuracy": 0.9}), BASELINE, audit=0.0)
     keeper.begin(
         [
             record(0, (20.0, 2.0, 0.95), spread=0.01),
@@ -91,27 +91,27 @@ def test_gates_hold_what_was_found_so_far() -> None:
 
 
 def test_a_training_that_came_to_more_than_its_file_counts_by_its_own_metric() -> None:
-    keeper = Gatekeeper(OBJECTIVES, BASELINE)
+    keeper = PruningPolicy(OBJECTIVES, BASELINE)
     keeper.learn(record(0, (1.0, 1.0, 0.4), curves=(CURVE,)))
     assert keeper.gates_for("key").past == (PastTraining(CURVE, 0.7),)
 
 
 def test_the_first_at_each_gate_is_let_through_and_then_a_share_drawn_by_the_key() -> None:
-    keeper = Gatekeeper(OBJECTIVES, BASELINE, audit=0.2)
+    keeper = PruningPolicy(OBJECTIVES, BASELINE, audit=0.2)
     assert keeper.gates_for("any").tested == {"size", "latency", "front", "rung"}
     keeper.learn(record(0, (1.0, 1.0, 0.5), let_through="front"))
     keys = [f"key {number}" for number in range(2000)]
     drawn = [key for key in keys if "front" in keeper.gates_for(key).tested]
     # 2000 draws of 0.2: 400 with a standard deviation of 18.
     assert 310 < len(drawn) < 490
-    again = Gatekeeper(OBJECTIVES, BASELINE, audit=0.2)
+    again = PruningPolicy(OBJECTIVES, BASELINE, audit=0.2)
     again.learn(record(7, (1.0, 1.0, 0.5), let_through="front"))
     assert [key for key in keys if "front" in again.gates_for(key).tested] == drawn
-    more = Gatekeeper(OBJECTIVES, BASELINE, audit=0.4)
+    more = PruningPolicy(OBJECTIVES, BASELINE, audit=0.4)
     more.learn(record(7, (1.0, 1.0, 0.5), let_through="front"))
     assert set(drawn) < {key for key in keys if "front" in more.gates_for(key).tested}
     assert all("size" in keeper.gates_for(key).tested for key in keys[:20]), "none was tested at that gate yet"
-    assert Gatekeeper(OBJECTIVES, BASELINE, audit=0.0).gates_for("any").tested == frozenset()
+    assert PruningPolicy(OBJECTIVES, BASELINE, audit=0.0).gates_for("any").tested == frozenset()
 
 
 def test_how_often_gates_are_wrong_is_counted() -> None:
@@ -124,28 +124,28 @@ def test_how_often_gates_are_wrong_is_counted() -> None:
         stopped(5, "rung"),
         stopped(6, "front"),
     ]
-    reports = report_gates(records, OBJECTIVES)
-    assert reports == (GateReport("size", 0, 1, 0), GateReport("front", 2, 2, 1), GateReport("rung", 1, 0, 0))
+    reports = report_rules(records, OBJECTIVES)
+    assert reports == (RuleReport("size", 0, 1, 0), RuleReport("front", 2, 2, 1), RuleReport("rung", 1, 0, 0))
     assert describe_reports(reports) == (
         "gates stopped 3 candidates (front 2, rung 1); of 3 let through as a test, 1 reached the front"
     )
-    assert report_gates(records[:1], OBJECTIVES) == ()
+    assert report_rules(records[:1], OBJECTIVES) == ()
     assert describe_reports(()) == ""
 
 
 # --- in a search ------------------------------------------------------------------------------------------------------
 
 
-def gated(candidate: Candidate, gates: Gates | None = None) -> Outcome:
+def gated(candidate: Candidate, gates: PruningRules | None = None) -> Outcome:
     """The made-up world: every candidate trains, its draft is its file, and its metric is its accuracy throughout."""
     outcome = known_outcome(candidate)
     size, latency, accuracy = (outcome.measurements[name].value for name in BASELINE)
-    passage = Passage(gates)
-    passage.size(size)
-    passage.draft(Draft(size, latency, 0.0))
+    early_stopping = EarlyStopping(gates)
+    early_stopping.size(size)
+    early_stopping.draft(Draft(size, latency, 0.0))
     for epoch in (1, 2):
-        passage.on_epoch("warm", 2, epoch, accuracy)
-    return replace(outcome, curves=passage.curves, let_through=passage.let_through)
+        early_stopping.on_epoch("warm", 2, epoch, accuracy)
+    return replace(outcome, curves=early_stopping.curves, let_through=early_stopping.let_through)
 
 
 def new_study() -> optuna.Study:
@@ -157,8 +157,10 @@ def loop_on(
     study: optuna.Study, space: SearchSpace, *, objectives: tuple[Objective, ...] = BOUNDED, audit: float | None = 0.0
 ) -> SearchLoop:
     """A search of the made-up world; without gates where the audit is None."""
-    keeper = None if audit is None else Gatekeeper(objectives, BASELINE, audit=audit, seed=3)
-    return SearchLoop(study, space, objectives, BASELINE, InProcess(gated), sampler="random", seed=3, gatekeeper=keeper)
+    keeper = None if audit is None else PruningPolicy(objectives, BASELINE, audit=audit, seed=3)
+    return SearchLoop(
+        study, space, objectives, BASELINE, InProcess(gated), sampler="random", seed=3, pruning_policy=keeper
+    )
 
 
 def within(candidate: Candidate) -> bool:
@@ -223,15 +225,15 @@ def test_what_is_let_through_is_marked_and_kept(small_space: SearchSpace) -> Non
     assert all(one.reason.startswith("let through as a test of this gate: ") for one in tested)
     assert all(one.outcome.curves and one.outcome.curves[0].is_complete for one in tested if one.outcome)
     # The world is as the gates suppose: none of them was wrong.
-    assert sum(report.missed for report in report_gates(records, loop.objectives)) == 0
+    assert sum(report.missed for report in report_rules(records, loop.objectives)) == 0
 
 
 def test_verdicts_and_curves_are_read_back_from_a_database(make_loop: MakeLoop) -> None:
-    def evaluate(candidate: Candidate, gates: Gates | None = None) -> Outcome:
+    def evaluate(candidate: Candidate, gates: PruningRules | None = None) -> Outcome:
         return replace(known_outcome(candidate), curves=(CURVE,), let_through=Stop("front", "too large", 0.5))
 
     loop = make_loop(evaluate)
-    loop.gatekeeper = Gatekeeper(OBJECTIVES, BASELINE)
+    loop.pruning_policy = PruningPolicy(OBJECTIVES, BASELINE)
     loop.run(Budget(trials=1), Log())
     (read,) = read_records(make_loop(evaluate).study)
     assert read.outcome is not None
@@ -248,11 +250,11 @@ def test_a_search_in_which_all_is_stopped_ends(small_space: SearchSpace) -> None
 
 
 def test_a_failure_before_any_gate_stays_a_failure(small_space: SearchSpace) -> None:
-    def broken(candidate: Candidate, gates: Gates | None = None) -> Outcome:
+    def broken(candidate: Candidate, gates: PruningRules | None = None) -> Outcome:
         assert gates is not None
         raise CandidateFailure("architecture", "does not run")
 
-    loop = replace(loop_on(new_study(), small_space), crew=InProcess(broken))
+    loop = replace(loop_on(new_study(), small_space), executor=InProcess(broken))
     loop.run(Budget(trials=2), log := Log())
     assert [one.state for one in log.records if one.state != "duplicate"] == ["failed", "failed"]
 

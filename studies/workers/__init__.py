@@ -1,0 +1,1 @@
+"""Worker processes, in which candidates are made and measured."""
