@@ -11,7 +11,8 @@ import numpy as np
 from ..errors import CandidateFailure, CandidateStopped, TargetUnavailable, plain_line, plain_text
 from ..evaluators.measurement import Measurement
 from ..spaces.artifact import StageRecord
-from ..spaces.candidate import Candidate, network_of
+from ..spaces.candidate import Candidate
+from ..spaces.recipe import trainings_of as recipe_trainings
 
 PEERS = 5
 """How many earlier trainings a projection looks at; with fewer, nothing is projected."""
@@ -96,11 +97,7 @@ Training = tuple[str, str]
 
 def trainings_of(candidate: Candidate) -> tuple[Training, ...]:
     """Return the trainings behind a candidate's file, the same ones for however many epochs."""
-    plain = replace(candidate, epochs_factor=1)
-    network = network_of(plain)
-    recovery = [(RECOVERY, network.key)] if network != Candidate() else []
-    aware = [(AWARE, replace(plain, exit_depth=0.0).key)] if plain.bit_training == "aware" else []
-    return (*recovery, *aware)
+    return recipe_trainings(replace(candidate, epochs_factor=1))
 
 
 @dataclass(frozen=True)

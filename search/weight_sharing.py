@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..spaces.candidate import Candidate, network_of
+from ..spaces.recipe import trains_on
 from .front import HypervolumeHistory
 from .objectives import OBJECTIVES
 from .record import TrialRecord
@@ -96,8 +97,8 @@ class WeightSharing:
         count, _ = self._networks.get(network, (0, 0.0))
         self._networks[network] = count + 1, gain
         self._altogether = self._altogether.after(gain, seconds, KEPT_OF_ALL)
-        if not count or record.candidate is None or record.candidate.bit_training != "post":
-            return  # training with rounded weights is dear, and followers have none
+        if not count or record.candidate is None or trains_on(record.candidate):
+            return  # what is trained on after its network is dear, and followers are not
         self._followers_seen += 1
         self._followers = self._followers.after(gain, seconds, KEPT_OF_KIND)
         if count == 1:

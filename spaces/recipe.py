@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from .axis import all_axes
 from .candidate import BuildStage, Candidate, network_of
@@ -70,11 +69,6 @@ def trainings_of(candidate: Candidate) -> tuple[tuple[str, str], ...]:
     return tuple((step.name, candidate.through(step.stage).key) for step in steps_of(candidate) if step.training)
 
 
-def step_named(name: str, steps: list[Step]) -> Step | None:
-    """Return the step of a name; None where there is none."""
-    return next((step for step in steps if step.name == name), None)
-
-
-def as_settings(step: Step) -> dict[str, Any]:
-    """Return the settings of a step as keyword arguments."""
-    return dict(step.settings)
+def trains_on(candidate: Candidate) -> bool:
+    """Say whether a candidate goes on training once its network is trained and exported."""
+    return any(step.training and step.stage > BuildStage.EXPORT for step in steps_of(candidate.canonical()))

@@ -58,6 +58,11 @@ class Registry(Generic[T]):
         """The names of karui's own."""
         return tuple(self._own)
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where karui's own are, ``package.module:name``, in their order."""
+        return tuple(self._own.values())
+
     def __getitem__(self, name: str) -> T:
         """Return the one of that name.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import karui
+from karui.spaces.axes import AXES
 
 PACKAGE = Path(str(karui.__file__)).parent
 ORDER = ("errors", "spaces", "evaluators", "search", "studies")
@@ -106,3 +107,34 @@ def test_no_module_is_loaded_twice() -> None:
             places.setdefault(file, set()).add(name)
     assert places
     assert {file: names for file, names in places.items() if len(names) > 1} == {}
+
+
+NAME_AXES = {
+    "spaces/axes.py",  # the registry
+    "studies/preflight/preflight.py",  # tries on small layers what fewer bits, zeros and fewer channels win
+    "studies/preflight/preflight_sentences.py",
+    "spaces/students/axis.py",  # a student of the model is the model with channels removed, told in the same sentence
+}
+"""The files that name an axis, its own folder and the public face aside."""
+
+
+def test_no_other_file_names_an_axis() -> None:
+    places = {place.rpartition(":")[2]: place.partition(":")[0] for place in AXES.places}
+    folders = {module.rpartition(".")[0]: name for name, module in places.items()}
+    named = set()
+    for path in MODULES:
+        file = path.relative_to(PACKAGE).as_posix()
+        own = "karui." + file.rpartition("/")[0].replace("/", ".")
+        text = path.read_text(encoding="utf-8")
+        imports = {module for module in imported_modules(path) if module.rpartition(".")[2] in ("axis", "choice")}
+        others = [(folder, name) for folder, name in folders.items() if folder != own]
+        if any(f"{folder}.axis" in imports or f"{folder}.choice" in imports for folder, _ in others) or any(
+            f"{folder}.axis:" in text for folder, _ in others
+        ):
+            named.add(file)
+    assert named == NAME_AXES
+
+
+def test_there_are_six_axes_and_each_has_a_folder() -> None:
+    assert AXES.own == ("students", "cells", "stages", "sparsity", "bits", "exits")
+    assert len({place.partition(":")[0] for place in AXES.places}) == len(AXES.own)

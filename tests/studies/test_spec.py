@@ -201,7 +201,9 @@ SPECS = st.fixed_dictionaries(
         "candidate_minutes": st.floats(0.001, 1e6),
         "sampler": st.sampled_from(["tpe", "nsga2", "nsga3", "gp", "random"]),
         "followers": st.integers(0, 100) | st.just("auto"),
-        "task_options": st.dictionaries(st.text(min_size=1, max_size=5), st.booleans() | st.integers(), max_size=2),
+        "task_options": st.dictionaries(
+            st.text(min_size=1, max_size=5), st.booleans() | st.integers(-(2**63), 2**63 - 1), max_size=2
+        ),
         "sparsity": st.fixed_dictionaries(
             {"zeroed_weights": st.lists(st.floats(0, 0.99), min_size=1, max_size=4, unique=True)}
         ),
