@@ -59,8 +59,8 @@ class AccuracyEvaluator:
         batch_size: Inputs that are run at once, where the file leaves that open.
         provider: Execution provider of onnxruntime, or device of OpenVINO.
         threads: Threads within an operator; 0 lets the runtime take every core.
-        runtime: One of :data:`~karui.evaluators.runtimes.RUNTIMES`: the one that is deployed, since another may answer
-            otherwise.
+        runtime: One of :data:`~karui.evaluators.runtime_registry.RUNTIMES`: the one that is deployed, since another
+            may answer otherwise.
         resampling_seconds: About how long the resampling may take with a slow metric; at least ten resamples are made.
             The scores of single rows are left out where they would take longer.
         rows: Where the scores of rows are kept, for comparing files row by row; None to leave them.

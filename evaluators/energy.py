@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import KaruiError
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
+from .metric import Metric
 from .targets import MeasuresEnergy, Target
 from .timing import TimingSettings
 
@@ -70,3 +71,15 @@ def _no_energy(target: Target) -> KaruiError:
         remedy="let the search read /sys/class/powercap/*/energy_uj, or take max_energy out of [bounds] and energy out "
         "of further_objectives",
     )
+
+
+ENERGY = Metric(
+    name="energy",
+    measurement="energy_mj",
+    direction="minimize",
+    unit="mJ",
+    bound="max_energy",
+    title="Energy of a run",
+    evaluator=lambda by: EnergyEvaluator(by.target, by.reference, by.inputs, by.settings),
+    ratio="energy_ratio",
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import CandidateFailure, KaruiError
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
+from .metric import Metric
 from .targets import Target
 from .timing import PairTiming, TimingSettings
 
@@ -79,3 +80,15 @@ class LoadEvaluator:
                 where=str(self._reference.path),
                 got=failure.reason,
             ) from failure
+
+
+LOAD = Metric(
+    name="load",
+    measurement="load_ms",
+    direction="minimize",
+    unit="ms",
+    bound="max_load",
+    title="Load time",
+    evaluator=lambda by: LoadEvaluator(by.target, by.reference, by.settings),
+    ratio="load_ratio",
+)

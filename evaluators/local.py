@@ -35,7 +35,7 @@ class LocalTarget:
     Args:
         threads: Threads within an operator.
         provider: Execution provider of onnxruntime; with OpenVINO its device, and the default is its CPU.
-        runtime: One of :data:`~karui.evaluators.runtimes.RUNTIMES`.
+        runtime: One of :data:`~karui.evaluators.runtime_registry.RUNTIMES`.
         root: Under which ``proc`` and ``sys`` lie.
 
     Raises:
@@ -43,6 +43,8 @@ class LocalTarget:
     """
 
     name = "local"
+
+    is_here = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import KaruiError
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
+from .metric import Metric
 from .targets import MeasuresMemory, Target
 
 PAGE_BYTES = 4096
@@ -59,3 +60,14 @@ def _no_memory(target: Target) -> KaruiError:
         expected="a system that tells the peak of a process, such as Linux or macOS",
         remedy="take max_memory out of [bounds] and memory out of further_objectives",
     )
+
+
+MEMORY = Metric(
+    name="memory",
+    measurement="session_peak_bytes",
+    direction="minimize",
+    unit="bytes",
+    bound="max_memory",
+    title="Memory of a session, highest",
+    evaluator=lambda by: MemoryEvaluator(by.target, by.inputs),
+)

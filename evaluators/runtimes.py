@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import KaruiError
 from .openvino_runner import OpenVinoRunner, check_device, openvino_version
 from .runtime import CPU_PROVIDER, Runner, check_provider
+from .runtime_registry import RUNTIMES
 
 
 class OpenedFile(Protocol):
@@ -63,11 +64,8 @@ class Runtime:
     version: Callable[[], str]
 
 
-RUNTIMES: Mapping[str, Runtime] = {
-    "onnxruntime": Runtime(Runner, check_provider, lambda: str(onnxruntime.__version__)),
-    "openvino": Runtime(OpenVinoRunner, check_device, openvino_version),
-}
-"""Every runtime, by the name of its package."""
+ONNXRUNTIME = Runtime(Runner, check_provider, lambda: str(onnxruntime.__version__))
+OPENVINO = Runtime(OpenVinoRunner, check_device, openvino_version)
 
 
 def find_runtime(name: str) -> Runtime:

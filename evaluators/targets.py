@@ -8,10 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from .command import CommandTarget
+from ..spaces.registry import Registry
 from .energy_timing import PairEnergy
-from .local import LocalTarget
-from .ssh import SshTarget
 from .timing import PairTiming, TimingSettings
 from .timing_over_inputs import InputsTiming
 
@@ -152,5 +150,14 @@ class MeasuresEnergy(Protocol):
         """Let go of what is open; the next measurement opens it again."""
 
 
-TARGETS: dict[str, Callable[..., Target]] = {"local": LocalTarget, "ssh": SshTarget, "command": CommandTarget}
-"""Every kind of target, by name; called with its options as keywords."""
+TARGETS: Registry[Callable[..., Target]] = Registry(
+    "karui.targets",
+    {
+        "local": "karui.evaluators.local:LocalTarget",
+        "ssh": "karui.evaluators.ssh:SshTarget",
+        "command": "karui.evaluators.command:CommandTarget",
+    },
+)
+"""Every kind of target, by name: karui's own, then those of other packages; called with its options as keywords.
+
+One that has the attribute ``is_here`` measures on this machine, where nothing else may run meanwhile."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluators.measurement import metric_range
+from ..evaluators.metric import METRICS
 from ..evaluators.several_targets import measured_on
 
 Direction = Literal["minimize", "maximize"]
@@ -100,11 +101,7 @@ OBJECTIVES = (
 )
 """The three objectives that every study has, first in the order of the values of a trial."""
 
-LIMITS = (
-    Objective("load_ms", "minimize", "ms"),
-    Objective("session_peak_bytes", "minimize", "bytes"),
-    Objective("energy_mj", "minimize", "mJ"),
-)
+LIMITS = tuple(Objective(metric.measurement, metric.direction, metric.unit) for metric in METRICS.all.values())
 """What may have a bound, and may be a further objective; measured of a candidate only where it has or is one."""
 
 _LATENCY_ON = measured_on("latency_ms", "")

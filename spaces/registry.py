@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from ..errors import KaruiError
 
 T = TypeVar("T")
 
 
-class Registry(Generic[T]):
+class Registry(Mapping[str, T]):
     """Things of one kind by their names: karui's own, and those of installed packages.
 
     Karui's own are written as entry points are, ``package.module:name``, and loaded as those are: when they are first
@@ -71,6 +71,12 @@ class Registry(Generic[T]):
             KaruiError: Where the package that adds it cannot be loaded.
         """
         return self.all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     @cached_property
     def all(self) -> dict[str, T]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..evaluators.metric import METRICS
 from ..search.objectives import OBJECTIVES, Objective
 
 if TYPE_CHECKING:
     from ..search.record import TrialRecord
 
-_TITLES = {"load_ms": "load", "session_peak_bytes": "memory", "energy_mj": "energy"}
+_TITLES = {metric.measurement: metric.name for metric in METRICS.all.values()}
 
 
 def further_text(record: TrialRecord, objectives: Sequence[Objective]) -> str:

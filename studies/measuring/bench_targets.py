@@ -48,7 +48,7 @@ class BenchTargets:
         self._targets: dict[str, Target] = {
             each.name: each.open(threads, provider, runtime, spec.folder, tell) for each in told
         } or {_HERE: TARGETS[_HERE](threads=threads, provider=provider, runtime=runtime)}
-        self._here = {each.name for each in told if each.kind == _HERE} if told else {_HERE}
+        self._here = {each.name for each in told if getattr(TARGETS[each.kind], "is_here", False)} if told else {_HERE}
         # Where each counts, the first one's milliseconds stand for latency; the others have names of their own.
         named = None if spec.latency.objective == EACH else spec.latency.objective
         self._objective = named or next(iter(self._targets))

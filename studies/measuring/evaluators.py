@@ -11,19 +11,16 @@ from numpy.typing import NDArray
 
 from ...errors import CandidateFailure, KaruiError, TaskError
 from ...evaluators.accuracy import AccuracyEvaluator
-from ...evaluators.energy import EnergyEvaluator
 from ...evaluators.latency import LatencyEvaluator, measure_reference
 from ...evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
-from ...evaluators.loading import LoadEvaluator
 from ...evaluators.machine_lock import MachineLock
 from ...evaluators.measurement import Evaluator, Measurement
-from ...evaluators.memory import MemoryEvaluator
+from ...evaluators.metric import METRICS, Measured, Metric
 from ...evaluators.row_scores import RowStore
 from ...evaluators.size import SizeEvaluator
 from ...evaluators.targets import Target
 from ...evaluators.telling import tell_nobody
 from ...evaluators.timing import TimingSettings
-from ...search.objectives import LIMITS
 from ...spaces.artifact import Artifact
 from ...spaces.task import Pairs, Task, spread_batch
 from ..study_file.spec import StudySpec
@@ -34,7 +31,7 @@ from .bench_targets import BenchTargets
 VALIDATION, TEST = "validation", "test"
 """Names of the splits on which accuracy is measured."""
 
-_LIMITS = frozenset(limit.name for limit in LIMITS)
+_METRICS = {metric.measurement: metric for metric in METRICS.all.values()}
 
 
 TIMED_INPUTS = 300
@@ -88,12 +85,10 @@ class StudyEvaluators:
         self.test_accuracy: Evaluator = AccuracyEvaluator(
             task.test, *shared, TEST, TEST_ACCURACY, runtime=runtime, rows=rows
         )
-        self.load: Evaluator = self.targets.evaluator(
-            lambda _, target: LoadEvaluator(target, artifact, self.timing), "load_ratio"
-        )
+        self.load: Evaluator = self._evaluator_of(METRICS["load"])
         self._searched = (*spec.objectives(), *spec.limits())
         self.limited: tuple[Evaluator, ...] = tuple(
-            self._evaluator_of(limit.name) for limit in self._searched if limit.name in _LIMITS
+            self._evaluator_of(_METRICS[limit.name]) for limit in self._searched if limit.name in _METRICS
         )
         self.latency: Evaluator
         self.draft_latency: Evaluator
@@ -173,16 +168,14 @@ class StudyEvaluators:
         )
         return reference_ms
 
-    def _evaluator_of(self, name: str) -> Evaluator:
+    def _evaluator_of(self, metric: Metric) -> Evaluator:
         """Return what measures one of the things that a study may bound or search for beside the usual three."""
-        if name == "load_ms":
-            return self.load
         batch = self.inputs[:1] if self._over_inputs else self.inputs
-        if name == "session_peak_bytes":
-            return self.targets.evaluator(lambda _, target: MemoryEvaluator(target, batch), "session_peak_ratio")
-        return self.targets.evaluator(
-            lambda _, target: EnergyEvaluator(target, self.artifact, batch, self.timing), "energy_ratio"
-        )
+
+        def make(_: str, target: Target) -> Evaluator:
+            return metric.evaluator(Measured(target, self.artifact, batch, self.timing))
+
+        return self.targets.evaluator(make, metric.ratio)
 
     def _like_the_study(self, real: NDArray[Any]) -> NDArray[Any]:
         """Return the inputs that the study wants latency to be measured with."""

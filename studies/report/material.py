@@ -15,6 +15,7 @@ import sqlalchemy
 from sqlalchemy.engine import make_url
 
 from ...evaluators.measurement import Measurement
+from ...evaluators.metric import METRICS
 from ...search.objectives import Objective, parse_bound
 from ...search.record import TrialRecord, read_records
 from ..further import further_of
@@ -40,9 +41,7 @@ _BOUNDS = {
     "size_bytes": "max_size",
     "latency_ms": "max_latency",
     "accuracy": "min_accuracy",
-    "load_ms": "max_load",
-    "session_peak_bytes": "max_memory",
-    "energy_mj": "max_energy",
+    **{metric.measurement: metric.bound for metric in METRICS.all.values()},
 }
 
 

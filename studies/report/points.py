@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...evaluators.measurement import Measurement, metric_range
+from ...evaluators.metric import METRICS
 from ...search.objectives import Objective
 from ...spaces.architectures import Baseline
 from ..choosing.ranking import target_columns
@@ -34,14 +35,15 @@ _TITLES = {
     "latency_p95_ratio": "Latency, 95th percentile over inputs",
     "test_accuracy": "Accuracy, test split",
     "accuracy": "Accuracy, validation",
-    "load_ms": "Load time",
     "load_peak_bytes": "Load memory, highest",
-    "session_peak_bytes": "Memory of a session, highest",
-    "energy_mj": "Energy of a run",
+    **{metric.measurement: metric.title for metric in METRICS.all.values()},
 }
 """Titles of measurements, in the order in which they are shown."""
 
-_RATIOS = {"latency_ms": "latency_ratio", "load_ms": "load_ratio", "energy_mj": "energy_ratio"}
+_RATIOS = {
+    "latency_ms": "latency_ratio",
+    **{metric.measurement: metric.ratio for metric in METRICS.all.values() if metric.ratio},
+}
 _RATIO_NAMES = frozenset(_RATIOS.values())
 _TOLD = ("processor", "host", "threads", "provider", "onnxruntime", "batch_size", "metric", "inputs")
 """Conditions that are told of each measurement."""

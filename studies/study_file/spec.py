@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 from pydantic_core import to_jsonable_python
 
+from ...evaluators.metric import METRICS
 from ...search.objectives import LIMITS, Objective, latency_on
 from ...search.proposals import SamplerName
 from ...spaces.axes import AXES
@@ -45,8 +46,12 @@ MOST_TRIALS = 1_000_000
 MOST_SEED = 2**31
 """Beside the number of a trial, which is added to it, what numpy takes as a seed: below 2 ** 32."""
 
-FurtherObjective = Literal["load", "memory", "energy"]
-_FURTHER = dict(zip(get_args(FurtherObjective), LIMITS, strict=True))
+if TYPE_CHECKING:
+    FurtherObjective = str
+else:
+    FurtherObjective = Literal[METRICS.names]
+
+_FURTHER = dict(zip(METRICS.names, LIMITS, strict=True))
 
 
 _WHERE: ContextVar[str] = ContextVar("where", default="StudySpec(...)")

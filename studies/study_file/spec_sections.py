@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, create_model, field_validator
 
+from ...evaluators.metric import METRICS
+from ...evaluators.runtime_registry import RUNTIMES
 from ...search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, parse_bound, with_bounds
 from ...search.pruning_rules import RuleCheck
 from ...spaces.section import Section, Text
@@ -13,12 +15,17 @@ from ...spaces.section import Section, Text
 MOST_THREADS = 1_024
 MOST_SECONDS = 1e6
 
+if TYPE_CHECKING:
+    RuntimeName = str
+else:
+    RuntimeName = Literal[RUNTIMES.names]
+
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 
 
 _BOUNDS = dict(
     zip(
-        ("max_size", "max_latency", "min_accuracy", "max_load", "max_memory", "max_energy"),
+        ("max_size", "max_latency", "min_accuracy", *(metric.bound for metric in METRICS.all.values())),
         (*OBJECTIVES, *LIMITS),
         strict=True,
     )
@@ -26,26 +33,22 @@ _BOUNDS = dict(
 """What each key of ``[bounds]`` bounds."""
 
 
-class BoundsSpec(Section):
+class OwnBounds(Section):
     """Bounds; a candidate that breaks one is kept, marked infeasible, and never on the front.
 
     Args:
         max_size: Bytes on disk.
         max_latency: Time of one run.
         min_accuracy: The metric.
-        max_load: Time to open the file.
-        max_memory: Memory of a process that opens and runs it, as far as it grows by that.
-        max_energy: Energy of one run, where the target tells it.
+
+    What else is measured (:data:`~karui.evaluators.metric.METRICS`) is bounded by the key that it says.
     """
 
     max_size: str | float | None = None
     max_latency: str | float | None = None
     min_accuracy: str | float | None = None
-    max_load: str | float | None = None
-    max_memory: str | float | None = None
-    max_energy: str | float | None = None
 
-    @field_validator(*_BOUNDS, mode="before")
+    @field_validator(*_BOUNDS, mode="before", check_fields=False)
     @classmethod
     def _is_quantity(cls, text: Any, info: Any) -> Any:
         if text is not None:
@@ -70,6 +73,23 @@ class BoundsSpec(Section):
         return {objective.name: getattr(self, key) for key, objective in _BOUNDS.items()}
 
 
+if TYPE_CHECKING:
+
+    class BoundsSpec(OwnBounds):
+        """Bounds, with a key for each thing that may be measured."""
+
+        def __init__(self, /, **keys: str | float | None) -> None: ...
+
+else:
+    BoundsSpec = create_model(
+        "BoundsSpec",
+        __base__=OwnBounds,
+        __module__=__name__,
+        __doc__=OwnBounds.__doc__,
+        **{metric.bound: (str | float | None, None) for metric in METRICS.all.values()},
+    )
+
+
 class LatencySpec(Section):
     """How latency is measured.
 
@@ -88,7 +108,7 @@ class LatencySpec(Section):
     threads: Threads = 1
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     provider: Text = "CPUExecutionProvider"
-    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    runtime: RuntimeName = "onnxruntime"
     inputs: Literal["real", "random"] = "real"
     max_seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] = 1.5
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from ...errors import StudyFileError
+from ...evaluators.targets import TARGETS
 from ...spaces.section import STRICT, Text
-from .spec_sections import MOST_SECONDS, Threads
+from .spec_sections import MOST_SECONDS, RuntimeName, Threads
 
 if TYPE_CHECKING:
     from ...evaluators.targets import Target
@@ -32,7 +35,15 @@ _DEFAULTS: dict[str, Any] = {
     "ssh_config": None,
     "command": None,
     "timeout_seconds": None,
+    "options": None,
 }
+_OF_PACKAGES = ("options",)
+"""Keys of targets that other packages add."""
+
+if TYPE_CHECKING:
+    TargetKind = str
+else:
+    TargetKind = Literal[TARGETS.names]
 
 
 class TargetSpec(BaseModel):
@@ -41,7 +52,7 @@ class TargetSpec(BaseModel):
     Args:
         name: Its name in results, such as ``latency_ms@pi5``.
         kind: ``local``: this machine; ``ssh``: a device that the system's ssh reaches; ``command``: a program of the
-            user's own, see ``docs/targets.md``.
+            user's own, see ``docs/targets.md``; or what an installed package adds.
         threads: Threads within an operator; those of ``[latency]`` where left out.
         provider: Execution provider of onnxruntime there; that of ``[latency]`` where left out.
         runtime: What runs the files, of a ``local`` target; that of ``[latency]`` where left out.
@@ -50,20 +61,30 @@ class TargetSpec(BaseModel):
         ssh_config: File that ssh reads instead of the user's own settings, relative to the study file.
         command: The program and its first arguments; run where the study file lies, and never by a shell.
         timeout_seconds: Longest time for one run of the program; 300 where left out.
+        options: What a target that a package adds is told besides.
     """
 
     model_config = STRICT
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_IN_NAME)]
-    kind: Literal["local", "ssh", "command"]
+    kind: TargetKind
     threads: Threads | None = None
     provider: Text | None = None
-    runtime: Literal["onnxruntime", "openvino"] | None = None
+    runtime: RuntimeName | None = None
     host: Text | None = None
     python: Annotated[Text, Field(min_length=1)] | None = None
     ssh_config: Annotated[Text, Field(min_length=1)] | None = None
     command: Annotated[tuple[Text, ...], Field(min_length=1, max_length=1_000, strict=False)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] | None = None
+    options: dict[str, Any] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not given: studies from before there were options go on."""
+        plain: dict[str, Any] = write(self)
+        if plain.get("options") is None:
+            plain.pop("options", None)
+        return plain
 
     @field_validator("name")
     @classmethod
@@ -83,12 +104,12 @@ class TargetSpec(BaseModel):
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
-        for key in _NEEDED[self.kind]:
+        for key in _NEEDED.get(self.kind, ()):
             if getattr(self, key) is None:
                 raise ValueError(f"a target of kind {self.kind!r} needs the key {key!r}")
         for key in _DEFAULTS:
-            if getattr(self, key) is not None and key not in _ALLOWED[self.kind]:
-                kinds = next(kind for kind, keys in _ALLOWED.items() if key in keys)
+            if getattr(self, key) is not None and key not in _ALLOWED.get(self.kind, _OF_PACKAGES):
+                kinds = next((kind for kind, keys in _ALLOWED.items() if key in keys), "of another package")
                 raise ValueError(f"{key!r} is a key of targets of kind {kinds!r}, and this one is {self.kind!r}")
         return self
 
@@ -106,18 +127,33 @@ class TargetSpec(BaseModel):
             KaruiError: Where this machine lacks the provider.
         """
         from ...evaluators.quarantine import Quarantine
-        from ...evaluators.targets import TARGETS
 
-        options: dict[str, Any] = {key: getattr(self, key) for key in _ALLOWED[self.kind]}
+        options: dict[str, Any] = {key: getattr(self, key) for key in _ALLOWED.get(self.kind, ())}
         options = {key: value for key, value in options.items() if value is not None}
         if "ssh_config" in options:
             options["ssh_config"] = folder / Path(options["ssh_config"]).expanduser()
         if self.kind == "command":
             options["folder"] = folder.absolute()
+        options |= self.options or {}
         options |= {"threads": self.threads or threads, "provider": self.provider or provider}
         if self.kind == "local":
             return TARGETS["local"](**{"runtime": runtime, **options})
-        return Quarantine(TARGETS[self.kind](name=self.name, tell=tell, **options), tell)
+        make = TARGETS[self.kind]
+        if self.options:
+            self._check_options(make, {"name": self.name, "tell": tell, **options})
+        return Quarantine(make(name=self.name, tell=tell, **options), tell)
+
+    def _check_options(self, make: Callable[..., Target], given: dict[str, Any]) -> None:
+        parameters = inspect.signature(make).parameters
+        usual = {"name", "tell", "threads", "provider"}
+        if not set(given) <= set(parameters):
+            raise StudyFileError(
+                f"the target {self.name!r} takes other options",
+                where="target.options",
+                expected=f"some of {', '.join(sorted(set(parameters) - usual)) or 'none'}",
+                got=", ".join(sorted(set(given) - set(parameters))),
+                remedy="correct the key",
+            )
 
 
 def check_targets(targets: tuple[TargetSpec, ...] | None) -> tuple[TargetSpec, ...] | None:

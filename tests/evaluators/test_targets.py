@@ -20,7 +20,7 @@ from karui.errors import CandidateFailure, KaruiError
 from karui.evaluators import load_memory, local, openvino_runner, runtime
 from karui.evaluators.local import LocalTarget
 from karui.evaluators.program import UNKNOWN
-from karui.evaluators.runtimes import RUNTIMES
+from karui.evaluators.runtime_registry import RUNTIMES
 from karui.evaluators.targets import TARGETS, MeasuresMemory, Target
 from karui.evaluators.timing import TimingSettings
 from karui.evaluators.timing_over_inputs import FEWEST_PASSES

@@ -338,7 +338,7 @@ class Clock:
 def test_milliseconds_may_be_higher_by_a_wide_tolerance(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, milliseconds: float, tolerance: float | None, verdict: str
 ) -> None:
-    monkeypatch.setitem(TARGETS, "clock", Clock(milliseconds, 1.0))
+    monkeypatch.setitem(TARGETS.all, "clock", Clock(milliseconds, 1.0))
     found = verify_bundle(bundle, VerifyOptions(target="clock", latency_tolerance=tolerance))
     # 1.22 - 0.008 <= (0.8 + 0.008) x 1.5 = 1.212 < 1.23 - 0.008
     assert verdicts(found)["latency"] == verdict
@@ -351,7 +351,7 @@ def test_with_the_reference_the_ratio_counts(
     write_linear(tmp_path / "baseline.onnx", 9.0)
     digest = file_digest(tmp_path / "baseline.onnx")
     karui.pick(make_results(tmp_path / "r", [(0.1, 0.4, 0.9)], baseline_digest=digest), export=tmp_path / "bundle")
-    monkeypatch.setitem(TARGETS, "clock", Clock(99.0, ratio))
+    monkeypatch.setitem(TARGETS.all, "clock", Clock(99.0, ratio))
     options = VerifyOptions(target="clock", reference=tmp_path / "baseline.onnx")
     # 0.46 - 0.004 <= (0.4 + 0.004) x 1.15 = 0.4646 < 0.47 - 0.004
     found = verify_bundle(tmp_path / "bundle", options)
@@ -367,7 +367,7 @@ def test_another_reference_is_refused(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_another_kind_of_device_is_measured_and_not_compared(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TARGETS, "clock", Clock(50.0, 1.0, processor="slow one"))
+    monkeypatch.setitem(TARGETS.all, "clock", Clock(50.0, 1.0, processor="slow one"))
     found = verify_bundle(bundle, VerifyOptions(target="clock"))
     assert (found.verdict, verdicts(found)["latency"]) == ("kept", "not comparable")
     assert "50 ± 0.008 ms" in text_of(found, "latency")
@@ -377,7 +377,7 @@ def test_another_kind_of_device_is_measured_and_not_compared(bundle: Path, monke
 def test_milliseconds_in_the_measure_of_another_target_are_not_compared(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TARGETS, "clock", Clock(0.8, 1.0))
+    monkeypatch.setitem(TARGETS.all, "clock", Clock(0.8, 1.0))
     config = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
     config["measurements"]["latency_ms"]["conditions"]["milliseconds_of"] = "pi4"
     change_config(bundle, measurements=config["measurements"])
@@ -387,7 +387,7 @@ def test_milliseconds_in_the_measure_of_another_target_are_not_compared(
 
 
 def test_another_version_of_the_runtime_is_compared_and_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TARGETS, "clock", Clock(0.8, 1.0, version="2.0"))
+    monkeypatch.setitem(TARGETS.all, "clock", Clock(0.8, 1.0, version="2.0"))
     found = verify_bundle(bundle, VerifyOptions(target="clock"))
     assert verdicts(found)["latency"] == "kept"
     assert "0.8 ± 0.008 ms with onnxruntime 2.0 instead of 1.0, 0.8 ± 0.008 was measured" in text_of(found, "latency")
