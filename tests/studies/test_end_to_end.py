@@ -28,10 +28,10 @@ from torch.utils.data import TensorDataset
 
 import karui
 from karui.errors import CandidateFailure, KaruiError, NothingFits, OutputError, StudyFileError
-from karui.spaces import build
 from karui.spaces.artifact import Artifact
 from karui.spaces.packing import pack
 from karui.spaces.quantization.bit_choice import BitChoice
+from karui.spaces.quantization import steps
 from karui.spaces.quantization.quantize import quantize
 from karui.studies.measuring.bench import Bench
 from karui.studies.run import StudyResult
@@ -446,13 +446,12 @@ max_seconds = 0.05
 
 
 def test_a_candidate_that_cannot_be_made_is_a_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-
     def picky(source: Path, destination: Path, choice: BitChoice, **options: Any) -> None:
         if choice.weight_bits == 4:
             raise ValueError("four bits, of all\nthings")
         quantize(source, destination, choice, **options)
 
-    monkeypatch.setattr(build, "quantize", picky)
+    monkeypatch.setattr(steps, "quantize", picky)
     result = karui.run_study(write_study(tmp_path, axes=FEW), out=tmp_path / "results")
     table = tried(pd.read_csv(result.folder / "trials.csv")).set_index("bits.weights")
     assert result.ending == "every candidate of the space has been tried"
