@@ -13,6 +13,7 @@ from ..onnx_file import open_watching
 from .histogram import Histogram
 from .learned import ActivationGrid
 from .range_search import grid_between, least_squared_error, most_information
+from .recorded import Extremes, extremes_of
 from .settings import ActivationRule
 
 PERCENTILE = 99.99
@@ -51,9 +52,17 @@ def activation_grids(
     return {name: _grid(found, how) for name, found in histograms(model, calibration).items()}
 
 
-def grids_by_rule(model: onnx.ModelProto, calibration: np.ndarray) -> dict[ActivationRule, dict[str, ActivationGrid]]:
-    """Return what :func:`activation_grids` gives by each rule, for little more than by one of them."""
-    found = histograms(model, calibration)
+def grids_by_rule(
+    model: onnx.ModelProto, calibration: np.ndarray, extremes: Extremes
+) -> dict[ActivationRule, dict[str, ActivationGrid]]:
+    """Return what :func:`activation_grids` gives by each rule, for little more than by one of them.
+
+    Args:
+        model: Float32 model with one input.
+        calibration: float32, shape (n, *input_shape).
+        extremes: The least and the greatest value, with zero among them, of those tensors that are wanted.
+    """
+    found = _histograms_between(model, calibration, extremes)
     return {how: {name: _grid(each, how) for name, each in found.items() if how != "minmax"} for how in RULES}
 
 
@@ -64,12 +73,10 @@ def histograms(model: onnx.ModelProto, calibration: np.ndarray) -> dict[str, His
         model: Float32 model with one input.
         calibration: float32, shape (n, *input_shape).
     """
-    names = float_activations(model)
-    extremes = dict.fromkeys(names, (0.0, 0.0))
-    for name, values in _values(model, names, calibration):
-        lowest, highest = extremes[name]
-        # Not min(): that drops a NaN, which must be seen.
-        extremes[name] = (float(np.minimum(lowest, values.min())), float(np.maximum(highest, values.max())))
+    return _histograms_between(model, calibration, extremes_of(model, float_activations(model), calibration))
+
+
+def _histograms_between(model: onnx.ModelProto, calibration: np.ndarray, extremes: Extremes) -> dict[str, Histogram]:
     alive = {name: ends for name, ends in extremes.items() if _LEAST_RANGE < ends[1] - ends[0] < np.inf}
     counts = {name: np.zeros(_BINS, dtype=np.int64) for name in alive}
     for name, values in _values(model, set(alive), calibration):

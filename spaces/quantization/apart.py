@@ -64,20 +64,21 @@ def round_apart(
 
     Args:
         model: Float32 model, its nodes named.
-        layers: Its layers; what lies before the first or behind the last of them keeps as many bits as those do.
-        bits: Bits of the weights.
+        layers: Its layers; the first and the last of these operators and the layers together have as many bits as there
+            can be.
+        bits: Bits of the weights of all others.
         most_bits: Most bits of a weight.
         settings: Whether each output has a scale of its own.
     """
     places = {node.name: place for place, node in enumerate(model.graph.node)}
-    inner = range(places[layers[0].node_name], places[layers[-1].node_name]) if layers else range(0)
     found = weights_apart(model)
+    along = sorted({places[each.node_name] for each in (*layers, *found)})
     values = read_weights(model, {each.weight_name for each in found})
     rounded: dict[str, RoundedWeight] = {}
     for each in found:
         if not np.isfinite(values[each.weight_name]).all():
             continue
-        wanted = max(bits, FEWEST_BITS_APART) if places[each.node_name] in inner else most_bits
+        wanted = max(bits, FEWEST_BITS_APART) if places[each.node_name] in along[1:-1] else most_bits
         rounded[each.weight_name] = round_to_nearest(
             values[each.weight_name], CHANNEL_AXIS, min(wanted, most_bits), settings
         )

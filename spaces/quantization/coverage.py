@@ -18,7 +18,7 @@ def describe_layers(activations: tuple[int, ...], baseline: Path) -> Iterator[st
         try:
             reach = quantization_reach(baseline, bits)
         except CandidateFailure as failure:
-            yield f"weights of none of the model's layers can be rounded: {failure.reason}"
-            return
+            yield f"weights of none of the model's layers can be rounded beside {beside} activations: {failure.reason}"
+            continue
         found = f"{reach.quantized_layers} of {reach.all_layers} layers"
         yield f"weights can be rounded beside {beside} activations in {found}{listed(reach.left)}"

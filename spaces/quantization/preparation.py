@@ -45,6 +45,18 @@ def prepare_layers(model: onnx.ModelProto, name: str) -> list[Layer]:
     Raises:
         CandidateFailure: Where it holds no layer, or a weight that is not finite.
     """
+    layers = prepare(model)
+    if not layers:
+        raise CandidateFailure(STAGE, f"{name} holds no Conv, Gemm or MatMul with a constant float32 weight")
+    return layers
+
+
+def prepare(model: onnx.ModelProto) -> list[Layer]:
+    """Do what :func:`prepare_layers` does where there need not be any layer.
+
+    Raises:
+        CandidateFailure: Where a weight is not finite.
+    """
     name_nodes(model)
     constants_to_initializers(model)
     fold_constants(model)
@@ -52,8 +64,6 @@ def prepare_layers(model: onnx.ModelProto, name: str) -> list[Layer]:
     leaky_relu_for_prelu(model)
     separate_shared_weights(model)
     layers = find_layers(model)
-    if not layers:
-        raise CandidateFailure(STAGE, f"{name} holds no Conv, Gemm or MatMul with a constant float32 weight")
     for weight_name, weight in read_weights(model, {layer.weight_name for layer in layers}).items():
         if not np.isfinite(weight).all():
             raise CandidateFailure(STAGE, f"the weight {weight_name} holds a non-finite value (NaN or inf)")

@@ -18,7 +18,7 @@ from .bit_choice import BitChoice
 from .layers import LAYER_OPERATORS, OTHER_OPERATORS, Layer, find_layers
 from .learned import LearnedGrids
 from .normalization import copy_if_normalized, correct_normalization
-from .preparation import RUNTIME_ERRORS, STAGE, check_calibration, prepare_layers
+from .preparation import RUNTIME_ERRORS, STAGE, check_calibration, prepare, prepare_layers
 from .range_choice import outputs_of
 from .rounding import replace_weights, round_weights
 from .scales import MOST_BITS
@@ -28,6 +28,7 @@ from .weight_only import quantize_weights
 from .zeroing import Zeroing, zero_weights_once
 
 _PROBES = 2
+_MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,16 @@ def quantize(
     settings, learned = settings or QuantizationSettings(), learned or LearnedGrids()
     check_calibration(calibration)
     model = read_model(source, STAGE)
-    layers = prepare_layers(model, source.name)
+    layers = prepare(model)
     inputs = calibration
     with_activations = choice.activation_bits == MOST_BITS
     reached = _reached(model, layers, choice.activation_bits)
+    if zeroing is not None and not layers:
+        raise CandidateFailure(STAGE, "weights can be zeroed in none of the layers: all are of other kinds")
     reach = _reach(model, layers, reached, choice.activation_bits)
     try:
         given = set(learned.weights_of(model))
-        bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity, given)
+        bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity, given) if reached else {}
         before = copy_if_normalized(model, settings)
         apart = round_apart(model, layers, bits_apart(choice), choice.most_bits, settings)
         model = _quantize(
@@ -116,7 +119,7 @@ def quantization_reach(source: Path, activation_bits: int) -> QuantizationReach:
         CandidateFailure: Where nothing can be quantized.
     """
     model = read_model(source, STAGE)
-    layers = prepare_layers(model, source.name)
+    layers = prepare(model)
     reached = _reached(model, layers, activation_bits)
     return _reach(model, layers, reached, activation_bits)
 
@@ -194,9 +197,30 @@ def _quantize(
 
 
 def _reached(model: onnx.ModelProto, layers: list[Layer], activation_bits: int) -> list[Layer]:
+    """Return the layers that are rounded.
+
+    Raises:
+        CandidateFailure: Where neither they nor weights of other operators can be, or where all of these compute in
+            float32 although 8-bit activations are wanted.
+    """
+    apart = sorted({each.node_name for each in weights_apart(model)})
+    if not layers and not apart:
+        raise CandidateFailure(
+            STAGE,
+            "the network has no weight that can be rounded: a constant float32 one of a convolution, of a recurrent "
+            "layer, or of a matrix product as its second factor",
+        )
     if activation_bits != MOST_BITS:
         return layers
-    return [layer for layer in layers if has_int8_kernel(model, layer)]
+    reached = [layer for layer in layers if has_int8_kernel(model, layer)]
+    if not reached:
+        names = ", ".join([*(layer.node_name for layer in layers), *apart][:_MOST_NAMED])
+        raise CandidateFailure(
+            STAGE,
+            f"none of the layers has an int8 kernel ({names}), so that 8-bit activations would change nothing: "
+            f"their weights are rounded beside 32-bit ones",
+        )
+    return reached
 
 
 def _reach(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 
 from ..onnx_file import open_session
-from .activation_ranges import grids_by_rule
+from .activation_ranges import grids_by_rule, within_activation_functions
+from .emulation import EmulatedRounding
 from .learned import ActivationGrid
+from .segments import origin_of
 
 Grids = Mapping[str, ActivationGrid]
 Outputs = Sequence[np.ndarray]
@@ -22,7 +24,11 @@ _BATCH = 32
 
 
 def best_grids(
-    model: onnx.ModelProto, calibration: np.ndarray, make: Callable[[Grids], onnx.ModelProto], wanted: Outputs
+    model: onnx.ModelProto,
+    calibration: np.ndarray,
+    extremes: Mapping[str, tuple[float, float]],
+    widest: Grids,
+    wanted: Outputs,
 ) -> Grids:
     """Return the grids of the rule by which the outputs of the whole rounded network change least.
 
@@ -34,12 +40,24 @@ def best_grids(
     Args:
         model: Float32 model with one input, its weights as they will be.
         calibration: Inputs from which ranges are taken, shape (n, *input_shape).
-        make: Returns the rounded model for the grids of some tensors; the others follow from their extremes.
+        extremes: The least and the greatest value of each tensor on these.
+        widest: The grids of all tensors that are rounded, where each follows from its extremes.
         wanted: What the float32 network gives for the first of these inputs.
     """
+    if not widest:
+        return {}
     inputs = calibration[: len(wanted[0])]
-    tried = grids_by_rule(model, calibration)
-    errors = {rule: squared_error(wanted, outputs_of(make(grids), inputs)) for rule, grids in tried.items()}
+    rounding = EmulatedRounding(model, widest)
+    tried = grids_by_rule(model, calibration, extremes)
+    errors = {}
+    for rule, grids in tried.items():
+        known = within_activation_functions(model, {**widest, **grids})
+        whole = {name: known[origin_of(model, name, widest)] for name in widest}
+        batches = [rounding.run(inputs[start : start + _BATCH], whole) for start in range(0, len(inputs), _BATCH)]
+        given = dict(
+            zip(rounding.outputs, (np.concatenate(parts) for parts in zip(*batches, strict=True)), strict=True)
+        )
+        errors[rule] = squared_error(wanted, [given[value.name] for value in model.graph.output])
     best = min(errors, key=lambda rule: errors[rule])
     return tried[best if errors[best] <= errors["minmax"] * 10 ** (-LEAST_GAIN_DB / 10) else "minmax"]
 

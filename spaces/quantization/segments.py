@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,9 @@ from .insertion import ROUNDED
 from .learned import LARGEST_UINT8, ActivationGrid
 
 _FED = "#fed"
+
+_MOVERS = ("AveragePool", "Flatten", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators whose output takes the grid of their input."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,25 @@ def segments_of(model: onnx.ModelProto) -> Segments:
             rounded_outputs.add(node.output[0])
     outputs = tuple(value.name for value in model.graph.output if value.name not in rounded_outputs)
     return Segments(model, grids, outputs)
+
+
+def origin_of(model: onnx.ModelProto, name: str, grids: Container[str]) -> str:
+    """Return the tensor, of those that have a grid, that one is merely moved from: it has that one's grid."""
+    return [name, *_moved_from(model, name, grids)][-1]
+
+
+def with_origins(model: onnx.ModelProto, name: str) -> frozenset[str]:
+    """Return a tensor and all that it is merely moved from."""
+    return frozenset([name, *_moved_from(model, name, None)])
+
+
+def _moved_from(model: onnx.ModelProto, name: str, within: Container[str] | None) -> Iterator[str]:
+    producers = {output: node for node in model.graph.node for output in node.output}
+    while (node := producers.get(name)) is not None and node.op_type in _MOVERS:
+        name = node.input[0]
+        if within is not None and name not in within:
+            return
+        yield name
 
 
 def to_integers(values: np.ndarray, grid: ActivationGrid) -> np.ndarray:

@@ -10,7 +10,7 @@ import onnx
 
 from .insertion import Spared
 from .noise import Noise, noise_by_channel, noise_of
-from .segments import Segments, on_grid, piece_before, run_piece, segments_of
+from .segments import Segments, on_grid, origin_of, piece_before, run_piece, segments_of, with_origins
 from .whole_file import spare_for_outputs, worst_output
 
 LEAST_DB = 18.0
@@ -24,9 +24,6 @@ LEAST_OUTPUT_DB = 22.0
 """The same for each channel of the network's outputs: behind these nothing averages errors out."""
 
 _MOST_ROUNDS = 16
-
-_MOVERS = ("AveragePool", "Flatten", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
-"""Operators whose output takes the grid of their input."""
 
 COARSE = "steps of 8 bits are too coarse for what they read or give"
 KERNEL = "the runtime's int8 kernel, or its rounding of a constant, is wrong"
@@ -85,7 +82,7 @@ class _Search:
     def whole(self, model: onnx.ModelProto, segments: Segments) -> Spared:
         """Return what has to be spared for the network's outputs."""
         own = {name: grid for name, grid in segments.grids.items() if name not in self.trained}
-        origins = {name: self._origin(name, segments) for name in own}
+        origins = {name: origin_of(self.network, name, segments.grids) for name in own}
         tensors = spare_for_outputs(self.network, model, {name: own[name] for name in own if origins[name] == name},
                                     self.tensors)  # fmt: skip
         found = Spared(tensors=tensors | {name for name in own if origins[name] in tensors})
@@ -105,7 +102,7 @@ class _Search:
         grid, least = segments.grids.get(name), self._least(name)
         coarse = grid is not None and self._noise(name, on_grid(self.tensors[name], grid)) < least
         if coarse and name not in self.trained:
-            found = self._with_origin(name)
+            found = with_origins(self.network, name)
             return (Spared() if found & known.tensors else Spared(found)), COARSE
         piece = piece_before(self.network, name, segments.grids)
         if not piece.nodes or known.tensors.intersection((*piece.inputs, name)):
@@ -118,26 +115,8 @@ class _Search:
         alone = {each: run_piece(self.network, piece, {**self.tensors, each: rounded[each]}) for each in rounded}
         ratios = {each: self._noise(name, answer) for each, answer in alone.items() if each not in self.trained}
         worst = min(ratios.values(), default=0.0)
-        blamed = [self._with_origin(each) for each, ratio in ratios.items() if ratio < least or ratio == worst]
+        blamed = [with_origins(self.network, each) for each, ratio in ratios.items() if ratio < least or ratio == worst]
         return Spared(frozenset().union(*blamed)), COARSE
-
-    def _origin(self, name: str, segments: Segments) -> str:
-        """Return the tensor that one is merely moved from."""
-        producers = {output: node for node in self.network.graph.node for output in node.output}
-        while (node := producers.get(name)) is not None and node.op_type in _MOVERS:
-            if node.input[0] not in segments.grids:
-                break
-            name = node.input[0]
-        return name
-
-    def _with_origin(self, name: str) -> frozenset[str]:
-        """Return a tensor and those that it is merely moved from: they have its grid."""
-        producers = {output: node for node in self.network.graph.node for output in node.output}
-        found = {name}
-        while (node := producers.get(name)) is not None and node.op_type in _MOVERS:
-            name = node.input[0]
-            found.add(name)
-        return frozenset(found)
 
 
 def spare(

@@ -19,6 +19,7 @@ from .operator_kinds import SLOWER, nodes_of_kinds
 from .range_choice import Grids, Outputs, best_grids
 from .recorded import extremes_of, is_finite, record
 from .rounding import RoundedWeight, replace_weights
+from .segments import segments_of
 from .settings import QuantizationSettings
 from .sparing import spare
 from .telling import ENDLESS, tell_spared
@@ -91,7 +92,8 @@ def quantize_weights_and_activations(
         )
 
     if settings.activation_ranges == "auto":
-        grids = best_grids(model, calibration, lambda tried: insert(tried, start), wanted)
+        widest = {name: grid for name, grid in segments_of(insert({}, start)).grids.items() if name not in activations}
+        grids = best_grids(model, calibration, finite, widest, wanted)
     else:
         grids = activation_grids(model, calibration, settings.activation_ranges)
     if not checked:

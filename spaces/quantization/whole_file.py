@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
-from ..onnx_file import copy_of, open_session
+from ..onnx_file import open_session
+from .emulation import EmulatedRounding
 from .learned import ActivationGrid
 from .noise import Noise, noise_by_channel
 
@@ -101,63 +101,22 @@ class _Runs:
     def __init__(
         self, network: onnx.ModelProto, grids: Mapping[str, ActivationGrid], tensors: Mapping[str, np.ndarray]
     ) -> None:
-        self._names, self._tensors, self._fed = list(grids), tensors, network.graph.input[0].name
-        self._session = open_session(_with_switches(network, grids))
-        self._outputs = [value.name for value in self._session.get_outputs()]
+        self._grids, self._tensors = grids, tensors
+        self._inputs = tensors[network.graph.input[0].name][:MOST_INPUTS]
+        self._rounding = EmulatedRounding(network, grids)
 
     def costs(self, groups: list[frozenset[str]]) -> np.ndarray:
         """Return the noise where only one group is rounded, as a share of what is allowed, shape (groups, channels)."""
         return np.stack([self._cost(group) for group in groups])
 
     def _cost(self, group: frozenset[str]) -> np.ndarray:
-        inputs = self._tensors[self._fed][:MOST_INPUTS]
-        switches = {f"{name}#rounded": np.array(name in group) for name in self._names}
-        answers = zip(self._outputs, self._session.run(None, {self._fed: inputs, **switches}), strict=True)
+        answers = self._rounding.run(self._inputs, {name: self._grids[name] for name in group})
         found = []
-        for name, answer in answers:
-            noise = noise_by_channel(self._tensors[name][: len(inputs)], np.asarray(answer))
+        for name, answer in zip(self._rounding.outputs, answers, strict=True):
+            noise = noise_by_channel(self._tensors[name][:MOST_INPUTS], answer)
             with np.errstate(divide="ignore", invalid="ignore"):
                 found.append(np.nan_to_num(noise.error / noise.signal, nan=0.0, posinf=_ENDLESS))
         return np.asarray(np.concatenate(found) / (_MARGIN * 10 ** (-LEAST_WHOLE_DB / 10)))
-
-
-def _with_switches(network: onnx.ModelProto, grids: Mapping[str, ActivationGrid]) -> onnx.ModelProto:
-    """Return the network with one more input for each grid, that says whether its tensor is rounded."""
-    changed = copy_of(network)
-    del changed.graph.node[:], changed.graph.value_info[:]
-    fed = {value.name for value in network.graph.input}
-
-    def round_it(source: str, name: str, target: str) -> None:
-        grid = grids[name]
-        scale = numpy_helper.from_array(np.array(grid.scale, np.float32), f"{name}#scale")
-        zero_point = numpy_helper.from_array(np.array(grid.zero_point, np.uint8), f"{name}#zero")
-        changed.graph.initializer.extend([scale, zero_point])
-        changed.graph.input.append(helper.make_tensor_value_info(f"{name}#rounded", onnx.TensorProto.BOOL, []))
-        changed.graph.node.extend(
-            [
-                helper.make_node("QuantizeLinear", [source, scale.name, zero_point.name], [f"{name}#integers"]),
-                helper.make_node(
-                    "DequantizeLinear", [f"{name}#integers", *[scale.name, zero_point.name]], [f"{name}#near"]
-                ),
-                helper.make_node("Where", [f"{name}#rounded", f"{name}#near", source], [target]),
-            ]
-        )
-
-    for name in fed & set(grids):
-        round_it(name, name, f"{name}#chosen")
-    for node in network.graph.node:
-        copied = changed.graph.node.add()
-        copied.CopyFrom(node)
-        for place, name in enumerate(copied.input):
-            if name in grids and name in fed:
-                copied.input[place] = f"{name}#chosen"
-        rounded = [name for name in node.output if name in grids]
-        for place, name in enumerate(node.output):
-            if name in grids:
-                copied.output[place] = f"{name}#float"
-        for name in rounded:
-            round_it(f"{name}#float", name, name)
-    return changed
 
 
 def _worst(noise: Noise) -> float:

@@ -9,12 +9,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
+from karui.errors import CandidateFailure
 from karui.spaces.export import export_onnx
 from karui.spaces.packing import pack
 from karui.spaces.quantization.bit_choice import BitChoice
 from karui.spaces.quantization.quantize import quantization_reach, quantize
+from karui.spaces.quantization.zeroing import Zeroing
 
 
 class Upwards(nn.Module):
@@ -40,6 +43,18 @@ class Recurrent(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         found: Tensor = self.last(self.steps(self.first(inputs).relu())[0])
+        return found
+
+
+class Unrolled(nn.Module):
+    """Recurrent layers and nothing else."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.steps = kind(16, 12, num_layers=2, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.steps(inputs)[0]
         return found
 
 
@@ -106,3 +121,46 @@ def test_a_prelu_of_one_slope_is_computed_in_int8_and_one_of_many_is_named(tmp_p
         kinds = [node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node]
         assert kinds.count("PRelu") == left
         assert np.square(_run(tmp_path / "q.onnx", inputs.numpy()) - right).mean() < 0.005 * right.var()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.ConvTranspose2d])
+def test_networks_of_nothing_else_are_rounded_beside_float32_activations_alone(
+    tmp_path: Path, kind: type[nn.Module]
+) -> None:
+    torch.manual_seed(0)
+    if kind is nn.ConvTranspose2d:
+        network: nn.Module = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, 2), nn.ReLU(), nn.ConvTranspose2d(6, 2, 2, 2))
+        inputs = torch.randn(32, 4, 5, 5)
+    else:
+        network, inputs = Unrolled(kind), torch.randn(32, 9, 16)
+    source = _file(network, inputs, tmp_path)
+    quantize(source, tmp_path / "q.onnx", BitChoice(8), calibration=inputs.numpy())
+    with torch.no_grad():
+        right = network(inputs).numpy()
+    assert np.square(_run(tmp_path / "q.onnx", inputs.numpy()) - right).mean() < 0.01 * right.var()
+    with pytest.raises(CandidateFailure, match="none of the layers has an int8 kernel"):
+        quantize(source, tmp_path / "no.onnx", BitChoice(4, 8), calibration=inputs.numpy())
+    with pytest.raises(CandidateFailure, match="none of the layers has an int8 kernel"):
+        quantization_reach(source, 8)
+    with pytest.raises(CandidateFailure, match="zeroed in none"):
+        quantize(source, tmp_path / "no.onnx", BitChoice(4), calibration=inputs.numpy(), zeroing=Zeroing(0.5))
+    assert not (tmp_path / "no.onnx").exists()
+
+
+def test_the_first_and_the_last_of_all_weights_keep_eight_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, inputs = nn.Sequential(*(nn.ConvTranspose2d(4, 4, 3) for _ in range(4))), torch.randn(16, 4, 5, 5)
+    source = _file(network, inputs, tmp_path)
+    quantize(source, tmp_path / "q.onnx", BitChoice(4), calibration=inputs.numpy())
+    held = {each.name: numpy_helper.to_array(each) for each in onnx.load(tmp_path / "q.onnx").graph.initializer}
+    largest = [int(np.abs(held[f"{place}.weight#apart#integers"]).max()) for place in range(4)]
+    assert min(largest[0], largest[3]) > 100
+    assert max(largest[1:3]) <= 8
+
+
+def test_a_network_without_weights_is_refused_in_plain_words(tmp_path: Path) -> None:
+    inputs = torch.randn(8, 3, 6, 6)
+    source = _file(nn.Sequential(nn.BatchNorm2d(3), nn.AvgPool2d(2)), inputs, tmp_path)
+    for bits in (8, 32):
+        with pytest.raises(CandidateFailure, match="the network has no weight that can be rounded"):
+            quantize(source, tmp_path / "q.onnx", BitChoice(4, bits), calibration=inputs.numpy())
