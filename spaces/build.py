@@ -168,6 +168,20 @@ class Builder:
                 kept = None if network is None else network.folder / NETWORK
                 yield self._draft_file(recipe, Path(scratch), kept)
 
+    @contextmanager
+    def float_twin(self, candidate: Candidate) -> Iterator[Path | None]:
+        """Yield the float32 file of the network that a candidate's file was made of, to be timed beside it.
+
+        None where it is gone, where that network is the baseline, which every file is timed beside, and where how fast
+        the file is depends on what it has learnt.
+        """
+        recipe = self._recipes.of(candidate)
+        if recipe.is_learnt or network_of(recipe.candidate) == Candidate():
+            yield None
+            return
+        with self._cache.found(recipe.network_key) as entry:
+            yield None if entry is None else entry.folder / NETWORK
+
     def _draft_file(self, recipe: Recipe, folder: Path, kept: Path | None) -> Artifact | None:
         path = folder / "draft.onnx"
         work = replace(self._work(folder, untold), is_untrained=True, is_checked=False)

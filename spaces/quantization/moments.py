@@ -37,11 +37,13 @@ class Moments:
             for it.
         mean: Mean over all rows, shape (groups, columns).
         rows: Of those, some of the rows themselves, shape (groups, rows, columns); else None.
+        count: Rows of which the second moments are the sum.
     """
 
     second: np.ndarray
     mean: np.ndarray
     rows: np.ndarray | None = None
+    count: int = 0
 
 
 def summed_second(found: list[Moments]) -> np.ndarray | None:
@@ -170,6 +172,7 @@ class _Sums:
         self._second = np.zeros((groups, side, side))
         self._mean = np.zeros((groups, columns))
         self._rows: list[np.ndarray] = []
+        self._count = 0
 
     def add(self, inputs: np.ndarray, share: float) -> None:
         """Add a batch, which is such a share of all."""
@@ -179,8 +182,10 @@ class _Sums:
             self._rows.append(rows)
         else:
             self._second += np.swapaxes(rows, 1, 2) @ rows
+            self._count += rows.shape[1]
         self._mean += share * self.watched.unfolding.mean(inputs)
 
     def moments(self) -> Moments:
         """Return what has been found."""
-        return Moments(self._second, self._mean, np.concatenate(self._rows, axis=1) if self._rows else None)
+        rows = np.concatenate(self._rows, axis=1) if self._rows else None
+        return Moments(self._second, self._mean, rows, self._count)

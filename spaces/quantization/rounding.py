@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from .scales import along_axis, mse_scales, range_scales, round_to_grid
 from .settings import QuantizationSettings
 from .shifts import Shifts, mean_shifts
 from .unfolding import as_rows, from_rows
+from .weight_loss import signal_to_noise_db
 from .wide_layers import round_in_blocks
 from .zeroing import Zeroing, readers_of, zeroed_weights
 
@@ -59,6 +60,7 @@ def round_weights(
     calibration: np.ndarray,
     given: Mapping[str, RoundedWeight] | None = None,
     zeroing: Zeroing | None = None,
+    told_loss: Callable[[str, float], None] | None = None,
 ) -> tuple[dict[str, RoundedWeight], Shifts]:
     """Return the rounded weights by name, and the shifts of the layers' outputs; the model is left as it is.
 
@@ -76,6 +78,8 @@ def round_weights(
         given: Weights that are on their grid already, as training has left them; they are taken as they are, and have
             no part in zeroing.
         zeroing: How many weights are zeroed, and where; none but those that are zero already where None.
+        told_loss: Is told, by the name of a weight, the signal to noise in dB of the layers that read it, as far as
+            their inputs are looked at.
     """
     given = given or {}
     weights = read_weights(model, set(bits))
@@ -98,6 +102,8 @@ def round_weights(
             found = [moments[layer.node_name] for layer in readers[name] if layer.node_name in moments]
             if found:
                 rounded[name] = round_for_inputs(wanted[name], rounded[name], axes[name], found, bits[name])
+                if told_loss is not None:
+                    told_loss(name, signal_to_noise_db(wanted[name], rounded[name].values, axes[name], found))
     return rounded, mean_shifts(layers, weights, {name: each.values for name, each in rounded.items()}, means)
 
 

@@ -16,9 +16,10 @@ from ...search.pruning_rules import Draft, PruningRules
 from ...search.record import Outcome, TrialRecord
 from ...spaces.artifact import Artifact, StageRecord, file_digest
 from ...spaces.build import Builder
-from ...spaces.candidate import Candidate
+from ...spaces.candidate import FLOAT_BITS, Candidate
 from ..storage.shared_files import SharedFiles
 from .bench_targets import LATENCY
+from .beside_float import slower_than_float
 from .evaluators import StudyEvaluators
 from .kept_outcomes import KeptOutcomes
 
@@ -43,6 +44,7 @@ class Bench(StudyEvaluators):
         """
         reference_ms = self.take_up(baseline)
         self._builder, self._files = builder, files
+        self._beside_float: dict[str, list[str]] = {}
         known_ms = reference_ms if self.targets.has_several else baseline[LATENCY].value
         settings = {"baseline": self.artifact.digest, "ms": known_ms, "study": self._spec.meaning()}
         self._outcomes = KeptOutcomes(outcomes, settings, self.targets.fingerprint(baseline))
@@ -72,10 +74,22 @@ class Bench(StudyEvaluators):
         return replace(
             found,
             stages=tuple(stages),
-            notes=artifact.notes,
+            notes=(*artifact.notes, *self._slower_than_float(candidate, artifact)),
             curves=early_stopping.curves,
             let_through=early_stopping.let_through,
         )
+
+    def _slower_than_float(self, candidate: Candidate, artifact: Artifact) -> list[str]:
+        """Say where 8-bit activations cost time; found once for each file."""
+        if self._over_inputs or candidate.activation_bits == FLOAT_BITS:
+            return []
+        if artifact.digest not in self._beside_float:
+            with self._builder.float_twin(candidate) as twin:
+                if twin is None:
+                    return []
+                told = slower_than_float(twin, artifact.path, self.inputs, self.timing, self.targets)
+            self._beside_float[artifact.digest] = told
+        return self._beside_float[artifact.digest]
 
     def _measure(self, artifact: Artifact, stages: list[StageRecord]) -> Outcome:
         measurements: dict[str, Measurement] = {}

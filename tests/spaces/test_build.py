@@ -134,6 +134,12 @@ def test_a_trained_network_is_shared_by_all_bits(builder: Builder) -> None:
         after = builder.build(Candidate(removed_channels=0.5, weight_bits=bits, activation_bits=8))
         assert [stage.stage for stage in after.stages] == ["network", "quantization", "packing"]
         assert after.stages[0].cached
+    with builder.float_twin(Candidate(removed_channels=0.5, weight_bits=8, activation_bits=8)) as twin:
+        assert twin is not None
+        shapes = {tuple(tensor.dims) for tensor in onnx.load(twin).graph.initializer}
+        assert shapes >= {tuple(tensor.dims) for tensor in onnx.load(first.path).graph.initializer if tensor.dims}
+    with builder.float_twin(Candidate(weight_bits=8, activation_bits=8)) as twin:
+        assert twin is None, "every file is timed beside the baseline"
     other = builder.build(Candidate(removed_channels=0.25))
     assert "recovery" in [stage.stage for stage in other.stages], "another network is trained"
 
