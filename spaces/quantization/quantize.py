@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,15 +17,14 @@ from .bias_correction import correct_biases
 from .bit_choice import BitChoice
 from .layers import LAYER_OPERATORS, OTHER_OPERATORS, Layer, find_layers
 from .learned import LearnedGrids
+from .lost_weights import leave_lost, lost_weights
 from .normalization import copy_if_normalized, correct_normalization
 from .preparation import RUNTIME_ERRORS, STAGE, check_calibration, prepare, prepare_layers
 from .range_choice import outputs_of
-from .rounding import RoundedWeight, replace_weights, round_weights
+from .rounding import replace_weights, round_weights
 from .scales import MOST_BITS
 from .settings import QuantizationSettings
-from .shifts import Shifts
 from .static import has_int8_kernel, quantize_weights_and_activations
-from .weight_loss import LEAST_WEIGHT_DB, lost_weights
 from .weight_only import quantize_weights
 from .zeroing import Zeroing, zero_weights_once
 
@@ -188,7 +186,7 @@ def _quantize(
         told_loss=losses_db.__setitem__,
     )  # fmt: skip
     if zeroing is None and checked:
-        layers = _without_lost(layers, lost_weights(losses_db, bits), weights, shifts, note)
+        layers = leave_lost(layers, lost_weights(losses_db, bits), weights, shifts, note)
     if settings.bias_correction == "on":
         correct_biases(model, shifts)
     if before is not None:
@@ -201,29 +199,6 @@ def _quantize(
         )
     quantize_weights(model, weights, layers)
     return model
-
-
-def _without_lost(
-    layers: list[Layer],
-    lost: Mapping[str, float],
-    weights: dict[str, RoundedWeight],
-    shifts: Shifts,
-    note: Note,
-) -> list[Layer]:
-    """Take the weights that rounding ruins out of the rounded ones, in place; return the other layers."""
-    named = [layer.node_name for layer in layers if layer.weight_name in lost]
-    if not named:
-        return layers
-    for name in lost:
-        del weights[name]
-    for name in named:
-        shifts.pop(name, None)
-    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
-    note(
-        f"weights left float32, since their rounding alone would leave {min(lost.values()):.0f} dB of signal to noise, "
-        f"below {LEAST_WEIGHT_DB:.0f} dB: {', '.join(named[:_MOST_NAMED])}{more}"
-    )
-    return [layer for layer in layers if layer.weight_name not in lost]
 
 
 def _reached(model: onnx.ModelProto, layers: list[Layer], activation_bits: int) -> list[Layer]:

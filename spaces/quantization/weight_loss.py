@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from .moments import Moments
 from .unfolding import as_rows
-
-ENOUGH_BITS = 7
-"""What a weight of fewer bits loses was asked for."""
-
-LEAST_WEIGHT_DB = 22.0
-"""Least signal to noise of a layer whose weight has :data:`ENOUGH_BITS`: as for any operator. Weights of 7 bits have 30
-to 45 dB, unless small ones meet inputs that are many times as large as the others: all the small ones become zero."""
 
 _LEAST_VARIANCE = 1e-3
 """Share of the power below which the variance is not told from chance, positions being drawn."""
@@ -37,11 +30,6 @@ def signal_to_noise_db(before: np.ndarray, after: np.ndarray, axis: int, found: 
             signal += _variance(as_rows(before, axis, len(moments.second)), moments)
             error += _variance(as_rows(before - after, axis, len(moments.second)), moments)
     return float(10 * np.log10(signal / error)) if signal > 0 and error > 0 else np.inf
-
-
-def lost_weights(losses_db: Mapping[str, float], bits: Mapping[str, int]) -> dict[str, float]:
-    """Return which weights had better stay float32: they lose too much although their bits are many."""
-    return {name: db for name, db in losses_db.items() if bits[name] >= ENOUGH_BITS and db < LEAST_WEIGHT_DB}
 
 
 def _variance(rows: np.ndarray, moments: Moments) -> float:

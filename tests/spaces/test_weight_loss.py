@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from karui.spaces.export import export_onnx
 from karui.spaces.quantization.bit_choice import BitChoice
+from karui.spaces.quantization.lost_weights import LEAST_WEIGHT_DB, lost_weights
 from karui.spaces.quantization.moments import Moments
 from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.weight_loss import LEAST_WEIGHT_DB, lost_weights, signal_to_noise_db
+from karui.spaces.quantization.weight_loss import signal_to_noise_db
 
 
 class Unlike(nn.Module):
