@@ -14,7 +14,7 @@ ENOUGH_BITS = 7
 
 LEAST_WEIGHT_DB = 22.0
 """Least signal to noise of a layer whose weight has :data:`ENOUGH_BITS`. Of a trained ResNet-20 the worst layer has
-43 dB by 7 bits. Far less is left where small weights meet inputs many times as large as the others: they become zero."""
+43 dB by 7 bits. Far less is left where small weights meet inputs many times as large as others: they become zero."""
 
 _MOST_NAMED = 4
 
