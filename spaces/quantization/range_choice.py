@@ -54,10 +54,7 @@ def best_grids(
         known = within_activation_functions(model, {**widest, **grids})
         whole = {name: known[origin_of(model, name, widest)] for name in widest}
         batches = [rounding.run(inputs[start : start + _BATCH], whole) for start in range(0, len(inputs), _BATCH)]
-        given = dict(
-            zip(rounding.outputs, (np.concatenate(parts) for parts in zip(*batches, strict=True)), strict=True)
-        )
-        errors[rule] = squared_error(wanted, [given[value.name] for value in model.graph.output])
+        errors[rule] = squared_error(wanted, [np.concatenate(parts) for parts in zip(*batches, strict=True)])
     best = min(errors, key=lambda rule: errors[rule])
     return tried[best if errors[best] <= errors["minmax"] * 10 ** (-LEAST_GAIN_DB / 10) else "minmax"]
 
