@@ -408,7 +408,12 @@ def one_layer() -> nn.Module:
 
 
 @animal(
-    refused={"float16": "64 values", **dict.fromkeys(ROUNDED, "no Conv, Gemm or MatMul"), "channels": "no layer has"}
+    refused={
+        "float16": "64 values",
+        **dict.fromkeys(ROUNDED, "no weight that can be rounded"),
+        "zeros": "no Conv, Gemm or MatMul",
+        "channels": "no layer has",
+    }
 )
 class NoWeights(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
