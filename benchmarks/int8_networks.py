@@ -113,7 +113,6 @@ def _of_pictures(name: str, arguments: argparse.Namespace) -> Network:
         model.load_state_dict(torch.load(arguments.mobilenet, weights_only=True))
         return Network(name, model.eval(), shown.calibration, shown.held_out, shown.labels)
     torch.manual_seed(0)
-    sized = {"img_size": 96} if name.startswith("vit") else {}
-    model = timm.create_model(name, **sized).eval()
+    model = (timm.create_model(name, img_size=96) if name.startswith("vit") else timm.create_model(name)).eval()
     reestimate_normalization(model, shown.calibration)
     return Network(f"{name}, random weights", model, shown.calibration, shown.held_out)

@@ -72,7 +72,8 @@ def round_apart(
     """
     places = {node.name: place for place, node in enumerate(model.graph.node)}
     found = weights_apart(model)
-    along = sorted({places[each.node_name] for each in (*layers, *found)})
+    names = {layer.node_name for layer in layers} | {each.node_name for each in found}
+    along = sorted(places[name] for name in names)
     values = read_weights(model, {each.weight_name for each in found})
     rounded: dict[str, RoundedWeight] = {}
     for each in found:

@@ -12,6 +12,7 @@ from ..onnx_file import open_session
 from .activation_ranges import grids_by_rule, within_activation_functions
 from .emulation import EmulatedRounding
 from .learned import ActivationGrid
+from .recorded import Extremes
 from .segments import origin_of
 
 Grids = Mapping[str, ActivationGrid]
@@ -26,7 +27,7 @@ _BATCH = 32
 def best_grids(
     model: onnx.ModelProto,
     calibration: np.ndarray,
-    extremes: Mapping[str, tuple[float, float]],
+    extremes: Extremes,
     widest: Grids,
     wanted: Outputs,
 ) -> Grids:

@@ -57,7 +57,8 @@ def test_only_weights_of_many_bits_are_judged() -> None:
 @pytest.mark.parametrize("factor", [1.0, 300.0])
 def test_a_layer_of_unlike_inputs_keeps_its_weight(factor: float, activation_bits: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network, inputs, notes = Unlike(factor).eval(), torch.randn(64, 8), []
+    network, inputs = Unlike(factor).eval(), torch.randn(64, 8)
+    notes: list[str] = []
     export_onnx(network, inputs[:4], tmp_path / "float.onnx")
     reach = quantize(
         tmp_path / "float.onnx", tmp_path / "q.onnx", BitChoice(4, activation_bits), calibration=inputs.numpy(),
