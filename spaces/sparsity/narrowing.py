@@ -27,7 +27,8 @@ def narrowed(network: nn.Module, removals: Iterable[Removal]) -> nn.Module:
         _settle(module, widths[id(module)])
     for tied, removed in removals:
         if tied.renamed != "nowhere" and removed:
-            _rename(smaller, tied, removed)
+            for module, key, number in followed(smaller, tied, removed):
+                setattr(module, key, number)
     return smaller
 
 
@@ -130,21 +131,23 @@ _WIDTHS = ("dim", "channel", "feature", "width", "hidden", "planes", "size", "fi
 _WIDTHS_OF_HEADS = ("d_", "dh", "dhead")
 
 
-def _rename(smaller: nn.Module, tied: TiedChannels, removed: Sequence[int]) -> None:
-    """Let numbers among the attributes of the modules that hold the layers follow: of heads, and of widths."""
+def followed(network: nn.Module, tied: TiedChannels, removed: Sequence[int]) -> list[tuple[nn.Module, str, int]]:
+    """Return what numbers among the attributes of modules become: of heads, and of widths."""
     widths = _narrowed_widths(tied, removed)
     units, kept = len(tied.units), len(tied.units) - len(removed)
-    for module in _holders(smaller, tied):
-        for key, value in list(vars(module).items()):
+    found: list[tuple[nn.Module, str, int]] = []
+    for module in _holders(network, tied):
+        for key, value in vars(module).items():
             if not isinstance(value, int) or isinstance(value, bool):
                 continue
             name = key.lower()
             is_width = any(word in name for word in _WIDTHS) or name.startswith(_WIDTHS_OF_HEADS)
             if _HEADS in name and not is_width and value and value % units == 0:
                 # of several heads of queries for each of the keys, as many go
-                setattr(module, key, value // units * kept)
+                found.append((module, key, value // units * kept))
             elif is_width and value in widths:
-                setattr(module, key, widths[value])
+                found.append((module, key, widths[value]))
+    return found
 
 
 def _narrowed_widths(tied: TiedChannels, removed: Sequence[int]) -> dict[int, int]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .channel_graph import NOT_RUN, ONE_CHANNEL, OUTPUT, ChannelGraph, Renaming, TiedChannels, trace_channels
 from .heads import HEADS, Heads
-from .narrowing import Removal
+from .narrowing import Removal, followed
 from .tracing import Split
 from .verification import Verification
 
@@ -123,7 +123,7 @@ def _right(
     reason = failure(numbers)
     if reason is None:
         return list(numbers)
-    for renamed in _RENAMINGS if len(numbers) == 1 else _RENAMINGS[:1]:
+    for renamed in _renamings(verification.network, removals, numbers):
         before = {number: alone.get(number) for number in numbers}
         alone |= {number: removals[number][0].with_renaming(renamed) for number in numbers}
         if failure(numbers) is None:
@@ -147,6 +147,15 @@ def _right(
         else:
             failures[number] = why
     return kept
+
+
+def _renamings(network: nn.Module, removals: list[Removal], numbers: Sequence[int]) -> Sequence[Renaming]:
+    """Return how far numbers are worth following: of all groups at once, or of one, where that changes any of them."""
+    if len(numbers) > 1:
+        return _RENAMINGS[:1] if len(numbers) == len(removals) else ()
+    tied, removed = removals[numbers[0]]
+    counts = {each: len(followed(network, tied.with_renaming(each), removed)) for each in _RENAMINGS}
+    return [each for each, count in counts.items() if count > (counts["holders"] if each == "below" else 0)]
 
 
 def _half(tied: TiedChannels) -> list[int]:

@@ -38,7 +38,7 @@ class Verification:
     """
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
-        self._network = network
+        self.network = network
         self._example = example
         self._drawn: dict[float, tuple[nn.Module, Tensor, list[Tensor]]] = {}
         self._shapes: list[tuple[int, ...]] = []
@@ -85,7 +85,7 @@ class Verification:
         if scale not in self._drawn:
             kinds = (torch.float64, torch.float32)
             for kind in kinds:
-                network = drawn_anew(self._network, scale, kind)
+                network = drawn_anew(self.network, scale, kind)
                 example = self._example.to(kind) if self._example.is_floating_point() else self._example
                 try:
                     self._drawn[scale] = network, example, answers(network, example)

@@ -136,7 +136,7 @@ def _limits(config: dict[str, Any]) -> str:
             "- Activations are rounded to 8 bits: another processor may give outputs that differ by a step, see "
             f"`tolerance` in `config.json`{' and the samples' if config['samples'] else ''}."
         )
-    lines += [f"- Made otherwise than its name says: {plain(sentence)}" for sentence in config.get("notes", ())]
+    lines += [f"- Made otherwise than asked for: {plain(sentence)}" for sentence in config.get("notes", ())]
     if told := standing(config):
         lines.append(f"- **{told}**")
     return "\n".join(["## Limits", "", *lines])
