@@ -85,7 +85,7 @@ def layer_normed_images() -> nn.Module:
     return nn.Sequential(conv(3, 16), nn.LayerNorm([16, 8, 8]), nn.ReLU(), conv(16, 16), nn.ReLU(), head(16))
 
 
-@animal(refused={"channels": "no layer has channels that can be removed"})
+@animal()
 class ChannelsLast(Between):
     """The layer norm of a ConvNeXt: over the channels of each pixel."""
 
