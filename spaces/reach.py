@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
-from ..errors import CandidateFailure, TaskError
+from ..errors import CandidateFailure, SpaceError, TaskError
+from .axis import Axis
 from .running import outputs_of
 from .space import SearchSpace
 from .task import Task, iterate
@@ -22,6 +25,22 @@ def check_reach(space: SearchSpace, task: Task) -> None:
     _check_loss(task)
     for axis in space.axes:
         axis.check(task, outputs)
+
+
+def misfits(axes: Mapping[str, Axis], task: Task) -> dict[str, SpaceError]:
+    """Return which of these axes cannot work on a task, and why, by their names.
+
+    Raises:
+        TaskError: Where the model does not work on the task's own data.
+    """
+    outputs = _output_shape(task)
+    reasons: dict[str, SpaceError] = {}
+    for name, axis in axes.items():
+        try:
+            axis.check(task, outputs)
+        except SpaceError as error:
+            reasons[name] = error
+    return reasons
 
 
 def _check_labels(task: Task, outputs: tuple[int, ...]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..spaces.batches import Pairs
-    from ..spaces.task import Loss, Metric
+    from ..spaces.task import Loss, Metric, Task
 
 
 def compress(
@@ -57,7 +57,7 @@ def compress(
         loss: Maps (outputs, targets) of a batch to a scalar tensor; cross entropy where left out.
         metric: Maps (outputs, targets) of a split to a number, higher is better; top-1 accuracy where left out.
         axes: What is searched, such as ``[karui.BitsAxis(weights=(4, 8))]``; what ``karui init`` writes, where left
-            out: bits, sparsity, students, cells.
+            out: bits, sparsity, students and cells, as far as they fit the task (the last two need images).
         name: Name of the study, also of its folder under ``runs/``.
         out: Results folder; ``runs/<name>`` where left out.
         seed: Seed of the search and of all training.
@@ -69,18 +69,30 @@ def compress(
     """
     from ..spaces.task import Task
 
-    sections = {section: keys for section, keys in usual_study(name).items() if section in all_axes()}
+    functions = {key: part for key, part in (("loss", loss), ("metric", metric)) if part is not None}
+    task = Task(model=model, train=train, validation=validation, test=test, **functions)  # type: ignore[arg-type]
     spec = StudySpec(
         name=name,
         trials=trials,
         hours=hours,
         seed=seed,
         bounds={"max_size": max_size, "max_latency": max_latency, "min_accuracy": min_accuracy},
-        **(sections if axes is None else _by_section(axes)),
+        **(_usual_axes(task, watcher) if axes is None else _by_section(axes)),
     )
-    functions = {key: part for key, part in (("loss", loss), ("metric", metric)) if part is not None}
-    task = Task(model=model, train=train, validation=validation, test=test, **functions)  # type: ignore[arg-type]
     return run_study(spec, task=task, out=out, watcher=watcher)
+
+
+def _usual_axes(task: Task, watcher: Watcher | None) -> dict[str, Axis]:
+    """Return the axes that ``karui init`` writes, as far as the task has what they need; the others are told."""
+    from ..spaces.reach import misfits
+
+    sections = usual_study("compressed")
+    usual = {section: kind(**sections[section]) for section, kind in all_axes().items() if section in sections}
+    left_out = misfits(usual, task)
+    for section, error in left_out.items():
+        if watcher is not None:
+            watcher.note(f"the axis [{section}] is left out: it needs {error.expected}; here are {error.got}")
+    return {section: axis for section, axis in usual.items() if section not in left_out}
 
 
 def _by_section(axes: Sequence[Axis]) -> dict[str, Any]:
