@@ -3,8 +3,8 @@
 Networks are rounded to w7 a8 with several bounds for a single operator (and the same, four decibels higher, for each
 channel of the outputs and for the whole file), and compared with their float32 files on inputs that were not used for
 calibration. Sound networks should be left alone; what is broken on purpose should come out right. Writes
-``results/sparing.md``. Run as ``python benchmarks/sparing.py --mobilenet FILE --pictures FOLDER``; takes some minutes on
-one core. Where weights and pictures come from is told in ``activation_ranges.py``.
+``results/sparing.md``. Run as ``python benchmarks/sparing.py --mobilenet FILE --pictures FOLDER``; takes some minutes
+on one core. Where weights and pictures come from is told in ``activation_ranges.py``.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ LEAST_DB = 18.0
 """Least signal to noise of what one operator gives, all it reads being that of the float32 network, rounded.
 
 Of the bounds tried the least that mends a mask of -100 and an exponential; a trained ResNet-20 is left alone by it, and
-by higher ones too, which spare ten times as much of a MobileNetV2 (benchmarks/results/sparing.md). Of 921 tensors of six networks with random weights the worst
-had 24.5 dB; scores beside boxes in pixels have -32 dB, the logarithm of what comes near zero 15."""
+by higher ones too, which spare ten times as much of a MobileNetV2 (benchmarks/results/sparing.md). Of 921 tensors of
+six networks with random weights the worst had 24.5 dB; scores beside boxes in pixels have -32 dB, the logarithm of what
+comes near zero 15."""
 
 LEAST_OUTPUT_DB = 22.0
 """The same for each channel of the network's outputs: behind these nothing averages errors out."""
