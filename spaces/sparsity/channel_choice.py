@@ -74,18 +74,29 @@ def _nearest(group: RankedChannels, fraction: float, multiple: int) -> list[int]
 def keep_by_layer(groups: Sequence[RankedChannels], fraction: float, multiple: int) -> list[int]:
     """Return how many units each group keeps where all lose the same fraction.
 
-    Of two counts that are as near, it is the one that brings the fraction of all channels so far nearer.
+    Where two counts are as near, the lower ones are for the groups whose units between the two matter least to them,
+    as long as that brings the fraction of all channels nearer.
     """
-    kept = []
-    surplus = 0.0
-    for group in groups:
-        nearest = _nearest(group, fraction, multiple)
-        wanted = len(group.scores) * (1.0 - fraction)
-        offs = [(count - wanted) * group.parts for count in nearest]
-        number = min(range(len(offs)), key=lambda place: (abs(surplus + offs[place]), place))
-        surplus += offs[number]
-        kept.append(nearest[number])
+    nearest = [_nearest(group, fraction, multiple) for group in groups]
+    kept = [counts[-1] for counts in nearest]
+    surplus = sum(
+        (count - len(group.scores) * (1.0 - fraction)) * group.parts for count, group in zip(kept, groups, strict=True)
+    )
+    lost = {
+        number: _share_between(groups[number], *counts) for number, counts in enumerate(nearest) if len(counts) == 2
+    }
+    for number in sorted(lost, key=lambda each: lost[each]):
+        step = (kept[number] - nearest[number][0]) * groups[number].parts
+        if abs(surplus - step) <= abs(surplus):
+            surplus -= step
+            kept[number] = nearest[number][0]
     return kept
+
+
+def _share_between(group: RankedChannels, low: int, high: int) -> float:
+    """Return what share of a group's importance goes with one count of units more than with the other."""
+    scores = group.scores.double().sort(stable=True, descending=True).values
+    return float(scores[low:high].sum() / scores.sum().clamp(min=1e-30))
 
 
 @dataclass(frozen=True, order=True)

@@ -52,8 +52,9 @@ def remove_channels(
         example: A batch of inputs, shape (n, *input_shape), by which the network is traced.
         fraction: Fraction removed, in [0, 1).
         multiple: Channel counts that are kept come as near to the fraction as a multiple of this allows: kernels are
-            fast at counts that fill their vectors. Of two that are as near, layer by layer, the one that brings the
-            fraction of all channels nearer. Layers with fewer channels than this go by the fraction alone.
+            fast at counts that fill their vectors. Of two that are as near, the lower in those layers to which it
+            matters least, until the fraction of all channels is reached. Layers with fewer channels than this go by
+            the fraction alone.
         importance: By what channels are ranked: see :func:`~.importance.channel_scores`.
         scope: Whether every layer loses that fraction, or the layers compete and it is that of all channels: see
             :func:`~.channel_choice.keep_globally`. Layers tied together count as one.

@@ -385,6 +385,19 @@ def test_the_fraction_of_all_channels_is_kept_to_where_layers_lie_between_two_mu
     assert not notes
 
 
+def test_of_layers_between_two_multiples_those_lose_more_to_which_it_matters_least() -> None:
+    """Of two layers of 16, one has eight rows of next to nothing: by 8, a quarter of both are these."""
+    network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    for weak, (kept_first, kept_second) in (("0", (8, 16)), ("2", (16, 8))):
+        drawn = with_weights_of_their_own(network)
+        with torch.no_grad():
+            drawn.get_parameter(f"{weak}.weight")[::2] *= 1e-3
+            drawn.get_parameter(f"{int(weak) + 2}.weight")[:, ::2] *= 1e-3
+        smaller = remove_channels(drawn, torch.randn(2, 4, dtype=torch.float64), 0.25, multiple=8)
+        assert len(smaller.get_parameter("0.weight")) == kept_first
+        assert len(smaller.get_parameter("2.weight")) == kept_second
+
+
 def test_what_share_went_is_told_where_it_is_another() -> None:
     network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
     notes: list[str] = []

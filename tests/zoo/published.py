@@ -20,7 +20,10 @@ TORCHVISION = (
     "efficientnet_b0",
     "googlenet",
 )
-TIMM = ("convnext_atto", "vit_tiny_patch16_224", "mobilenetv4_conv_small", "efficientvit_b0", "fastvit_t8", "resnet18d")
+TIMM = (
+    "convnext_atto", "vit_tiny_patch16_224", "mobilenetv4_conv_small", "efficientvit_b0", "fastvit_t8", "resnet18d",
+    "regnety_002", "swin_tiny_patch4_window7_224",
+)  # fmt: skip
 
 
 def _images(count: int) -> Tensor:
@@ -38,7 +41,9 @@ def _torchvision(name: str) -> nn.Module:
 def _timm(name: str) -> nn.Module:
     import timm
 
-    settings: dict[str, object] = {"img_size": IMAGE_SIDE} if name.startswith("vit") else {}
+    settings: dict[str, object] = {"img_size": IMAGE_SIDE} if name.startswith(("vit", "swin")) else {}
+    if name.startswith("swin"):
+        settings |= {"window_size": 4, "depths": (1, 1, 2, 1)}
     network: nn.Module = timm.create_model(name, pretrained=False, num_classes=CLASSES, **settings)
     return network
 
@@ -48,10 +53,20 @@ def _animal(name: str, library: str) -> Animal:
     return Animal(f"{library}_{name}", lambda: make(name), _images, rounding="nearest")
 
 
+def _small_transformer() -> nn.Module:
+    return torchvision.models.VisionTransformer(IMAGE_SIDE, 16, 2, 4, 64, 128, num_classes=CLASSES)
+
+
+def _small_dense() -> nn.Module:
+    return torchvision.models.DenseNet(16, (3, 4, 3), 32, num_classes=CLASSES)
+
+
 PUBLISHED = {
     animal.name: animal
     for animal in (
         *(_animal(name, "torchvision") for name in TORCHVISION),
         *(_animal(name, "timm") for name in TIMM),
+        Animal("torchvision_small_vit", _small_transformer, _images, rounding="nearest"),
+        Animal("torchvision_small_densenet", _small_dense, _images, rounding="nearest"),
     )
 }

@@ -9,8 +9,11 @@ from .holding import holds
 from .published import PUBLISHED
 
 pytestmark = pytest.mark.slow
-ROUNDED = ["torchvision_resnet18", "timm_convnext_atto", "timm_vit_tiny_patch16_224"]
-"""Convolutions, convolutions and linear layers, attention: rounding one takes half a minute."""
+ROUNDED = [
+    "torchvision_resnet18", "timm_convnext_atto", "timm_vit_tiny_patch16_224", "timm_regnety_002",
+    "torchvision_small_densenet",
+]  # fmt: skip
+"""Convolutions, convolutions and linear layers, attention, groups, concatenations: rounding one takes half a minute."""
 
 
 @pytest.fixture(scope="module")
