@@ -176,7 +176,7 @@ class SparsityAxis(Axis):
     def differences(cls, network: Candidate, attends: bool) -> dict[str, str]:
         """Return that projections of attention are zeroed, and channels counted and wired as in the masked network."""
         zeroed = {"zeroed": "attention too"} if attends and network.zeroed_weights else {}
-        return zeroed | ({"channels": "as masked"} if network.removed_channels else {})
+        return zeroed | ({"channels": "as masked, heads whole"} if network.removed_channels else {})
 
     @classmethod
     def describe(cls, candidate: Candidate) -> Sequence[str]:

@@ -140,7 +140,7 @@ class StudentsAxis(NetworkAxis):
     @classmethod
     def differences(cls, network: Candidate, attends: bool) -> dict[str, str]:  # noqa: ARG003
         """Return that channels are counted and wired as in the masked network."""
-        return {"channels": "as masked"} if isinstance(network.architecture, Student) else {}
+        return {"channels": "as masked, heads whole"} if isinstance(network.architecture, Student) else {}
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Student:

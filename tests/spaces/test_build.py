@@ -253,7 +253,7 @@ KEPT = {
         "weight_bits": 32,
         "activation_bits": 32,
     },
-    "channels": "as masked",
+    "channels": "as masked, heads whole",
 }
 """What the key of a trained network was made of before there was a final factor."""
 
