@@ -29,6 +29,7 @@ os.environ["TMPDIR"] = tempfile.tempdir = _OWN
 _SLOW_SECONDS = 1800
 # What is started in the background ignores Ctrl-C, and so would every search that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
