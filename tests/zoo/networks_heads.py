@@ -79,7 +79,7 @@ class CausalSelfAttention(nn.Module):
         return self.c_proj((scores.softmax(-1) @ value).transpose(1, 2).reshape(rows, length, self.n_embd))
 
 
-@animal(sequences)
+@animal(sequences, refused={"depth": "architecture: the network does not run w"})
 class CausalBlocks(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -59,7 +59,7 @@ class SplitByWidth(nn.Module):
         return self.head(self.second(torch.cat(parts, 1)))
 
 
-@animal()
+@animal(refused={"depth": "architecture: the network does not run w"})
 class ScalesWithin(nn.Module):
     """As Res2Net has it: each part of the channels reads the one before."""
 
@@ -76,7 +76,7 @@ class ScalesWithin(nn.Module):
         return self.head(F.relu(self.second(torch.cat(found, 1))))
 
 
-@animal()
+@animal(refused={"depth": "computes something else"})
 class KernelsSelected(nn.Module):
     """Two branches stacked, and a softmax over the branches for each channel."""
 
