@@ -242,6 +242,7 @@ def noisy_target(folder: Path) -> str:
 
 
 @pytest.mark.slow  # two processes load torch
+@pytest.mark.alone  # the device has a moment to measure in only where the machine is quiet
 def test_a_device_measures_while_a_worker_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The networks of tests train for a second.
     monkeypatch.setattr(runner, "_LOOKS_EVERY_SECONDS", 0.01)
