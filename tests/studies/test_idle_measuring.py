@@ -258,14 +258,12 @@ def test_a_device_measures_while_a_worker_trains(tmp_path: Path, monkeypatch: py
         number for number, event in enumerate(events) if str(event.get("text", "")).startswith("measuring the front")
     )
     assert all(event in events[:searched] for event in again), "before the end"
-    kept = 0
+    # Whoever was measured again may have left the front by that: it was there for one low latency.
     for path in (tmp_path / "out" / "front").glob("*.json"):
         point = json.loads(path.read_text())
         repeats = point["measurements"]["latency_ms"]["conditions"].get("repeats", 1)
         earlier = int(times.get(point["trial"], 0))
-        assert earlier + 1 <= repeats <= earlier + 1 + ROUNDS
-        kept += earlier
-    assert kept, "and what was measured then is part of what is told"
+        assert earlier + 1 <= repeats <= earlier + 1 + ROUNDS, "what was measured then is part of what is told"
     assert len(result.front)
 
 
