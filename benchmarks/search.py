@@ -56,7 +56,7 @@ from karui.studies.storage.folder import RunFolder
 from karui.studies.storage.store import open_study
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.tables import OBJECTIVE_NAMES
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 CURVE = ["method", "seed", "seconds", "trials", "hypervolume"]
 FINAL = [
@@ -70,7 +70,7 @@ class SearchIsOverError(Exception):
     """Ends a run where it would measure its own front again: that is done for all methods together."""
 
 
-class Recorder(Silence):
+class Recorder(Watcher):
     """Notes when each trial of a search ended, in seconds since it began."""
 
     def __init__(self) -> None:

@@ -46,7 +46,7 @@ from karui.search.pruning_rules import PruningRules
 from karui.search.weight_sharing import Followers
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 SEEDS = 10
 VARIANTS: tuple[Followers, ...] = (0, 2, 3, "auto")
@@ -83,7 +83,7 @@ class ClockedWorld(World):  # type: ignore[misc]
 
 
 @dataclass
-class Diary(Silence):
+class Diary(Watcher):
     """A listener that notes when each candidate was done.
 
     Args:

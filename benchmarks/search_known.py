@@ -42,7 +42,7 @@ from karui.search.front import pareto_mask
 from karui.search.loop import Budget, SearchLoop
 from karui.search.proposals import SAMPLERS, OneSplitTPESampler, SamplerName
 from karui.spaces.build import network_of
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 SEEDS = range(10)
 GOAL_SHARE, GOAL_SPACE = 0.95, 0.02
@@ -111,7 +111,7 @@ def run(index: int, seed: int, whole: float) -> list[dict[str, Any]]:
         seed=seed,
         followers=variant.followers,
     )
-    loop.run(Budget(variant.evaluations), Silence(), SPACE.landmarks())
+    loop.run(Budget(variant.evaluations), Watcher(), SPACE.landmarks())
     points = np.array(world.found)
     counts = sorted({*range(STEP, len(points) + 1, STEP), _first_at_goal(points, whole)})
     return [

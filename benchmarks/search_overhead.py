@@ -45,7 +45,7 @@ from karui.search.record import Outcome, TrialRecord
 from karui.search.runner import Runner
 from karui.spaces.candidate import Candidate
 from karui.studies.storage.store import open_study
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 SIZES = (100, 1_000, 10_000)
 STORAGES = ("memory", "journal", "sqlite")
@@ -84,7 +84,7 @@ class WindowIsOverError(Exception):
 
 
 @dataclass
-class Alternation(Silence):
+class Alternation(Watcher):
     """A listener that times the loop, and runs a trial of bare Optuna after each of its trials."""
 
     bare: optuna.Study
@@ -141,7 +141,7 @@ def filled_trials(count: int) -> list[FrozenTrial]:
     """Return trials as karui's loop leaves them."""
     study = optuna.create_study(directions=DIRECTIONS)
     SearchLoop(study, SPACE, BOUNDED, BASELINE, InProcess(World(seed=0)), sampler="random").run(
-        Budget(count), Silence()
+        Budget(count), Watcher()
     )
     return study.get_trials(deepcopy=False)[:count]
 
@@ -213,7 +213,7 @@ def measure(storage: str, trials: Sequence[FrozenTrial], folder: Path) -> Iterat
         begin = now()
         study = open_again(storage, paths["karui"], trials)
         loop = make_loop(study, world, sampler)
-        loop.run(Budget(0), Silence())
+        loop.run(Budget(0), Watcher())
         going_on = {"karui": now() - begin}
         begin = now()
         open_bare(storage, paths["bare optuna"], trials).get_trials(deepcopy=False)

@@ -218,22 +218,22 @@ class Listener(Protocol):
 
 
 class Quiet:
-    """A listener that nobody is behind."""
+    """A listener that takes no notice: a subclass overrides what it wants to know."""
 
     def begun(self, number: int, candidate: Candidate) -> None:
-        """Tell nobody."""
+        """A candidate is about to be made."""
 
     def reached(self, number: int, stage: str) -> None:
-        """Tell nobody."""
+        """A candidate in flight has come to a stage, or waits for something."""
 
     def ended(self, record: TrialRecord) -> None:
-        """Tell nobody."""
+        """A trial of this search has ended, in whatever state."""
 
     def seen(self, record: TrialRecord) -> None:
-        """Tell nobody."""
+        """A trial of another search has ended."""
 
     def happened(self, event: str, **details: Any) -> None:
-        """Tell nobody."""
+        """Something that a person may want to know the next morning has happened; JSON types only."""
 
 
 class OneAtATime:

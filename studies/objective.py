@@ -17,7 +17,7 @@ from .storage.stored_objectives import name_values
 from .study_file.spec import StudySpec
 from .study_file.spec_reading import check_space, load_spec
 from .watching.log import LoggedWatcher, SearchLog
-from .watching.watcher import Silence, Watcher
+from .watching.watcher import Watcher
 
 if TYPE_CHECKING:
     from ..search.objectives import Direction
@@ -83,7 +83,7 @@ class Objective:
         files = open_shared_files(self.spec.artifacts, self.spec.folder)
         if files is not None:
             files.check()
-        watcher = LoggedWatcher(self._watcher or Silence(), SearchLog(self._folder.log))
+        watcher = LoggedWatcher(self._watcher or Watcher(), SearchLog(self._folder.log))
         if study.metric_names is None:
             name_values(study, self.spec.objectives())
         session = Session(self.spec, self._folder, study, _storage_of(study), watcher, files)

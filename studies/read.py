@@ -151,11 +151,6 @@ def read_trials(results: Results) -> pd.DataFrame:
     return read_trials_csv(path)
 
 
-def read_baseline_values(results: Results) -> dict[str, float]:
-    """Return the baseline's values by name; see :func:`read_baseline_measurements`."""
-    return {name: item.value for name, item in read_baseline_measurements(results).items()}
-
-
 def read_baseline_measurements(results: Results) -> dict[str, Measurement]:
     """Return the baseline's measurements by name, from the front's descriptions or else from the database.
 

@@ -15,7 +15,7 @@ from .storage.store import open_study
 from .study_file.spec import StudySpec
 from .study_file.spec_reading import check_space, resolve_spec
 from .watching.log import LoggedWatcher, SearchLog
-from .watching.watcher import Silence, Watcher
+from .watching.watcher import Watcher
 
 if TYPE_CHECKING:
     from ..spaces.task import Task
@@ -81,7 +81,7 @@ def run_study(
     if files is not None:
         files.check()
     storage = storage or folder.own_storage
-    watcher = LoggedWatcher(watcher or Silence(), SearchLog(folder.log))
+    watcher = LoggedWatcher(watcher or Watcher(), SearchLog(folder.log))
     with folder.alone("storage", lambda: None):  # two searches that make one database at once would be in its way
         opened = open_study(storage, spec.name, create=True, objectives=spec.objectives())
     return Session(spec, folder, opened, storage, watcher, files).run(task)

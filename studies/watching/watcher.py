@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from ...search.record import TrialRecord
-from ...spaces.candidate import Candidate
+from ...search.record import Quiet, TrialRecord
 from ..study_file.spec import StudySpec
 
 WAITING = "waiting to measure"
@@ -22,7 +20,7 @@ WAITING_FOR_TWIN = "waiting for another study that trains the same baseline"
 WAITING_FOR_TURN = "waiting until another search lets go of the study's trials"
 
 
-class Watcher:
+class Watcher(Quiet):
     """Is told how a whole study goes, to show it: a subclass overrides what it wants to know, all else is let pass."""
 
     def phase(self, text: str) -> None:
@@ -33,22 +31,3 @@ class Watcher:
 
     def searching(self, spec: StudySpec, baseline: dict[str, float], known: Sequence[TrialRecord]) -> None:
         """The search begins or goes on, from the trials that are known already."""
-
-    def begun(self, number: int, candidate: Candidate) -> None:
-        """A candidate is about to be made."""
-
-    def reached(self, number: int, stage: str) -> None:
-        """A candidate in flight has come to a stage, or waits for something."""
-
-    def ended(self, record: TrialRecord) -> None:
-        """A trial of this search has ended, in whatever state."""
-
-    def seen(self, record: TrialRecord) -> None:
-        """A trial of another search has ended."""
-
-    def happened(self, event: str, **details: Any) -> None:
-        """Something that a person may want to know the next morning has happened; JSON types only."""
-
-
-Silence = Watcher
-"""A watcher that shows nothing."""

@@ -32,7 +32,7 @@ from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity.axis import SparsityAxis
 from karui.studies.storage.store import open_study
 from karui.studies.storage.turns import FileTurns, turns_of
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 SPACE = SearchSpace(
     sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0, 0.5)),
@@ -58,7 +58,7 @@ def loop_on(study: optuna.Study, turns: Turns, evaluate: Any = outcome_of, sampl
 SEARCH = """
 import os, sys, time
 sys.path.insert(0, {folder!r})
-from test_cooperation import Budget, Silence, loop_on, open_study, outcome_of, turns_of
+from test_cooperation import Budget, Watcher, loop_on, open_study, outcome_of, turns_of
 
 def evaluate(candidate):
     with open({diary!r}, "a") as file:
@@ -69,7 +69,7 @@ def evaluate(candidate):
 study = open_study({storage!r}, "shared", create=True)
 print("ready", flush=True)
 sys.stdin.readline()
-print(loop_on(study, turns_of({storage!r}), evaluate).run(Budget({trials}), Silence(), []), flush=True)
+print(loop_on(study, turns_of({storage!r}), evaluate).run(Budget({trials}), Watcher(), []), flush=True)
 """
 
 
@@ -146,14 +146,14 @@ def test_a_search_takes_up_what_another_left_when_it_was_killed(searches: Search
     while not searches.diary.exists():
         time.sleep(0.05)
     (left,) = searches.tried()
-    ending = loop_on(searches.study, turns_of(searches.storage)).run(Budget(5), Silence(), [])
+    ending = loop_on(searches.study, turns_of(searches.storage)).run(Budget(5), Watcher(), [])
     assert ending == "all trials are done"
     states = {record.key: record.state for record in read_records(searches.study) if record.state != "duplicate"}
     assert states[left] == "running", "its process lives"
     assert list(states.values()).count("evaluated") == 4, "what is in flight elsewhere counts towards the budget"
     first.send_signal(signal.SIGKILL)
     first.wait()
-    loop_on(searches.study, turns_of(searches.storage)).run(Budget(5), Silence(), [])
+    loop_on(searches.study, turns_of(searches.storage)).run(Budget(5), Watcher(), [])
     records = read_records(searches.study)
     states_of_left = [record.state for record in records if record.key == left and record.state != "duplicate"]
     assert states_of_left == ["interrupted", "evaluated"]
@@ -331,7 +331,7 @@ def test_a_search_that_ends_leaves_nothing_of_one_that_was_killed_meanwhile(stud
                 begin(study, Candidate(weight_bits=6), killed)
         return outcome_of(candidate)
 
-    assert loop_on(study, Alone(), evaluate).run(Budget(2), Silence(), []) == "all trials are done"
+    assert loop_on(study, Alone(), evaluate).run(Budget(2), Watcher(), []) == "all trials are done"
     found = {record.key: record.state for record in read_records(study)}
     assert found[Candidate(weight_bits=5).key] == "evaluated", "it was measured to its end"
     assert found[Candidate(weight_bits=6).key] == "interrupted"
@@ -340,7 +340,7 @@ def test_a_search_that_ends_leaves_nothing_of_one_that_was_killed_meanwhile(stud
 def test_a_trial_that_was_taken_over_does_not_stop_the_search(study: optuna.Study) -> None:
     happened: list[str] = []
 
-    class Told(Silence):
+    class Told(Watcher):
         def happened(self, event: str, **details: Any) -> None:
             happened.append(event)
 
@@ -364,7 +364,7 @@ def test_where_there_are_no_turns_the_first_to_end_is_kept(study: optuna.Study) 
             study.tell(trial, [1.0, 1.0, 1.0])
         return outcome_of(candidate)
 
-    assert loop_on(study, Unordered(), evaluate).run(Budget(3), Silence(), []) == "all trials are done"
+    assert loop_on(study, Unordered(), evaluate).run(Budget(3), Watcher(), []) == "all trials are done"
     records = [record for record in read_records(study) if record.state in ("evaluated", "duplicate")]
     first = [record for record in records if record.key == records[0].key][:2]
     assert [(record.number, record.state) for record in first] == [(0, "duplicate"), (1, "evaluated")]

@@ -38,7 +38,7 @@ from karui.studies.measuring.bench import Bench
 from karui.studies.run import StudyResult
 from karui.studies.study_file.task_loading import load_task
 from karui.studies.watching.log import read_log
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 from .conftest import AXES, Command, write_study
 
@@ -423,11 +423,11 @@ def test_a_changed_model_is_refused_and_may_be_taken_back(finished: Finished, tm
         karui.run_study(changed, out=finished.folder, trials=1)
     epochs: list[str] = []
 
-    class Watcher(Silence):
+    class Noting(Watcher):
         def phase(self, text: str) -> None:
             epochs.extend([text] * text.startswith("training the baseline"))
 
-    karui.run_study(finished.study, out=finished.folder, trials=1, watcher=Watcher())
+    karui.run_study(finished.study, out=finished.folder, trials=1, watcher=Noting())
     assert epochs == [], "its own weights were kept"
 
 

@@ -17,7 +17,7 @@ from karui.spaces.artifact import file_digest
 from karui.spaces.export import export_onnx
 from karui.studies.storage.store import open_study
 from karui.studies.study_file.spec import StudySpec
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 
 def otherwise(network: nn.Module, example: Tensor, path: Path) -> None:
@@ -28,7 +28,7 @@ def otherwise(network: nn.Module, example: Tensor, path: Path) -> None:
     onnx.save(model, path)
 
 
-class Notes(Silence):
+class Notes(Watcher):
     def __init__(self) -> None:
         self.told: list[str] = []
 

@@ -13,7 +13,7 @@ import pytest
 from karui.search.record import TrialRecord
 from karui.spaces.candidate import Candidate
 from karui.studies.watching.log import LoggedWatcher, SearchLog, read_log
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 from .conftest import make_record
 
@@ -67,7 +67,7 @@ def test_lines_say_when_and_leave_out_what_there_is_not(tmp_path: Path) -> None:
 def test_what_a_watcher_is_told_is_kept_and_handed_on(tmp_path: Path) -> None:
     told: list[tuple[Any, ...]] = []
 
-    class Told(Silence):
+    class Told(Watcher):
         def phase(self, text: str) -> None:
             told.append(("phase", text))
 

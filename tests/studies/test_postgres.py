@@ -20,7 +20,7 @@ from karui.search.record import read_records
 from karui.studies.storage.server_turns import ServerTurns
 from karui.studies.storage.store import open_study
 from karui.studies.storage.turns import alone_on_server, turns_of
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 from .test_cooperation import SPACE, Searches, loop_on
 
@@ -205,7 +205,7 @@ def test_a_silent_search_of_another_host_is_taken_over_and_not_before(searches: 
     assert trial.user_attrs["owner"]["host"] == "another-host"
 
     def search(trials: int) -> list[tuple[str, str]]:
-        loop_on(searches.study, turns_of(searches.storage)).run(Budget(trials), Silence(), [])
+        loop_on(searches.study, turns_of(searches.storage)).run(Budget(trials), Watcher(), [])
         return [(record.key, record.state) for record in read_records(searches.study)]
 
     assert (left, "running") in search(4), "nobody knows yet that it is gone"

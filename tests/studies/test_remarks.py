@@ -8,7 +8,7 @@ from karui.evaluators.measurement import Measurement
 from karui.search.outcome import Outcome
 from karui.studies.measuring.remarks import MeasuringRemarks
 from karui.studies.watching.log import LoggedWatcher, SearchLog
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 from .conftest import make_record
 
@@ -30,7 +30,7 @@ def test_each_kind_is_told_once() -> None:
 def test_a_search_on_a_busy_machine_says_so_once(tmp_path: Path) -> None:
     notes: list[str] = []
 
-    class Noting(Silence):
+    class Noting(Watcher):
         def note(self, text: str) -> None:
             notes.append(text)
 

@@ -26,7 +26,7 @@ from karui.studies.storage.store import open_study
 from karui.studies.storage.study_notes import read_baseline
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.watching.log import read_log
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 from .conftest import Command, write_study
 from .test_end_to_end import begin_search, digest_of
@@ -42,7 +42,7 @@ max_seconds = 0.05
 """
 
 
-class Told(Silence):
+class Told(Watcher):
     """Remembers what was told."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from karui.studies.measuring.workbench import cache_of
 from karui.studies.storage.folder import RunFolder, explain_cache_errors
 from karui.studies.storage.store import open_study
 from karui.studies.study_file.spec_reading import load_spec, resolve_spec
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 from .conftest import Command, write_study
 
@@ -34,7 +34,7 @@ max_seconds = 0.05
 """
 
 
-class Epochs(Silence):
+class Epochs(Watcher):
     """Counts the epochs for which the baseline is trained."""
 
     def __init__(self) -> None:

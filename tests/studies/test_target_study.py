@@ -16,7 +16,7 @@ from karui.search import retry_queue
 from karui.search.record import TrialRecord
 from karui.studies.run import run_study
 from karui.studies.watching.log import read_log
-from karui.studies.watching.watcher import Silence
+from karui.studies.watching.watcher import Watcher
 
 from ..sshd import ALIAS, Sshd, sshd_server
 from .conftest import write_study
@@ -95,7 +95,7 @@ def test_the_worst_of_two_targets_is_what_is_searched(tmp_path: Path, sshd: Sshd
     assert "load_ms@phone" not in front.columns
 
 
-class SwitchesOff(Silence):
+class SwitchesOff(Watcher):
     """Switches the device off after so many evaluated trials."""
 
     def __init__(self, server: Sshd, after: int) -> None:
