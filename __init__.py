@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import KaruiError, NothingFits
-    from .spaces.cells.axis import CellsAxis
-    from .spaces.exits.axis import ExitsAxis
-    from .spaces.quantization.axis import BitsAxis
-    from .spaces.sparsity.axis import SparsityAxis
-    from .spaces.stages.axis import StagesAxis
-    from .spaces.students.axis import StudentsAxis
+    from .spaces.axes.bits.axis import BitsAxis
+    from .spaces.axes.cells.axis import CellsAxis
+    from .spaces.axes.exits.axis import ExitsAxis
+    from .spaces.axes.sparsity.axis import SparsityAxis
+    from .spaces.axes.stages.axis import StagesAxis
+    from .spaces.axes.students.axis import StudentsAxis
     from .spaces.task import Task
     from .studies.choosing.choose import pick
     from .studies.compress import compress
-    from .studies.figures import plot_front, plot_hypervolume
     from .studies.objective import Objective
-    from .studies.read import load_front
+    from .studies.plotting.figures import plot_front, plot_hypervolume
+    from .studies.results.read import load_front
     from .studies.run import StudyResult, run_study
     from .studies.study_file.spec import StudySpec
     from .studies.study_file.spec_reading import load_spec
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "BitsAxis": "spaces.quantization.axis",
-    "CellsAxis": "spaces.cells.axis",
-    "ExitsAxis": "spaces.exits.axis",
+    "BitsAxis": "spaces.axes.bits.axis",
+    "CellsAxis": "spaces.axes.cells.axis",
+    "ExitsAxis": "spaces.axes.exits.axis",
     "KaruiError": "errors",
     "NothingFits": "errors",
     "Objective": "studies.objective",
-    "SparsityAxis": "spaces.sparsity.axis",
-    "StagesAxis": "spaces.stages.axis",
-    "StudentsAxis": "spaces.students.axis",
+    "SparsityAxis": "spaces.axes.sparsity.axis",
+    "StagesAxis": "spaces.axes.stages.axis",
+    "StudentsAxis": "spaces.axes.students.axis",
     "StudyResult": "studies.run",
     "StudySpec": "studies.study_file.spec",
     "Task": "spaces.task",
     "Watcher": "studies.watching.watcher",
     "compress": "studies.compress",
-    "load_front": "studies.read",
+    "load_front": "studies.results.read",
     "load_spec": "studies.study_file.spec_reading",
     "pick": "studies.choosing.choose",
-    "plot_front": "studies.figures",
-    "plot_hypervolume": "studies.figures",
+    "plot_front": "studies.plotting.figures",
+    "plot_hypervolume": "studies.plotting.figures",
     "run_study": "studies.run",
 }
 

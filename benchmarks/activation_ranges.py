@@ -21,11 +21,11 @@ import torch
 from int8_networks import MOBILENET, RESNET20, Network, add_arguments, networks  # type: ignore[import-not-found]
 from measuring import RESULTS, conditions  # type: ignore[import-not-found]
 
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import read_model, run_in_batches
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.settings import ActivationRanges, ActivationRule, QuantizationSettings
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import read_model, run_in_batches
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.formats.onnx.quantization.settings import ActivationRanges, ActivationRule, QuantizationSettings
 
 NAMES = (MOBILENET, RESNET20, "vit_tiny_patch16_224")
 RULES: tuple[ActivationRanges, ...] = ("minmax", "percentile", "auto")

@@ -19,9 +19,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from karui.spaces.normalization import reestimate_normalization
-from karui.spaces.sparsity.channels import remove_channels
-from karui.spaces.sparsity.names import share_of
+from karui.spaces.axes.sparsity.channels import remove_channels
+from karui.spaces.sparsity_names import share_of
+from karui.spaces.training.batch_statistics import reestimate_normalization
 
 SEEDS = (0, 1, 2)
 SCENE = (12, 24)

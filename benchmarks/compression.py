@@ -38,31 +38,31 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import nn
 from torch.nn.utils import prune
 
-from karui.spaces.architect import training_settings
-from karui.spaces.baseline import prepare_baseline, weights_path
-from karui.spaces.build import Builder
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.cells.genotype import CellGenotype
+from karui.spaces.axes.sparsity.channels import remove_channels
+from karui.spaces.axes.stages.choice import Stage, StageNetwork
+from karui.spaces.axes.students.choice import Student
+from karui.spaces.building.baseline import prepare_baseline, weights_path
+from karui.spaces.building.build import Builder
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.building.network_factory import training_settings
+from karui.spaces.building.read_write_lock import read_write_lock
 from karui.spaces.candidate import Architecture, Baseline, Candidate
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.cells.genotype import CellGenotype
-from karui.spaces.export import export_onnx
-from karui.spaces.lease import lease
-from karui.spaces.normalization import reestimate_normalization, statistics_inputs
-from karui.spaces.packing import pack
-from karui.spaces.precision import Precision
-from karui.spaces.quantization.allocation import uniform_bits
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.layers import find_layers
-from karui.spaces.quantization.learned import LearnedGrids
-from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.rounding import RoundedWeight
-from karui.spaces.quantization.scales import grid_limits, round_to_grid
-from karui.spaces.quantization.settings import QuantizationSettings
-from karui.spaces.recovery import train
-from karui.spaces.sparsity.channels import remove_channels
-from karui.spaces.stages.choice import Stage, StageNetwork
-from karui.spaces.students.choice import Student
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.quantization.allocation import uniform_bits
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.learned import LearnedGrids
+from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.formats.onnx.quantization.rounding import RoundedWeight
+from karui.spaces.formats.onnx.quantization.scales import grid_limits, round_to_grid
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.formats.onnx.quantization.weight_layers import find_layers
 from karui.spaces.task import Task
+from karui.spaces.training.batch_statistics import reestimate_normalization, statistics_inputs
+from karui.spaces.training.precision import Precision
+from karui.spaces.training.recovery import train
 from karui.studies.storage.folder import write_atomically
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.tasks.fashion import make_task
@@ -385,7 +385,7 @@ def _add_row(lab: Lab, method: Method, seed: int) -> None:
 
 def _keep(added: pd.DataFrame) -> None:
     """Add rows to the table, which other runs of this benchmark may add to as well."""
-    with lease(Path(tempfile.gettempdir()) / "compression.csv.lock"):
+    with read_write_lock(Path(tempfile.gettempdir()) / "compression.csv.lock"):
         rows = _rows()
         table = added if rows.empty else pd.concat([rows, added])
         write_atomically(RESULTS / "compression.csv", table.to_csv(index=False, float_format="%.6g").encode())

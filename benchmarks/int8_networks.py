@@ -16,7 +16,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize, to_tensor
 
-from karui.spaces.normalization import reestimate_normalization
+from karui.spaces.training.batch_statistics import reestimate_normalization
 from karui.studies.tasks.fashion import make_task
 
 WEIGHTS = Path(__file__).parent / "fashion_baseline.safetensors"

@@ -34,15 +34,15 @@ from karui.search.objectives import OBJECTIVES, Objective, with_bounds
 from karui.search.pruning_rules import PruningRules
 from karui.search.record import Outcome
 from karui.spaces.artifact import StageRecord
-from karui.spaces.build import network_of
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.cells.axis import CellsAxis
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.sparsity.axis import SparsityAxis
+from karui.spaces.axes.students.axis import StudentsAxis
+from karui.spaces.axes.students.choice import Student
+from karui.spaces.building.build import network_of
 from karui.spaces.candidate import FLOAT_BITS, Baseline, Candidate
-from karui.spaces.cells.axis import CellsAxis
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace, problem_of
-from karui.spaces.sparsity.axis import SparsityAxis
-from karui.spaces.students.axis import StudentsAxis
-from karui.spaces.students.choice import Student
 
 SPACE = SearchSpace(
     students=StudentsAxis(

@@ -36,15 +36,15 @@ from latency_report import (  # type: ignore[import-not-found]
 )
 from measuring import RESULTS  # type: ignore[import-not-found]
 
-from karui.evaluators.local import LocalTarget
-from karui.evaluators.pinning import allowed_cores, choose_cores
-from karui.evaluators.runtime import Runner
-from karui.evaluators.timing import TimingSettings
-from karui.spaces.export import export_onnx
-from karui.spaces.packing import pack
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.settings import QuantizationSettings
+from karui.evaluators.runtimes.onnxruntime_runner import Runner
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.timing.alternating import TimingSettings
+from karui.evaluators.timing.pinning import allowed_cores, choose_cores
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 from karui.studies.tasks.resnet import ResNet
 
 SIZES = [(4, 1), (8, 1), (8, 2), (12, 2), (16, 3), (24, 2), (32, 2), (40, 2), (48, 3), (64, 3)]

@@ -14,8 +14,8 @@ import numpy as np
 from karui.evaluators.accuracy import AccuracyEvaluator
 from karui.evaluators.latency import LatencyEvaluator
 from karui.evaluators.loading import LoadEvaluator
-from karui.evaluators.targets import TARGETS
-from karui.evaluators.timing import TimingSettings
+from karui.evaluators.targets.target import TARGETS
+from karui.evaluators.timing.alternating import TimingSettings
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.task import Task
 

@@ -18,17 +18,17 @@ from measuring import RESULTS, instructions, processor, today  # type: ignore[im
 from safetensors.torch import load_model
 from torch import nn
 
-from karui.spaces.architect import make_network
+from karui.spaces.axes.students.choice import Student
+from karui.spaces.building.network_factory import make_network
 from karui.spaces.candidate import Baseline, Candidate
-from karui.spaces.precision import Precision
-from karui.spaces.recovery import metric_of, train
-from karui.spaces.sparsity.weights import WeightZeroing
 from karui.spaces.step import NetworkMaterials
-from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
-from karui.spaces.teacher import Teacher
-from karui.spaces.training_settings import TrainingSettings
-from karui.spaces.training_steps import Steps
+from karui.spaces.training.precision import Precision
+from karui.spaces.training.recovery import metric_of, train
+from karui.spaces.training.teacher import Teacher
+from karui.spaces.training.training_settings import TrainingSettings
+from karui.spaces.training.training_steps import Steps
+from karui.spaces.training.zeroing import WeightZeroing
 from karui.studies.tasks.fashion import make_task
 
 WEIGHTS = Path(__file__).parent / "fashion_baseline.safetensors"

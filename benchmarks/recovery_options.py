@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from measuring import RESULTS, processor, today  # type: ignore[import-not-found]
 
-from karui.spaces.architect import make_network, training_settings
-from karui.spaces.baseline import prepare_baseline
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.axes.students.choice import Student
+from karui.spaces.building.baseline import prepare_baseline
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.building.network_factory import make_network, training_settings
 from karui.spaces.candidate import Candidate
-from karui.spaces.recovery import metric_of, train
 from karui.spaces.step import NetworkMaterials
-from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
-from karui.spaces.teacher import Teacher
+from karui.spaces.training.recovery import metric_of, train
+from karui.spaces.training.teacher import Teacher
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.tasks.digits import make_task
 

@@ -30,20 +30,20 @@ import torch
 from measuring import processor  # type: ignore[import-not-found]
 
 from karui.evaluators.accuracy import AccuracyEvaluator, run_batches
-from karui.evaluators.runtime import CPU_PROVIDER, Runner
+from karui.evaluators.runtimes.onnxruntime_runner import CPU_PROVIDER, Runner
 from karui.spaces.artifact import Artifact, file_digest
-from karui.spaces.baseline import prepare_baseline
-from karui.spaces.build_settings import BuildSettings
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.cells.genotype import CellGenotype
-from karui.spaces.cells.network import build_cell_network
-from karui.spaces.export import export_onnx
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.settings import QuantizationSettings
-from karui.spaces.recovery import TrainingSettings, train
-from karui.spaces.sparsity.channels import remove_channels
+from karui.spaces.axes.cells.cell_network import build_cell_network
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.cells.genotype import CellGenotype
+from karui.spaces.axes.sparsity.channels import remove_channels
+from karui.spaces.building.baseline import prepare_baseline
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 from karui.spaces.task import Task
+from karui.spaces.training.recovery import TrainingSettings, train
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.tasks.digits import make_task
 

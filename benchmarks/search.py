@@ -51,11 +51,11 @@ from karui.search.proposals import SAMPLERS
 from karui.search.record import TrialRecord, read_records
 from karui.spaces.artifact import file_digest
 from karui.spaces.space import SearchSpace
+from karui.studies.results.tables import OBJECTIVE_NAMES
 from karui.studies.run import run_study
 from karui.studies.storage.folder import RunFolder
 from karui.studies.storage.store import open_study
 from karui.studies.study_file.spec import StudySpec
-from karui.studies.tables import OBJECTIVE_NAMES
 from karui.studies.watching.watcher import Watcher
 
 CURVE = ["method", "seed", "seconds", "trials", "hypervolume"]
@@ -127,8 +127,8 @@ def _as_plain_as(method: Searched, spec: StudySpec) -> Iterator[None]:
         return
     with (
         patch.dict(SAMPLERS, {spec.sampler: method.sampler}),
-        patch.object(SearchSpace, "landmarks", lambda self: []),
-        patch.object(SearchSpace, "trained_landmarks", lambda self: []),
+        patch.object(SearchSpace, "initial design", lambda self: []),
+        patch.object(SearchSpace, "trained_initial_design", lambda self: []),
     ):
         yield
 

@@ -117,7 +117,7 @@ def run(followers: Followers, seed: int, whole: float) -> list[dict[str, Any]]:
         followers=followers,
         clock=world.clock,
     )
-    loop.run(Budget(trials=100_000, seconds=LONGEST_SECONDS), diary, SPACE.landmarks())
+    loop.run(Budget(trials=100_000, seconds=LONGEST_SECONDS), diary, SPACE.initial_design())
     points, rows, best = np.array(world.found), [], -1.0
     for count, seconds in enumerate(diary.seconds, start=1):
         share = share_of(points[:count], whole)
@@ -170,8 +170,7 @@ def _report(table: pd.DataFrame) -> Iterator[str]:
     yield ""
     yield (
         f"Conditions: python {platform.python_version()}, optuna {version('optuna')}, numpy {version('numpy')}, "
-        f"{processor()}; storage in memory; one candidate at a time; first trials are the landmarks that train nothing "
-        f"(a study has some that train, too); "
+        f"{processor()}; storage in memory; one candidate at a time; first the initial design that trains nothing "
         f"no gates; the bound is accuracy >= 0.85, as in the study fashion; noise 2 % on latency, binomial of 5,000 "
         f"images on accuracy; runs end after {LONGEST_SECONDS:g} simulated seconds; {today()}."
     )

@@ -41,7 +41,7 @@ from karui.search.executor import InProcess
 from karui.search.front import pareto_mask
 from karui.search.loop import Budget, SearchLoop
 from karui.search.proposals import SAMPLERS, OneSplitTPESampler, SamplerName
-from karui.spaces.build import network_of
+from karui.spaces.building.build import network_of
 from karui.studies.watching.watcher import Watcher
 
 SEEDS = range(10)
@@ -111,7 +111,7 @@ def run(index: int, seed: int, whole: float) -> list[dict[str, Any]]:
         seed=seed,
         followers=variant.followers,
     )
-    loop.run(Budget(variant.evaluations), Watcher(), SPACE.landmarks())
+    loop.run(Budget(variant.evaluations), Watcher(), SPACE.initial_design())
     points = np.array(world.found)
     counts = sorted({*range(STEP, len(points) + 1, STEP), _first_at_goal(points, whole)})
     return [
@@ -190,7 +190,7 @@ def _report(table: pd.DataFrame, facts: dict[str, int], seconds: float) -> Itera
     yield ""
     yield (
         f"Conditions: python {platform.python_version()}, optuna {version('optuna')}, numpy {version('numpy')}; "
-        f"{processor()}; storage in memory; first trials are the landmarks that train nothing "
+        f"{processor()}; storage in memory; first trials are the initial design that train nothing "
         f"(a study has some that train, too); the bound is accuracy >= "
         f"0.85, as in the study fashion; noise 2 % on latency, binomial of 5,000 images on accuracy; "
         f"{today()}; {seconds / 60:.0f} minutes in all (the machine was shared)."

@@ -27,11 +27,11 @@ from search_task import TASKS, make_task, train_baseline  # type: ignore[import-
 from karui.errors import CandidateFailure
 from karui.search.front import ACCURACY_ALLOWANCE
 from karui.search.proposals import SamplerName
-from karui.spaces.baseline import prepare_baseline
-from karui.spaces.build import Builder
+from karui.spaces.axes.students.choice import Student
+from karui.spaces.building.baseline import prepare_baseline
+from karui.spaces.building.build import Builder
+from karui.spaces.building.stage_cache import StageCache
 from karui.spaces.candidate import Candidate
-from karui.spaces.stage_cache import StageCache
-from karui.spaces.students.choice import Student
 from karui.spaces.task import Task
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.study_file.spec_reading import change_spec, load_spec

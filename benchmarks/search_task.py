@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torch.utils.data import Subset, TensorDataset
 
-from karui.spaces.baseline import prepare_baseline
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.building.baseline import prepare_baseline
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.networks.weights_file import save_weights
 from karui.spaces.task import Pairs, Task
-from karui.spaces.weights_file import save_weights
 from karui.studies.tasks import digits, fashion
 from karui.studies.tasks.augmentation import random_flip, random_shift
 from karui.studies.tasks.resnet import ResNet

@@ -23,13 +23,13 @@ from int8_networks import MOBILENET, RESNET20, Network, add_arguments, networks 
 from measuring import RESULTS, conditions  # type: ignore[import-not-found]
 from torch import Tensor, nn
 
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import read_model, run_in_batches
-from karui.spaces.quantization import quantize as quantizing
-from karui.spaces.quantization import sparing, static, whole_file
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.noise import noise_by_channel
-from karui.spaces.quantization.settings import QuantizationSettings
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import read_model, run_in_batches
+from karui.spaces.formats.onnx.quantization import quantize as quantizing
+from karui.spaces.formats.onnx.quantization import rounded_file_check, sparing, static
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.rounding_noise import noise_by_channel
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 
 BOUNDS_DB = (-1000.0, 6.0, 12.0, 18.0, 24.0, 30.0)
 """The first spares nothing."""
@@ -159,7 +159,7 @@ def _bound(bound_db: float) -> Iterator[list[int]]:
     with (
         patch.object(sparing, "LEAST_DB", bound_db),
         patch.object(sparing, "LEAST_OUTPUT_DB", outputs_db),
-        patch.object(whole_file, "LEAST_WHOLE_DB", outputs_db),
+        patch.object(rounded_file_check, "LEAST_WHOLE_DB", outputs_db),
         patch.object(static, "spare", counting),
     ):
         yield found

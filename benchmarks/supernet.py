@@ -35,20 +35,20 @@ from measuring import processor  # type: ignore[import-not-found]
 from scipy.stats import kendalltau, spearmanr  # type: ignore[import-untyped]
 from torch import nn
 
-from karui.spaces.axis import Draw
-from karui.spaces.cells.axis import CellsAxis
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.cells.sharing import CellNetworks
-from karui.spaces.normalization import STATISTICS_SAMPLES, reestimate_normalization, statistics_inputs
+from karui.spaces.axes.axis import Draw
+from karui.spaces.axes.cells.axis import CellsAxis
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.cells.shared_cells import CellNetworks
+from karui.spaces.axes.stages.axis import StagesAxis
+from karui.spaces.axes.stages.choice import Stage, StageNetwork
+from karui.spaces.axes.stages.shared_stages import StageNetworks
+from karui.spaces.axes.supernet.networks import SharedNetworks
+from karui.spaces.axes.supernet.supernet_training import train_supernet
+from karui.spaces.axes.supernet.weights import Supernet
 from karui.spaces.prediction import predict
-from karui.spaces.recovery import TrainingSettings, train
-from karui.spaces.stages.axis import StagesAxis
-from karui.spaces.stages.choice import Stage, StageNetwork
-from karui.spaces.stages.sharing import StageNetworks
-from karui.spaces.supernet.networks import SharedNetworks
-from karui.spaces.supernet.training import train_supernet
-from karui.spaces.supernet.weights import Supernet
 from karui.spaces.task import Task
+from karui.spaces.training.batch_statistics import STATISTICS_SAMPLES, reestimate_normalization, statistics_inputs
+from karui.spaces.training.recovery import TrainingSettings, train
 from karui.studies.tasks.digits import make_task
 
 RESULTS = Path(__file__).parent / "results"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import CandidateFailure
 from ..spaces.artifact import Artifact
-from ..spaces.batches import (
+from ..spaces.data.batches import (
     Pairs,
     Targets,
     iterate,
@@ -29,8 +29,8 @@ from ..spaces.prediction import one_number
 from ..spaces.task import Metric
 from .measurement import Measurement, metric_range
 from .row_scores import RowScores, RowStore
-from .runtime import CPU_PROVIDER
-from .runtimes import OpenedFile, find_runtime
+from .runtimes.onnxruntime_runner import CPU_PROVIDER
+from .runtimes.runtime import OpenedFile, find_runtime
 
 RESAMPLES = 200
 """Bootstrap resamples behind the interval of a metric that is quick to compute."""
@@ -59,8 +59,8 @@ class AccuracyEvaluator:
         batch_size: Inputs that are run at once, where the file leaves that open.
         provider: Execution provider of onnxruntime, or device of OpenVINO.
         threads: Threads within an operator; 0 lets the runtime take every core.
-        runtime: One of :data:`~karui.evaluators.runtime_registry.RUNTIMES`: the one that is deployed, since another
-            may answer otherwise.
+        runtime: One of :data:`~karui.evaluators.runtimes.runtime_registry.RUNTIMES`: the one that is deployed, since
+            another may answer otherwise.
         resampling_seconds: About how long the resampling may take with a slow metric; at least ten resamples are made.
             The scores of single rows are left out where they would take longer.
         rows: Where the scores of rows are kept, for comparing files row by row; None to leave them.

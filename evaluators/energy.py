@@ -11,8 +11,8 @@ from ..errors import KaruiError
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
 from .metric import Metric
-from .targets import MeasuresEnergy, Target
-from .timing import TimingSettings
+from .targets.target import MeasuresEnergy, Target
+from .timing.alternating import TimingSettings
 
 
 class EnergyEvaluator:

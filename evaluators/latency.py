@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
-from .run_to_run import RUNS, RunToRun, one_of_the_runs, together
-from .targets import Target
-from .timing import PairTiming, TimingSettings
-from .timing_over_inputs import InputsTiming
+from .targets.target import Target
+from .timing.alternating import PairTiming, TimingSettings
+from .timing.over_inputs import InputsTiming
+from .timing.run_to_run import RUNS, RunToRun, one_of_the_runs, together
 
 
 class LatencyEvaluator:
@@ -22,7 +22,7 @@ class LatencyEvaluator:
     Only the ratio is measured; the milliseconds are the ratio times the latency that the reference had once, at the
     start of the study, so that a machine that has become slower since does not make later candidates look slow. The
     spread of ``reference_ms`` is left out of the spread of ``latency_ms``, since it moves all candidates alike. What
-    one file differs by from run to run is in it (:mod:`karui.evaluators.run_to_run`).
+    one file differs by from run to run is in it (:mod:`karui.evaluators.timing.run_to_run`).
 
     Args:
         target: Where to measure.

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from ..spaces.artifact import Artifact
 from .latency import against_itself, against_reference
 from .measurement import Measurement
-from .run_to_run import RUN_TO_RUN
-from .targets import Target
-from .timing import TimingSettings
-from .timing_over_inputs import InputsTiming
+from .targets.target import Target
+from .timing.alternating import TimingSettings
+from .timing.over_inputs import InputsTiming
+from .timing.run_to_run import RUN_TO_RUN
 
 
 class LatencyOverInputsEvaluator:

@@ -6,8 +6,8 @@ from ..errors import CandidateFailure, KaruiError
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
 from .metric import Metric
-from .targets import Target
-from .timing import PairTiming, TimingSettings
+from .targets.target import Target
+from .timing.alternating import PairTiming, TimingSettings
 
 
 class LoadEvaluator:

@@ -11,7 +11,7 @@ from ..errors import KaruiError
 from ..spaces.artifact import Artifact
 from .measurement import Measurement
 from .metric import Metric
-from .targets import MeasuresMemory, Target
+from .targets.target import MeasuresMemory, Target
 
 PAGE_BYTES = 4096
 """What resident memory is counted in. Of two files, of 27 KB and of 47 MB, measured eight times each, all measurements

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ..spaces.artifact import Artifact
 from ..spaces.registry import Registry
 from .measurement import Evaluator
-from .targets import Target
-from .timing import TimingSettings
+from .targets.target import Target
+from .timing.alternating import TimingSettings
 
 
 @dataclass(frozen=True)

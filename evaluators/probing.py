@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CandidateFailure
-from ..spaces.probes.layers import ProbedLayer
-from ..spaces.probes.network import probe_inputs
-from ..spaces.probes.variants import VARIANTS, make_float, make_with_channels
-from .targets import Target
-from .timing import PairTiming, TimingSettings
+from ..spaces.building.probes.probe_layers import ProbedLayer
+from ..spaces.building.probes.probe_network import probe_inputs
+from ..spaces.building.probes.variants import VARIANTS, make_float, make_with_channels
+from .targets.target import Target
+from .timing.alternating import PairTiming, TimingSettings
 
 WINS_FROM = 0.03
 """Changes of less than this share, or within the interval of the measurement, count as none."""

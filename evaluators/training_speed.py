@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..spaces.batches import Targets, iterate, map_targets, slice_targets
-from ..spaces.memory_layout import channels_first
-from ..spaces.precision import Precision, outputs_in
+from ..spaces.data.batches import Targets, iterate, map_targets, slice_targets
+from ..spaces.networks.memory_layout import channels_first
+from ..spaces.networks.running import copy_network
 from ..spaces.prediction import pick_device
-from ..spaces.running import copy_network
 from ..spaces.task import Task
-from ..spaces.training_steps import private_randomness, task_loss, trainable
+from ..spaces.training.precision import Precision, outputs_in
+from ..spaces.training.training_steps import private_randomness, task_loss, trainable
 from .probing import is_faster, is_slower
 
 PAIRS = 6

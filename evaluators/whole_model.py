@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import CandidateFailure
+from ..spaces.building.recipe import steps_of
+from ..spaces.building.untrained_proxy import write_untrained_proxy
 from ..spaces.candidate import HALF_BITS, Candidate
-from ..spaces.draft import write_draft
-from ..spaces.quantization.operator_kinds import LAYER_KINDS, kinds_of_file
-from ..spaces.quantization.settings import OperatorKind, QuantizationSettings
-from ..spaces.recipe import steps_of
+from ..spaces.formats.onnx.quantization.operator_kinds import LAYER_KINDS, kinds_of_file
+from ..spaces.formats.onnx.quantization.settings import OperatorKind, QuantizationSettings
 from ..spaces.step import FileWork
 from .probing import ProbeRow, is_faster
-from .targets import Target
-from .telling import tell_nobody
-from .timing import PairTiming, TimingSettings
+from .targets.target import Target
+from .targets.telling import tell_nobody
+from .timing.alternating import PairTiming, TimingSettings
 
 WHOLE = "the whole model"
 """What the layer of a row is called that is no layer."""
@@ -48,7 +48,7 @@ class _Tried:
 
 
 class WholeModel:
-    """A model's float32 file, and drafts of it with fewer bits, on one target.
+    """A model's float32 file, and untrained proxies of it with fewer bits, on one target.
 
     Weights are rounded to nearest and ranges are those of few inputs: neither touches size or latency.
 
@@ -56,7 +56,7 @@ class WholeModel:
         target: Where to measure.
         baseline: The model's float32 ONNX file.
         inputs: Some of its inputs, shape (n, *input_shape).
-        settings: How long each draft is timed.
+        settings: How long each proxy is timed.
         quantization: How the study quantizes; which operators stay float32 where it says so.
         batch_size: Inputs in one run.
         place: A folder for files, which may be written over.
@@ -95,7 +95,7 @@ class WholeModel:
         for name, candidate in WHOLE_VARIANTS.items():
             self._told(f"{WHOLE}, {name}")
             try:
-                file = self._draft(candidate, kinds, "whole", checked=True)
+                file = self._proxy(candidate, kinds, "whole", checked=True)
                 timing = self._time(self._reference, file)
             except CandidateFailure as failure:
                 yield ProbeRow(WHOLE, 1.0, "bits", name, 1.0, None, reason=failure.reason)
@@ -111,7 +111,7 @@ class WholeModel:
         by one of them alone may be lost again by changes of type on both its sides.
         """
         try:
-            best = _Tried((), self._draft(WHOLE_VARIANTS[INT8], (), "best"))
+            best = _Tried((), self._proxy(WHOLE_VARIANTS[INT8], (), "best"))
             kinds = kinds_of_file(self._reference)
         except CandidateFailure:
             return ()  # its row says why
@@ -136,7 +136,7 @@ class WholeModel:
                 continue
             self._told(f"{WHOLE}, {INT8}, float32: {', '.join(kinds)}")
             try:
-                file = self._draft(WHOLE_VARIANTS[INT8], kinds, f"step{len(best.kinds)}-{number}")
+                file = self._proxy(WHOLE_VARIANTS[INT8], kinds, f"step{len(best.kinds)}-{number}")
                 timing = self._time(best.file, file)
             except CandidateFailure:
                 continue
@@ -146,7 +146,7 @@ class WholeModel:
                 fastest, least = _Tried(kinds, file), timing.ratio
         return fastest, left
 
-    def _draft(
+    def _proxy(
         self, candidate: Candidate, kinds: tuple[OperatorKind, ...], name: str, *, checked: bool = False
     ) -> Path:
         path = self._place / f"{name}.onnx"
@@ -157,7 +157,7 @@ class WholeModel:
             is_untrained=True,
             is_checked=checked,
         )
-        write_draft(path, steps_of(candidate.canonical()), work, kept=self._reference, start=_never)
+        write_untrained_proxy(path, steps_of(candidate.canonical()), work, kept=self._reference, start=_never)
         return path
 
     def _time(self, reference: Path, candidate: Path) -> PairTiming:

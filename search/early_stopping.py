@@ -13,7 +13,7 @@ from ..errors import CandidateStopped
 from .front import pareto_mask
 from .objectives import OBJECTIVES, Objective
 from .outcome import LearningCurve, PastTraining, Stop, is_rung
-from .pruning_rules import GATES, Draft, PruningRules, Rival, RuleCheck
+from .pruning_rules import GATES, PruningRules, Rival, RuleCheck, UntrainedProxy
 from .record import Outcome, TrialRecord
 
 
@@ -30,7 +30,7 @@ class EarlyStopping:
     def __init__(self, gates: PruningRules | None) -> None:
         self.gates = gates
         self.let_through: Stop | None = None
-        self._draft: Draft | None = None
+        self._proxy: UntrainedProxy | None = None
         self._metrics: dict[tuple[str, int], list[float]] = {}
 
     @property
@@ -39,21 +39,21 @@ class EarlyStopping:
         return tuple(LearningCurve(kind, epochs, tuple(found)) for (kind, epochs), found in self._metrics.items())
 
     def size(self, size_bytes: float) -> None:
-        """Meet the bound on size with a draft's.
+        """Meet the bound on size with an untrained proxy's.
 
         Raises:
             CandidateStopped: Where it ends here.
         """
         self._meet(self.gates.check_size(size_bytes) if self.gates else None)
 
-    def draft(self, draft: Draft) -> None:
+    def untrained_proxy(self, proxy: UntrainedProxy) -> None:
         """Meet what can be known before training.
 
         Raises:
             CandidateStopped: Where it ends here.
         """
-        self._draft = draft
-        self._meet(self.gates.check_draft(draft) if self.gates else None)
+        self._proxy = proxy
+        self._meet(self.gates.check_untrained_proxy(proxy) if self.gates else None)
 
     def on_epoch(self, kind: str, epochs: int, epoch: int, metric: float) -> None:
         """Take down an epoch of training, and meet the gate where it is a rung.
@@ -64,7 +64,7 @@ class EarlyStopping:
         metrics = self._metrics.setdefault((kind, epochs), [])
         metrics.append(metric)
         if self.gates is not None and is_rung(epoch, epochs):
-            self._meet(self.gates.check_rung(self._draft, LearningCurve(kind, epochs, tuple(metrics))))
+            self._meet(self.gates.check_rung(self._proxy, LearningCurve(kind, epochs, tuple(metrics))))
 
     def _meet(self, stop: Stop | None) -> None:
         if stop is None or self.gates is None or self.let_through is not None:
@@ -81,8 +81,8 @@ _FIRST = len(OBJECTIVES)
 class PruningPolicy:
     """Makes the gates of each candidate from the trials before it.
 
-    Where a study has further objectives, of which a draft tells nothing, gates hold bounds only: whoever is dominated
-    in size, latency and accuracy may be the best in another.
+    Where a study has further objectives, of which an untrained proxy tells nothing, gates hold bounds only: whoever is
+    dominated in size, latency and accuracy may be the best in another.
 
     Args:
         objectives: Size, latency and accuracy, with their bounds; further ones after them.

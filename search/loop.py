@@ -17,11 +17,11 @@ from .early_stopping import PruningPolicy
 from .executor import Executor
 from .heartbeat import Heartbeat, recover_stale
 from .noise import Differences
-from .objective import TrialObjective
 from .objectives import Objective
 from .proposals import SamplerName, make_sampler
 from .record import Listener, OneAtATime
 from .runner import Runner
+from .trial_objective import TrialObjective
 from .turns import Alone, Turn, Turns
 from .weight_sharing import Followers
 

@@ -72,7 +72,7 @@ def dominated_beyond_noise(
     return _dominated(*_checked(values, spreads, objectives), differences, times=1.0)
 
 
-def cover(
+def near_dominated(
     values: Points, spreads: Points, objectives: Sequence[Objective], differences: Floats | None = None
 ) -> tuple[int | None, ...]:
     """Say for every point which other one makes it unnecessary: all that it gains over that may be noise.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..evaluators.measurement import metric_range
 from ..evaluators.metric import METRICS
-from ..evaluators.several_targets import measured_on
+from ..evaluators.targets.several_targets import measured_on
 
 Direction = Literal["minimize", "maximize"]
 

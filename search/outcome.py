@@ -11,8 +11,8 @@ import numpy as np
 from ..errors import CandidateFailure, CandidateStopped, TargetUnavailable, plain_line, plain_text
 from ..evaluators.measurement import Measurement
 from ..spaces.artifact import StageRecord
+from ..spaces.building.recipe import trainings_of as recipe_trainings
 from ..spaces.candidate import Candidate
-from ..spaces.recipe import trainings_of as recipe_trainings
 
 PEERS = 5
 """How many earlier trainings a projection looks at; with fewer, nothing is projected."""

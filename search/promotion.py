@@ -99,7 +99,7 @@ MOST_RESERVED = 0.5
 """Most of a search's time that is left to promotion; where it needs more, it goes as far as it comes."""
 
 _NOT_AGAIN = (RECOVERY, ADOPTION, AWARE, "architecture", "draft")
-"""Stages that a promoted candidate does not have as its twin had them: it trains for longer, needs no draft, and what
+"""Stages that a promoted candidate does not have as its twin had them: it trains for longer, needs no proxy, and what
 making its architecture may have trained, a supernet, is there."""
 
 

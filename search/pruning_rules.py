@@ -15,13 +15,13 @@ from ..evaluators.measurement import metric_text
 from .outcome import PEERS, LearningCurve, PastTraining, Stop, optimistic_end
 
 RuleCheck = Literal["draft", "rungs"]
-"""When a candidate is looked at: before its training, by a draft of its file; and while it trains."""
+"""When a candidate is looked at: before its training, by an untrained proxy of its file; and while it trains."""
 
 GATES = ("size", "latency", "front", "rung")
 """The gates in their order: a bound on size, a bound on latency, the front before training, and a rung of training."""
 
 SIZE_SLACK = 0.10
-"""By what share a file may turn out smaller than its draft. Of 34 candidates of all kinds on the bundled digits, none
+"""By what share a file may turn out smaller than its proxy. Of 34 candidates of all kinds on the bundled digits, none
 was more than 5 % smaller: those of 2 bits with half of the weights zero, where packing turns on how many more are
 rounded to zero. Most were within 1 %."""
 
@@ -31,8 +31,8 @@ faster, as two timings of one file may differ on a busy machine; half were withi
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What was measured of a candidate's draft.
+class UntrainedProxy:
+    """What was measured of a candidate's proxy.
 
     Args:
         size_bytes: Of its file.
@@ -117,15 +117,18 @@ class PruningRules:
     tested: frozenset[str] = frozenset()
 
     def check_size(self, size_bytes: float) -> Stop | None:
-        """Return why a draft of this size is stopped, before its latency is known; None where it passes."""
+        """Return why an untrained proxy of this size is stopped, before its latency is known; None where it passes."""
         smallest = least_bytes(size_bytes)
         if "draft" not in self.checks or smallest <= self.most_bytes:
             return None
-        reason = f"a draft of {_kilobytes(size_bytes)}, where at most {_kilobytes(self.most_bytes)} are allowed"
+        reason = (
+            f"an untrained proxy of {_kilobytes(size_bytes)}, where at most {_kilobytes(self.most_bytes)} are allowed"
+        )
         return Stop("size", reason, _share(smallest, self.most_bytes))
 
     def wants_latency(self, size_bytes: float) -> bool:
-        """Say whether it makes a difference how fast a draft of this size is; measuring that takes a second or so."""
+        """Say whether it makes a difference how fast an untrained proxy of this size is; measuring that takes a second
+        or so."""
         if not math.isinf(self.most_ms):
             return True
         # A rung may come to expect anything; before training it is clear what to hope for.
@@ -134,31 +137,31 @@ class PruningRules:
         smallest = least_bytes(size_bytes)
         return any(rival.size_bytes < smallest and rival.accuracy >= accuracy for rival in self.front)
 
-    def check_draft(self, draft: Draft) -> Stop | None:
+    def check_untrained_proxy(self, proxy: UntrainedProxy) -> Stop | None:
         """Return why a candidate is stopped before its training, or None where it passes.
 
-        What counts against it lies beyond the slack between drafts and files, and beyond the interval of its latency;
-        against the front beyond that of the rival's latency as well.
+        What counts against it lies beyond the slack between untrained proxies and files, and beyond the interval of
+        its latency; against the front beyond that of the rival's latency as well.
         """
         if "draft" not in self.checks:
             return None
-        if (stop := self.check_size(draft.size_bytes)) is not None:
+        if (stop := self.check_size(proxy.size_bytes)) is not None:
             return stop
-        if draft.least_ms > self.most_ms:
+        if proxy.least_ms > self.most_ms:
             allowed = f"at most {self._ratio(self.most_ms)} is allowed"
-            reason = f"a draft of {self._ratio(draft.latency_ms)} the baseline's latency, where {allowed}"
-            return Stop("latency", reason, _share(draft.least_ms, self.most_ms))
-        beaten = self._beaten("front", draft, lambda _: self.hoped_accuracy)
+            reason = f"an untrained proxy of {self._ratio(proxy.latency_ms)} the baseline's latency, where {allowed}"
+            return Stop("latency", reason, _share(proxy.least_ms, self.most_ms))
+        beaten = self._beaten("front", proxy, lambda _: self.hoped_accuracy)
         if beaten is None:
             return None
         known = f"even at an accuracy of {metric_text(self.hoped_accuracy)}"
         return Stop("front", f"{beaten.reason} {known}", beaten.excess)
 
-    def check_rung(self, draft: Draft | None, curve: LearningCurve) -> Stop | None:
+    def check_rung(self, proxy: UntrainedProxy | None, curve: LearningCurve) -> Stop | None:
         """Return why a candidate is stopped at this point of its training, or None where it goes on.
 
         Args:
-            draft: What it was before training; where there was none, only the bound on accuracy can stop it.
+            proxy: What it was before training; where there was none, only the bound on accuracy can stop it.
             curve: Its training so far.
         """
         expected = optimistic_end(curve, self.past) if "rungs" in self.checks else None
@@ -171,33 +174,33 @@ class PruningRules:
         if projected < self.least_accuracy:
             missing = (self.least_accuracy - projected) / (abs(self.least_accuracy) or 1.0)
             return Stop("rung", f"{told}, where at least {metric_text(self.least_accuracy)} is needed", missing)
-        if draft is None:
+        if proxy is None:
             return None
-        beaten = self._beaten("rung", draft, lambda rival: expected + self._noise_beside(rival))
+        beaten = self._beaten("rung", proxy, lambda rival: expected + self._noise_beside(rival))
         return None if beaten is None else Stop("rung", f"{told}; {beaten.reason}", beaten.excess)
 
     def _noise_beside(self, rival: Rival) -> float:
         return math.hypot(self.accuracy_noise, rival.accuracy_spread)
 
-    def _beaten(self, gate: str, draft: Draft, needed: Callable[[Rival], float]) -> Stop | None:
+    def _beaten(self, gate: str, proxy: UntrainedProxy, needed: Callable[[Rival], float]) -> Stop | None:
         """Return how a candidate would be dominated beyond noise, or None where it would not.
 
         Args:
             gate: That says so.
-            draft: Of the candidate.
+            proxy: Of the candidate.
             needed: The accuracy that a rival must have to beat it.
         """
         best: Stop | None = None
         for rival in self.front:
-            least_ms = draft.least_ms_beside(rival.latency_spread_ms)
+            least_ms = proxy.least_ms_beside(rival.latency_spread_ms)
             # The nearer of the two is by what it is beaten at least.
-            excess = min(_share(draft.least_bytes, rival.size_bytes), _share(least_ms, rival.latency_ms))
+            excess = min(_share(proxy.least_bytes, rival.size_bytes), _share(least_ms, rival.latency_ms))
             if rival.accuracy >= needed(rival) and excess > (best.excess if best else 0.0):
-                best = Stop(gate, f"{self._describe(draft)}: dominated by {self._describe_rival(rival)}", excess)
+                best = Stop(gate, f"{self._describe(proxy)}: dominated by {self._describe_rival(rival)}", excess)
         return best
 
-    def _describe(self, draft: Draft) -> str:
-        return f"a draft of {_kilobytes(draft.size_bytes)} and {self._ratio(draft.latency_ms)} latency"
+    def _describe(self, proxy: UntrainedProxy) -> str:
+        return f"an untrained proxy of {_kilobytes(proxy.size_bytes)} and {self._ratio(proxy.latency_ms)} latency"
 
     def _describe_rival(self, rival: Rival) -> str:
         ratio = self._ratio(rival.latency_ms)
@@ -207,9 +210,9 @@ class PruningRules:
         return f"{latency_ms / self.baseline_ms:.3f}x"
 
 
-def least_bytes(draft_bytes: float) -> float:
-    """Return the smallest that a file may be whose draft has that size."""
-    return draft_bytes * (1.0 - SIZE_SLACK)
+def least_bytes(proxy_bytes: float) -> float:
+    """Return the smallest that a file may be whose proxy has that size."""
+    return proxy_bytes * (1.0 - SIZE_SLACK)
 
 
 def _share(value: float, limit: float) -> float:

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ..spaces.building.recipe import trains_on
 from ..spaces.candidate import Candidate, network_of
-from ..spaces.recipe import trains_on
 from .front import HypervolumeHistory
 from .objectives import OBJECTIVES
 from .record import TrialRecord

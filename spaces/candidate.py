@@ -1,7 +1,7 @@
 """One point of the search space: frozen data, JSON-able, with a canonical key.
 
 A candidate is what the axes chose. What a choice means, how it is said and when it takes effect, its axis knows
-(:class:`~karui.spaces.axis.Axis`); here they are asked, one after the other.
+(:class:`~karui.spaces.axes.axis.Axis`); here they are asked, one after the other.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from .architectures import Architecture, Baseline
-from .axes import AXES
+from .axes.builtin import AXES
 from .build_stage import BuildStage
-from .sparsity.names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
+from .sparsity_names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
 
 __all__ = [
     "FLOAT_BITS",
@@ -38,7 +38,7 @@ FLOATING_BITS = (HALF_BITS, FLOAT_BITS)
 """Bit-widths of weights that stay floating: nothing is rounded to integers."""
 
 BitAllocation = Literal["uniform", "budget", "groups"]
-"""How bits are spread over the layers; see :class:`~karui.spaces.quantization.axis.BitsAxis`."""
+"""How bits are spread over the layers; see :class:`~karui.spaces.axes.bits.axis.BitsAxis`."""
 
 BitTraining = Literal["post", "aware"]
 """Whether weights are rounded after training, or training goes on with rounded weights."""

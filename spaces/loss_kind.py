@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .batches import Targets, map_targets
-from .class_targets import cross_entropy
+from .data.batches import Targets, map_targets
+from .data.class_targets import cross_entropy
 from .task import Task
 
 _FUNCTIONS = (cross_entropy, nn.functional.cross_entropy)

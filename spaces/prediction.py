@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CandidateFailure, KaruiError
-from .batches import Pairs, Targets, iterate, join_targets
+from .data.batches import Pairs, Targets, iterate, join_targets
 from .task import Task
 
 EVALUATION_BATCH = 256

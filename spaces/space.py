@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from ..errors import SpaceError
 from .architectures import Baseline
-from .axes import AXES
-from .axis import Axis, Draw, NetworkAxis, Suggester, all_axes
+from .axes.axis import Axis, Draw, NetworkAxis, Suggester, all_axes
+from .axes.builtin import AXES
 from .candidate import BuildStage, Candidate
 
 AnyAxis = TypeVar("AnyAxis", bound=Axis)
@@ -73,14 +73,14 @@ class SearchSpace:
                 candidate = axis.suggest(trial, candidate)
         return candidate
 
-    def landmarks(self) -> list[dict[str, Any]]:
+    def initial_design(self) -> list[dict[str, Any]]:
         """Return the parameters of what everyone tries first, none of which trains anything.
 
         That is the baseline, and what each axis says, such as float16, or every whole bit-width.
         """
-        return self._reached([Candidate(), *chain.from_iterable(axis.first_tries() for axis in self.axes)])
+        return self._covered([Candidate(), *chain.from_iterable(axis.first_tries() for axis in self.axes)])
 
-    def trained_landmarks(self) -> list[dict[str, Any]]:
+    def trained_initial_design(self) -> list[dict[str, Any]]:
         """Return the parameters of what a good engineer trains first: the model itself with less of one thing.
 
         That is fewer channels, fewer blocks, a lower resolution, as far as they are in the space, the mildest of each
@@ -89,9 +89,9 @@ class SearchSpace:
         start = reduce(lambda candidate, axis: axis.beside_others(candidate), self.axes, Candidate())
         things = [thing for axis in reversed(self.axes) for thing in axis.less_of_one_thing(start)]
         by_turns = chain.from_iterable(zip_longest(*things))
-        return self._reached(candidate for candidate in by_turns if candidate is not None)
+        return self._covered(candidate for candidate in by_turns if candidate is not None)
 
-    def _reached(self, wanted: Iterable[Candidate]) -> list[dict[str, Any]]:
+    def _covered(self, wanted: Iterable[Candidate]) -> list[dict[str, Any]]:
         """Return the parameters of those candidates that are in the space, once where several mean the same file."""
         found: dict[Candidate, dict[str, Any]] = {}
         for candidate in wanted:

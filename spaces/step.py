@@ -13,10 +13,10 @@ from .notes import Note, untold
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .quantization.settings import QuantizationSettings
+    from .formats.onnx.quantization.settings import QuantizationSettings
     from .task import Task
-    from .teacher import Teacher
-    from .training_settings import TrainingSettings
+    from .training.teacher import Teacher
+    from .training.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class NetworkMaterials:
         """Length of one output."""
         import torch
 
-        from .running import outputs_of
+        from .networks.running import outputs_of
 
         with torch.no_grad():
             return int(outputs_of(self.baseline.eval(), self.example).shape[1])

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TaskError
-from .batches import Pairs as Pairs
-from .batches import Targets, collate_targets, is_held_in_memory, read_inputs, spread_rows
-from .batches import iterate as iterate
-from .batches import spread_batch as spread_batch
-from .class_targets import cross_entropy
-from .class_targets import top1_accuracy as top1_accuracy
-from .float32_data import in_float32
-from .plain_model import plain_model
+from .data.batches import Pairs as Pairs
+from .data.batches import Targets, collate_targets, is_held_in_memory, read_inputs, spread_rows
+from .data.batches import iterate as iterate
+from .data.batches import spread_batch as spread_batch
+from .data.class_targets import cross_entropy
+from .data.class_targets import top1_accuracy as top1_accuracy
+from .data.float32_data import in_float32
+from .networks.plain_model import plain_model
 
 Loss = Callable[[Tensor, Targets], Tensor]
 Metric = Callable[[Tensor, Targets], float]

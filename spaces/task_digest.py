@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from .code_digest import Description, describe, describe_network
-from .code_state import array_digest
-from .computation import describe_computation
+from .networks.code_digest import Description, describe, describe_network
+from .networks.code_state import array_digest
+from .networks.computation import describe_computation
 from .task import Pairs, Task
 
 READ_WHOLE_BYTES = 1_000_000_000

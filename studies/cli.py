@@ -16,9 +16,9 @@ from .. import __version__
 from ..errors import KaruiError, OutputError
 from .commands.command_options import Artifacts, Format, Out, Storage, Study
 from .commands.deciding_commands import add_commands
-from .commands.plain_numbers import number, whole_number
 from .commands.views import cache_view, front_view, preflight_view, training_view
 from .storage.folder import CACHE_NAME, explain_cache_errors, explain_unreadable
+from .study_file.plain_numbers import number, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,9 +125,9 @@ def front(
     output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
 ) -> None:
     """Print the Pareto front of a study: every point's size, speed and accuracy."""
-    from .certifying.certification import read_certification
-    from .further import further_of
-    from .read import find_results, read_baseline_measurements, read_front, read_objectives
+    from .results.certification import read_certification
+    from .results.further import further_of
+    from .results.read import find_results, read_baseline_measurements, read_front, read_objectives
 
     results = find_results(study, out, storage)
     table = read_front(results)
@@ -235,7 +235,7 @@ def show_cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove what no search uses now.")] = False,
 ) -> None:
     """Show how much of trained networks is kept for other studies, or clear it; results are not touched."""
-    from ..spaces.stage_cache import StageCache
+    from ..spaces.building.stage_cache import StageCache
 
     kept = StageCache(folder)
     with explain_unreadable(folder, "the cache"):
@@ -325,7 +325,7 @@ def _print_error(error: KaruiError) -> None:
 
 def _show_result(console: Console, result: StudyResult) -> None:
     from ..search.early_stopping import describe_reports
-    from .further import further_of
+    from .results.further import further_of
 
     console.print(Text(f"{result.ending}; {len(result.trials)} trials"))
     if told := describe_reports(result.gates):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KaruiError
-from ..spaces.axis import Axis, all_axes
+from ..spaces.axes.axis import Axis, all_axes
 from .run import StudyResult, run_study
 from .study_file.scaffold import usual_study
 from .study_file.spec import StudySpec
@@ -16,7 +16,7 @@ from .watching.watcher import Watcher
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..spaces.batches import Pairs
+    from ..spaces.data.batches import Pairs
     from ..spaces.task import Loss, Metric, Task
 
 
@@ -84,7 +84,7 @@ def compress(
 
 def _usual_axes(task: Task, watcher: Watcher | None) -> dict[str, Axis]:
     """Return the axes that ``karui init`` writes, as far as the task has what they need; the others are told."""
-    from ..spaces.reach import misfits
+    from ..spaces.building.task_fit import misfits
 
     sections = usual_study("compressed")
     usual = {section: kind(**sections[section]) for section, kind in all_axes().items() if section in sections}

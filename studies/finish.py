@@ -14,18 +14,18 @@ from ..search.early_stopping import RuleReport, report_rules
 from ..search.objectives import without_bounds
 from ..search.record import TrialRecord, read_records
 from .bundle.samples import write_samples
-from .certifying.certification import read_certification, write_certification
 from .certifying.certify import Certified, certify, files_to_measure
 from .certifying.finish_time import AFTERWARDS_SECONDS
 from .certifying.front_point import front_table, write_descriptions
 from .certifying.pairing import Pairing
 from .certifying.remeasuring import Earlier, measure_again
 from .measuring.workbench import Workbench
-from .result import StudyResult, nearest_records
+from .results.certification import read_certification, write_certification
+from .results.result import StudyResult, nearest_records
+from .results.tables import edge_records, front_records, trials_table, write_csv
 from .storage.folder import RunFolder, write_atomically
 from .storage.study_notes import note_baseline, read_baseline
 from .study_file.spec import StudySpec
-from .tables import edge_records, front_records, trials_table, write_csv
 from .watching.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Finish:
         )
 
     def _result_of_another(self, records: Sequence[TrialRecord], ending: str) -> StudyResult:
-        from .read import read_front_table
+        from .results.read import read_front_table
 
         table = read_front_table(self.folder)
         known = read_baseline(self.study)
@@ -134,7 +134,7 @@ class Finish:
         return report_rules(records, self.spec.objectives())
 
     def _plot(self, front: pd.DataFrame, trials: pd.DataFrame) -> None:
-        from .plots import front_numbers, save_front
+        from .plotting.plots import front_numbers, save_front
 
         if len(front):
             values = {name: item.value for name, item in self.bench.baseline.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import Trial
 
-from ..search.objective import TrialObjective, check_directions
+from ..search.trial_objective import TrialObjective, check_directions
 from .session import Session
 from .storage.folder import RunFolder
 from .storage.shared_files import open_shared_files

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .result import StudyResult as StudyResult
-from .result import describe_values as describe_values
-from .result import nearest_records as nearest_records
+from .results.result import StudyResult as StudyResult
+from .results.result import describe_values as describe_values
+from .results.result import nearest_records as nearest_records
 from .session import Session
 from .storage.folder import RunFolder
 from .storage.shared_files import open_shared_files

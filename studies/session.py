@@ -15,35 +15,35 @@ import optuna
 
 from .. import __version__
 from ..errors import CandidateFailure, KaruiError, describe_error
-from ..evaluators.telling import tell_nobody
+from ..evaluators.targets.telling import tell_nobody
 from ..search.early_stopping import PruningPolicy
 from ..search.executor import Executor, InProcess
 from ..search.heartbeat import this_machine
 from ..search.loop import Budget, SearchLoop
-from ..search.objective import TrialObjective
 from ..search.record import read_records
+from ..search.trial_objective import TrialObjective
 from ..spaces.artifact import Artifact
-from ..spaces.stage_cache import StageCache
+from ..spaces.building.stage_cache import StageCache
 from .certifying.finish_time import FinishTime
+from .certifying.idle_measuring import IdleMeasuring
 from .certifying.pairing import Pairing
 from .certifying.remeasuring import NOTHING_EARLIER
 from .finish import Finish
-from .measuring.idle_measuring import IdleMeasuring
 from .measuring.workbench import Workbench, begin_bench, cache_of, explained, prepare_task
-from .result import StudyResult
+from .results.result import StudyResult
+from .results.tables import trials_table, write_csv
 from .storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from .storage.shared_baseline import SharedBaseline, agreed_baseline, check_same_baseline
 from .storage.shared_files import SharedFiles
 from .storage.storage_errors import explain_storage_errors
+from .storage.storage_turns import alone_on_server, turns_of
 from .storage.study_notes import agreed_float_operators, agreed_multiple, check_meaning, digest_begun, training_seed
-from .storage.turns import alone_on_server, turns_of
 from .study_file.spec import StudySpec
-from .tables import trials_table, write_csv
 from .watching.watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING, WAITING_FOR_TURN, WAITING_FOR_TWIN, Watcher
 from .workers.pool import Workers
 
 if TYPE_CHECKING:
-    from ..evaluators.machine_lock import MachineLock
+    from ..evaluators.timing.machine_lock import MachineLock
     from ..search.noise import Differences
     from ..search.turns import Turns
     from ..spaces.task import Task
@@ -162,11 +162,11 @@ class Session:
 
     def _prepare(self, task: Task | None, cache: StageCache) -> tuple[Bench, int]:
         """Return the bench, and the seed of all training."""
-        from ..evaluators.lock_folder import describe_folder
-        from ..evaluators.machine_lock import MachineLock
         from ..evaluators.row_scores import RowStore
-        from ..spaces.axis_reach import describe_reach
-        from ..spaces.reach import check_reach
+        from ..evaluators.timing.lock_folder import describe_folder
+        from ..evaluators.timing.machine_lock import MachineLock
+        from ..spaces.building.axis_coverage import describe_coverage
+        from ..spaces.building.task_fit import check_fit
         from ..spaces.task_digest import unshared
         from .measuring.bench import Bench
 
@@ -179,12 +179,12 @@ class Session:
             begin = time.monotonic()
             task = prepare_task(self.spec, task)
             self._loading_seconds = 5.0 + 2 * (time.monotonic() - begin)  # torch is loaded as well, by a new process
-            check_reach(self.spec.space, task)
+            check_fit(self.spec.space, task)
         self._say("preparing the baseline")
         seed = training_seed(self.study, self.spec.seed)
         artifact = self._baseline(task, seed, lock, cache)
         check_same_baseline(self.study, artifact, self.folder.path)  # before anything that takes long
-        for sentence in describe_reach(self.spec.space, task, artifact.path):
+        for sentence in describe_coverage(self.spec.space, task, artifact.path):
             self.watcher.note(sentence)
         bench = Bench(task, artifact, self.spec, lock, rows=RowStore(self.folder.rows))
         bench.tell = self.watcher.phase
@@ -245,7 +245,7 @@ class Session:
 
     def _baseline(self, task: Task, seed: int, lock: MachineLock, cache: StageCache) -> Artifact:
         """Return the baseline's file, the task's model trained: by whichever machine did it first."""
-        from ..spaces.baseline import weights_path
+        from ..spaces.building.baseline import weights_path
 
         path = weights_path(task, self.spec.recovery, self.folder.path, seed)
         if self.files is None or path is None:
@@ -255,7 +255,7 @@ class Session:
 
     def _own_baseline(self, task: Task, seed: int, lock: MachineLock, cache: StageCache) -> Artifact:
         """Return the baseline's file of the weights in this results folder, trained where there are none."""
-        from ..spaces.baseline import prepare_baseline
+        from ..spaces.building.baseline import prepare_baseline
 
         def wait() -> None:
             if self._saying != WAITING_FOR_TWIN:
@@ -322,7 +322,7 @@ class Session:
 
     def _decisions(self, bench: Bench) -> dict[str, Any]:
         """Return what both a search and an objective of Optuna's decide by, as their arguments."""
-        from ..spaces.equivalence import Equivalence
+        from ..spaces.building.equivalence import Equivalence
 
         objectives, limits, gates = self.spec.objectives(), self.spec.limits(), self.spec.gates
         baseline = {objective.name: bench.baseline[objective.name].value for objective in (*objectives, *limits)}
@@ -364,7 +364,7 @@ class Session:
         )
         seconds = None if self.spec.hours is None else max(0.0, self._left())
         space = self.spec.space
-        first = [*space.landmarks(), *space.trained_landmarks()]
+        first = [*space.initial_design(), *space.trained_initial_design()]
         return loop.run(Budget(self.spec.trials, seconds, finishing), self.watcher, first)
 
     def _write_trials(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import karui
-from karui.spaces.axes import AXES
+from karui.spaces.axes.builtin import AXES
 
 PACKAGE = Path(str(karui.__file__)).parent
 ORDER = ("errors", "spaces", "evaluators", "search", "studies")
@@ -110,10 +110,10 @@ def test_no_module_is_loaded_twice() -> None:
 
 
 NAME_AXES = {
-    "spaces/axes.py",  # the registry
+    "spaces/axes/builtin.py",  # the registry
     "studies/preflight/preflight.py",  # tries on small layers what fewer bits, zeros and fewer channels win
     "studies/preflight/preflight_sentences.py",
-    "spaces/students/axis.py",  # a student of the model is the model with channels removed, told in the same sentence
+    "spaces/axes/students/axis.py",  # a student is the model with channels removed, told in the same sentence
 }
 """The files that name an axis, its own folder and the public face aside."""
 

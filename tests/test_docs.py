@@ -12,14 +12,14 @@ import pytest
 import typer.main
 from pydantic import BaseModel
 
-from karui.spaces.build_settings import BuildSettings
-from karui.spaces.cells.axis import CellsAxis
-from karui.spaces.exits.axis import ExitsAxis
-from karui.spaces.quantization.axis import BitsAxis
-from karui.spaces.quantization.settings import QuantizationSettings
-from karui.spaces.sparsity.axis import SparsityAxis
-from karui.spaces.stages.axis import StagesAxis
-from karui.spaces.students.axis import StudentsAxis
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.cells.axis import CellsAxis
+from karui.spaces.axes.exits.axis import ExitsAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
+from karui.spaces.axes.stages.axis import StagesAxis
+from karui.spaces.axes.students.axis import StudentsAxis
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 from karui.studies.cli import app
 
 ROOT = Path(__file__).parents[1]

@@ -1,1 +1,2 @@
-"""What goes to the device: a folder with the file, its papers, samples and sums; and whether it is still as it was."""
+"""What goes to the device: a folder with the file, its metadata, samples and sums; and whether it is still as it
+was."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CandidateFailure, KaruiError
-from ...evaluators.runtime import Runner
+from ...evaluators.runtimes.onnxruntime_runner import Runner
 from .arrays import read_arrays, run_inputs
 from .check import Check
 from .config import BundleConfig

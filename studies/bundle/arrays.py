@@ -15,7 +15,7 @@ from ...errors import DAMAGED
 from ..storage.reading import check_is_file
 
 if TYPE_CHECKING:
-    from ...evaluators.runtime import Runner
+    from ...evaluators.runtimes.onnxruntime_runner import Runner
 
 BATCH_SIZE = 256
 

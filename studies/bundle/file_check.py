@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ...errors import CandidateFailure
-from ...evaluators.runtime import Runner
+from ...evaluators.runtimes.onnxruntime_runner import Runner
 from ...spaces.artifact import file_digest
 from .arrays import read_arrays, run_inputs
 from .check import Check

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CandidateFailure, KaruiError
-from ...evaluators.machine_lock import MachineLock
-from ...evaluators.runtime import CPU_PROVIDER
-from ...evaluators.targets import TARGETS, Target
-from ...evaluators.timing import PairTiming, TimingSettings
+from ...evaluators.runtimes.onnxruntime_runner import CPU_PROVIDER
+from ...evaluators.targets.target import TARGETS, Target
+from ...evaluators.timing.alternating import PairTiming, TimingSettings
+from ...evaluators.timing.machine_lock import MachineLock
 from ...spaces.artifact import file_digest
-from ..commands.target_options import make_target
+from ..study_file.target_options import make_target
 from .arrays import read_arrays
 from .check import Check, VerifyOptions
 from .config import CONFIG, SAMPLES, BundleConfig, MeasurementPaper

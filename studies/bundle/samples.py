@@ -52,7 +52,7 @@ class TaskPaper:
 
 
 def write_samples(task: Task, files: Sequence[Path], folder: RunFolder) -> None:
-    """Write what a bundle of each file needs of the task: a few test inputs, what the file answers, and the papers.
+    """Write what a bundle of each file needs of the task: a few test inputs, what the file answers, and the metadata.
 
     Args:
         task: The task.
@@ -65,7 +65,7 @@ def write_samples(task: Task, files: Sequence[Path], folder: RunFolder) -> None:
         OSError: Where the folder cannot be written.
     """
     from ...evaluators.accuracy import run_batches
-    from ...evaluators.runtime import Runner
+    from ...evaluators.runtimes.onnxruntime_runner import Runner
     from ...spaces.task import top1_accuracy
 
     paper = TaskPaper(

@@ -12,13 +12,13 @@ import numpy as np
 from ...errors import OutputError
 from ...evaluators.measurement import Measurement
 from ...search.front import pareto_mask
-from ...search.noise import cover, front_probability
+from ...search.noise import front_probability, near_dominated
 from ...search.record import TrialRecord, utc_now
 from ...spaces.artifact import Artifact, file_digest
+from ..results.certification import Certification
+from ..results.tables import TEST_ACCURACY as TEST_ACCURACY
+from ..results.tables import names_of
 from ..storage.folder import RunFolder
-from ..tables import TEST_ACCURACY as TEST_ACCURACY
-from ..tables import names_of
-from .certification import Certification
 from .fresh import Fresh, objectives_of
 from .front_point import FrontPoint
 from .marks import marks_of, summarize
@@ -136,7 +136,7 @@ def _points(
     kept = [found[index] for index in rows]
     marks = marks_of(kept, baseline, pairing)
     among = None if differences is None else differences[np.ix_(rows, rows)]
-    covering = cover([fresh.values for fresh in kept], [fresh.spreads for fresh in kept], objectives, among)
+    covering = near_dominated([fresh.values for fresh in kept], [fresh.spreads for fresh in kept], objectives, among)
     names = [f"p{rank:02d}" for rank in range(1, len(kept) + 1)]
     return [
         FrontPoint(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ...search.noise import Differences
 from ...search.objectives import Objective
 from ...search.record import TrialRecord
-from ..tables import edge_records, front_records
+from ..results.tables import edge_records, front_records
 
 AFTERWARDS_SECONDS = 10.0
 """What tables, pictures and samples take once all is measured."""

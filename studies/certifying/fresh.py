@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...evaluators.measurement import Measurement
-from ...evaluators.repeated import average
+from ...evaluators.timing.repeated import average
 from ...search.noise import PLAUSIBLE, front_probability
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.outcome import Outcome
 from ...search.record import TrialRecord
 from ...spaces.artifact import Artifact
-from ..tables import names_of
+from ..results.tables import names_of
 
 MOST_AGAIN = 16
 """How many files are measured once more in a round at most."""

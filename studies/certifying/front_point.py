@@ -14,9 +14,9 @@ from ... import __version__
 from ...evaluators.measurement import Measurement, metric_range
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.record import TrialRecord
+from ..results.certification import HOLDS, Mark
+from ..results.tables import TEST_ACCURACY, measurement_columns, names_of
 from ..storage.folder import write_atomically
-from ..tables import TEST_ACCURACY, measurement_columns, names_of
-from .certification import HOLDS, Mark
 from .pairing import SPLITS
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class FrontPoint:
         mark: What the point is worth, measured again; see :func:`~karui.studies.certifying.marks.marks_of`.
         front_probability: How likely it belongs to the front, given how well everything is known.
         covered_by: Name of a point than which it is certainly worse, but for a gain that may be noise (see
-            :func:`~karui.search.noise.cover`); None where there is none.
+            :func:`~karui.search.noise.near_dominated`); None where there is none.
         file: The ONNX file in the front's folder.
     """
 

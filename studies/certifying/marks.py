@@ -9,12 +9,12 @@ from statistics import NormalDist, median
 from typing import Any
 
 from ...evaluators.measurement import Measurement, metric_range
-from ...evaluators.run_to_run import RUN_TO_RUN
+from ...evaluators.timing.run_to_run import RUN_TO_RUN
 from ...search.front import pareto_mask
 from ...search.noise import SPREAD_PER_DEVIATION, dominated_beyond_noise
 from ...search.objectives import Objective
-from ..tables import TEST_ACCURACY
-from .certification import FELL_OFF, HOLDS, WITHIN_NOISE, Certification, Mark
+from ..results.certification import FELL_OFF, HOLDS, WITHIN_NOISE, Certification, Mark
+from ..results.tables import TEST_ACCURACY
 from .fresh import Fresh, objectives_of
 from .pairing import Pairing
 from .rank_correlation import kendall_tau

@@ -14,7 +14,7 @@ from ...evaluators.measurement import Measurement
 from ...evaluators.row_scores import RowStore, difference_spreads
 from ...search.noise import Differences
 from ...search.objectives import Objective
-from ..tables import TEST_ACCURACY
+from ..results.tables import TEST_ACCURACY
 
 SPLITS = {"accuracy": "validation", TEST_ACCURACY: "test"}
 """The splits that accuracies are measured on, by the names of the measurements."""

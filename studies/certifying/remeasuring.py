@@ -172,8 +172,8 @@ def measure_with(
 ) -> MeasuredAgain:
     """Have files measured, and once more the latencies that decide who belongs to the front.
 
-    Repeated latencies are averaged (:func:`~karui.evaluators.repeated.average`). What the search itself measured does
-    not count: it is by being low that a latency came to the front, and it would be too low on average.
+    Repeated latencies are averaged (:func:`~karui.evaluators.timing.repeated.average`). What the search itself
+    measured does not count: it is by being low that a latency came to the front, and it would be too low on average.
 
     Where time runs out, latencies are not measured once more, and then the last files not at all; but one always is.
 

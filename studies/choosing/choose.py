@@ -12,9 +12,9 @@ import numpy as np
 from ...errors import KaruiError, NothingFits
 from ...search.front import knee_index
 from ...search.objectives import Objective
-from ..bundle.export import export_bundle
-from ..further import further_of
-from ..read import Results, find_results, read_baseline_measurements, read_front, read_objectives
+from ..bundle.bundle_export import export_bundle
+from ..results.further import further_of
+from ..results.read import Results, find_results, read_baseline_measurements, read_front, read_objectives
 from .judge import Budget as Budget
 from .judge import JudgedFront, judge_front
 from .judge import accuracy_column as accuracy_column
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ...evaluators.measurement import Measurement
-    from ..result import StudyResult
+    from ..results.result import StudyResult
 
 
 Preference = Literal["recommended", "size", "latency", "accuracy", "knee"]
@@ -103,7 +103,7 @@ def choose(
 
 
 def export_choice(choice: Choice, destination: Path, artifacts: str | Path | None = None) -> None:
-    """Write the bundle of a point; see :func:`~karui.studies.bundle.export.export_bundle`."""
+    """Write the bundle of a point; see :func:`~karui.studies.bundle.bundle_export.export_bundle`."""
     files = None
     if artifacts is not None:
         from ..storage.shared_files import open_shared_files
@@ -137,7 +137,7 @@ def pick(
         min_accuracy: Lowest accuracy, on validation, by which the search compared as well.
         prefer: What counts among the points that fit; see :func:`pick_point`.
         point: Name of a point, such as ``p07``, instead of a preference.
-        export: Folder to write the bundle to; see :func:`~karui.studies.bundle.export.export_bundle`.
+        export: Folder to write the bundle to; see :func:`~karui.studies.bundle.bundle_export.export_bundle`.
 
     Raises:
         NothingFits: Where no point keeps the budget.

@@ -14,8 +14,8 @@ from ...search.front import knee_shares
 from ...search.objectives import as_losses
 from ..bundle.model_card import standing
 from ..certifying.pairing import SPLITS, Pairing, pairing_of
-from ..further import title_of
-from ..metric_text import has_points, loss_text, metric_text, one_point_text
+from ..results.further import title_of
+from ..results.metric_text import has_points, loss_text, metric_text, one_point_text
 from .choose import Choice
 from .judge import JudgedFront, judge_front
 from .recommendation import describe_recommended, metric_of

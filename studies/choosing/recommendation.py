@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...evaluators.measurement import Measurement
 from ...search.objectives import Objective
-from ..metric_text import loss_text, metric_text, one_point_text
+from ..results.metric_text import loss_text, metric_text, one_point_text
 from .choose import Budget, Choice
 from .judge import JudgedFront, judge_front
 from .recommend import Recommended

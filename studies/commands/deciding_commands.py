@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ...errors import KaruiError
+from ..study_file.plain_numbers import number
 from .command_options import Artifacts, Format, Out, Prefer, Storage, Study
-from .plain_numbers import number
 from .views import point_view, verification_view
 
 
@@ -43,7 +43,7 @@ def pick(
         str | None, typer.Option(metavar="PRICE", help="Of a core, such as 0.04/core-hour: says what is saved a month.")
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the bundle: the file, its papers, samples and sums.")
+        Path | None, typer.Option(metavar="DIR", help="Write the bundle: the file, its metadata, samples and sums.")
     ] = None,
 ) -> None:
     """Choose one point of the front under a budget, and export it.
@@ -110,7 +110,7 @@ def verify(
     from ..bundle.check import VerifyOptions
     from ..bundle.verify import as_json as written
     from ..bundle.verify import verify_bundle
-    from .target_options import read_target_options
+    from ..study_file.target_options import read_target_options
 
     asked = read_target_options(target_option or [])
     for name, share in (("--tolerance", tolerance), ("--latency-tolerance", latency_tolerance)):

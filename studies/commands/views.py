@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..bundle.model_card import standing
-from ..certifying.certification import HOLDS
 from ..choosing.ranking import target_columns
-from ..metric_text import loss_of, loss_text, with_interval
+from ..results.certification import HOLDS
+from ..results.metric_text import loss_of, loss_text, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...evaluators.measurement import Measurement
     from ...evaluators.training_speed import TrainingSpeed
     from ...search.objectives import Objective
-    from ...spaces.stage_cache import EntrySize
+    from ...spaces.building.stage_cache import EntrySize
     from ..bundle.verify import Verification
     from ..preflight.verdicts import Preflight
 
@@ -33,7 +33,10 @@ def front_view(table: pd.DataFrame, further: Sequence[Objective] = ()) -> Text:
         table: As :func:`karui.load_front` returns it.
         further: What the study searched for beside size, latency and accuracy; shown beside the candidate.
     """
-    from ..further import title_of, value_text  # with numpy, which the command line does without until it needs it
+    from ..results.further import (  # with numpy, which the command line does without until it needs it
+        title_of,
+        value_text,
+    )
 
     on_test = "test_accuracy" in table.columns
     accuracy = "test_accuracy" if on_test else "accuracy"  # what is reported, not what points are chosen by

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ...evaluators.measurement import Measurement
 from ...search.front import hypervolume
 from ...search.objectives import OBJECTIVES, Objective, as_losses
-from ..further import further_of, title_of
-from ..read import find_results, read_baseline_measurements, read_front, read_objectives, read_trials
+from ..results.further import further_of, title_of
+from ..results.read import find_results, read_baseline_measurements, read_front, read_objectives, read_trials
 from .common_candidates import CommonCandidates, compare_common
 from .matched import matched_by, noise_between, paired_spreads, scores_of, spreads_of
 

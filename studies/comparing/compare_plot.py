@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..plots import as_it_is, label_ticks, picture_of, staircase, two_axes
+from ..plotting.plots import as_it_is, label_ticks, picture_of, staircase, two_axes
 from ..storage.folder import explain_os_errors, followed, write_atomically
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from ..metric_text import with_interval
+from ..results.metric_text import with_interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,10 +12,10 @@ from pathlib import Path
 from ...errors import CandidateFailure, TargetUnavailable
 from ...evaluators.measurement import Measurement
 from ...search.early_stopping import EarlyStopping
-from ...search.pruning_rules import Draft, PruningRules
+from ...search.pruning_rules import PruningRules, UntrainedProxy
 from ...search.record import Outcome, TrialRecord
 from ...spaces.artifact import Artifact, StageRecord, file_digest
-from ...spaces.build import Builder
+from ...spaces.building.build import Builder
 from ...spaces.candidate import FLOAT_BITS, Candidate
 from ..storage.shared_files import SharedFiles
 from .bench_targets import LATENCY
@@ -63,7 +63,7 @@ class Bench(StudyEvaluators):
 
     def _evaluate(self, candidate: Candidate, gates: PruningRules | None) -> Outcome:
         early_stopping = EarlyStopping(gates)
-        stages = [] if gates is None else self._pass_draft(candidate, gates, early_stopping)
+        stages = [] if gates is None else self._pass_untrained_proxy(candidate, gates, early_stopping)
         artifact = self._builder.build(candidate, early_stopping.on_epoch)
         stages += artifact.stages
         found = self._outcomes.get(artifact.digest)
@@ -104,27 +104,27 @@ class Bench(StudyEvaluators):
         self._outcomes.keep(outcome)
         return outcome
 
-    def _pass_draft(
+    def _pass_untrained_proxy(
         self, candidate: Candidate, gates: PruningRules, early_stopping: EarlyStopping
     ) -> list[StageRecord]:
         """Measure what can be measured before training, where there is any, and meet the gates with it."""
         begin = time.perf_counter()
-        with self._builder.draft(candidate) as draft:
-            if draft is None:
+        with self._builder.untrained_proxy(candidate) as proxy:
+            if proxy is None:
                 return []
-            (size,) = self.size.measure(draft)
+            (size,) = self.size.measure(proxy)
             early_stopping.size(size.value)
-            if gates.wants_latency(size.value) and (latency := self._latency_of(draft)) is not None:
-                early_stopping.draft(Draft(size.value, latency.value, latency.spread))
+            if gates.wants_latency(size.value) and (latency := self._latency_of(proxy)) is not None:
+                early_stopping.untrained_proxy(UntrainedProxy(size.value, latency.value, latency.spread))
         return [StageRecord("draft", time.perf_counter() - begin, cached=False)]
 
-    def _latency_of(self, draft: Artifact) -> Measurement | None:
-        """Return a draft's latency; None where it cannot be timed: the candidate's own file will say why.
+    def _latency_of(self, proxy: Artifact) -> Measurement | None:
+        """Return an untrained proxy's latency; None where it cannot be timed: the candidate's own file will say why.
 
         A target that does not answer keeps nobody from being trained.
         """
         try:
-            return next(item for item in self.draft_latency.measure(draft) if item.name == LATENCY)
+            return next(item for item in self.proxy_latency.measure(proxy) if item.name == LATENCY)
         except (CandidateFailure, TargetUnavailable):
             return None
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ...errors import TargetUnavailable
-from ...evaluators.fingerprint import fingerprint_of
-from ...evaluators.machine_lock import MachineLock
 from ...evaluators.measurement import Evaluator, Measurement
-from ...evaluators.program import UNKNOWN
-from ...evaluators.several_targets import WORST, OnTargets, measured_on
-from ...evaluators.targets import TARGETS, Target
-from ...evaluators.undisturbed import Elsewhere, Undisturbed
+from ...evaluators.targets.fingerprint import fingerprint_of
+from ...evaluators.targets.program import UNKNOWN
+from ...evaluators.targets.several_targets import WORST, OnTargets, measured_on
+from ...evaluators.targets.target import TARGETS, Target
+from ...evaluators.timing.exclusive_use import Elsewhere, Undisturbed
+from ...evaluators.timing.machine_lock import MachineLock
 from ..study_file.spec import StudySpec
 from ..study_file.target_spec import EACH
 from .same_kind import describe_difference

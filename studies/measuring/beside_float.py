@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ...errors import CandidateFailure, KaruiError
-from ...evaluators.timing import TimingSettings
+from ...evaluators.timing.alternating import TimingSettings
 from .bench_targets import BenchTargets
 
 MOST_SECONDS = 2.0

@@ -13,18 +13,18 @@ from ...errors import CandidateFailure, KaruiError, TaskError
 from ...evaluators.accuracy import AccuracyEvaluator
 from ...evaluators.latency import LatencyEvaluator, measure_reference
 from ...evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
-from ...evaluators.machine_lock import MachineLock
 from ...evaluators.measurement import Evaluator, Measurement
 from ...evaluators.metric import METRICS, Measured, Metric
 from ...evaluators.row_scores import RowStore
 from ...evaluators.size import SizeEvaluator
-from ...evaluators.targets import Target
-from ...evaluators.telling import tell_nobody
-from ...evaluators.timing import TimingSettings
+from ...evaluators.targets.target import Target
+from ...evaluators.targets.telling import tell_nobody
+from ...evaluators.timing.alternating import TimingSettings
+from ...evaluators.timing.machine_lock import MachineLock
 from ...spaces.artifact import Artifact
 from ...spaces.task import Pairs, Task, spread_batch
+from ..results.tables import TEST_ACCURACY
 from ..study_file.spec import StudySpec
-from ..tables import TEST_ACCURACY
 from ..watching.watcher import WAITING, WAITING_FOR_MEASURING
 from .bench_targets import BenchTargets
 
@@ -91,7 +91,7 @@ class StudyEvaluators:
             self._evaluator_of(_METRICS[limit.name]) for limit in self._searched if limit.name in _METRICS
         )
         self.latency: Evaluator
-        self.draft_latency: Evaluator
+        self.proxy_latency: Evaluator
         self.test_latency: Evaluator
 
     def measure_baseline(self) -> dict[str, Measurement]:
@@ -156,7 +156,7 @@ class StudyEvaluators:
         self.baseline = baseline
         reference_ms = self.targets.reference_ms(baseline)
         self.latency = self._timing_of(self.inputs, "validation", reference_ms)
-        self.draft_latency = (
+        self.proxy_latency = (
             self._timing_of(self.inputs, "validation", reference_ms, only_objective=True)
             if self.targets.has_several
             else self.latency

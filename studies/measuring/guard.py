@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...errors import CandidateFailure, KaruiError, TaskError
-from ...spaces.batches import Pairs, is_held_in_memory
+from ...spaces.data.batches import Pairs, is_held_in_memory
 from ...spaces.task import Task
 
 

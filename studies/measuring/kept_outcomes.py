@@ -20,8 +20,8 @@ class KeptOutcomes:
     Args:
         folder: Where they are kept.
         settings: What they mean: how is measured, and against what; JSON types.
-        target: What makes the target another one, see :class:`~karui.evaluators.targets.Target`; JSON types. What was
-            measured with other settings or on another target is not found.
+        target: What makes the target another one, see :class:`~karui.evaluators.targets.target.Target`; JSON types.
+            What was measured with other settings or on another target is not found.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], target: Mapping[str, Any]) -> None:

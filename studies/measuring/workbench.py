@@ -11,7 +11,7 @@ from ...evaluators.measurement import Measurement
 from ...search.executor import Evaluate
 from ...search.outcome import Outcome
 from ...search.pruning_rules import PruningRules
-from ...spaces.stage_cache import StageCache
+from ...spaces.building.stage_cache import StageCache
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..storage.shared_files import SharedFiles, open_shared_files
 from ..study_file.spec import StudySpec
@@ -21,11 +21,11 @@ from ..watching.watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING
 _LOADING = "loading the task"
 
 if TYPE_CHECKING:
-    from ...evaluators.machine_lock import MachineLock
-    from ...spaces.build import Builder
-    from ...spaces.build_settings import BuildSettings
+    from ...evaluators.timing.machine_lock import MachineLock
+    from ...spaces.building.build import Builder
+    from ...spaces.building.build_settings import BuildSettings
     from ...spaces.candidate import Candidate
-    from ...spaces.quantization.settings import QuantizationSettings
+    from ...spaces.formats.onnx.quantization.settings import QuantizationSettings
     from ...spaces.task import Task
     from .bench import Bench
 
@@ -72,7 +72,7 @@ class Workbench:
         Raises:
             KaruiError: Where the task cannot be loaded any more.
         """
-        from ...evaluators.machine_lock import MachineLock
+        from ...evaluators.timing.machine_lock import MachineLock
 
         with explain_os_errors(self.folder.path, task_runs=True):
             lock = MachineLock()
@@ -91,7 +91,7 @@ class Workbench:
 
     def _bench(self, task: Task, lock: MachineLock, announce: Callable[[str], None]) -> Bench:
         from ...evaluators.row_scores import RowStore
-        from ...spaces.baseline import prepare_baseline
+        from ...spaces.building.baseline import prepare_baseline
         from .bench import Bench
 
         begun = str(self.baseline["latency_ms"].conditions.get("reference_digest", ""))
@@ -157,7 +157,7 @@ def _builder(
     folder: RunFolder,
     seed: int,
 ) -> Builder:
-    from ...spaces.build import Builder
+    from ...spaces.building.build import Builder
 
     return Builder(
         bench.task,

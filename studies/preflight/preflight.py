@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 from ...errors import CandidateFailure, KaruiError
 from ...evaluators.probing import Lane, LikedMultiple, ProbeRow
-from ...evaluators.targets import Target
-from ...evaluators.telling import tell_nobody
-from ...evaluators.timing import TimingSettings
+from ...evaluators.targets.target import Target
+from ...evaluators.targets.telling import tell_nobody
+from ...evaluators.timing.alternating import TimingSettings
 from ...evaluators.whole_model import WholeModel
 from ...spaces.artifact import file_digest
-from ...spaces.draft import CALIBRATION_SAMPLES
-from ...spaces.probes.layers import largest_layers
-from ...spaces.quantization.axis import BitsAxis
-from ...spaces.quantization.settings import QuantizationSettings
+from ...spaces.axes.bits.axis import BitsAxis
+from ...spaces.building.probes.probe_layers import largest_layers
+from ...spaces.building.untrained_proxy import CALIBRATION_SAMPLES
+from ...spaces.formats.onnx.quantization.settings import QuantizationSettings
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..study_file.spec import StudySpec
 from .kept import keep, read_kept
-from .training import training_speed_of
+from .training_check import training_speed_of
 from .verdicts import Findings, Preflight
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def run_preflight(
     Raises:
         KaruiError: On anything the user can put right.
     """
-    from ...evaluators.machine_lock import MachineLock
-    from ...spaces.baseline import prepare_baseline
+    from ...evaluators.timing.machine_lock import MachineLock
+    from ...spaces.building.baseline import prepare_baseline
     from ..measuring.bench import Bench
     from ..measuring.workbench import cache_of, prepare_task
     from ..study_file.spec_reading import resolve_spec

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ...spaces.quantization.axis import BitsAxis
-from ...spaces.sparsity.axis import SparsityAxis
+from ...spaces.axes.bits.axis import BitsAxis
+from ...spaces.axes.sparsity.axis import SparsityAxis
 from ..study_file.spec import StudySpec
-from .training import training_sentences
+from .training_check import training_sentences
 from .verdicts import Findings, Preflight, Verdict
 
 INT8, ZEROS, CHANNELS = "8-bit weights and activations", "80 % zeroed weights", "half of the channels"

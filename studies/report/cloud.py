@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tables import OBJECTIVE_NAMES
+from ..results.tables import OBJECTIVE_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd

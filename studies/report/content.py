@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 from ...errors import DAMAGED
 from ...evaluators.measurement import metric_range
 from ...spaces.candidate import Candidate
-from ..certifying.certification import CHOSEN_BY_TEST, read_certification
 from ..choosing.ranking import Flip, front_flips, target_columns
 from ..choosing.recommend import least_accuracy
-from ..further import title_of
-from ..metric_text import has_points, one_point_text
+from ..results.certification import CHOSEN_BY_TEST, read_certification
+from ..results.further import title_of
+from ..results.metric_text import has_points, one_point_text
 from ..storage.reading import read_json
-from .axes import axes_used, combination_labels, parameter_names
 from .cloud import cloud_columns
 from .conditions import how_measured
 from .endings import Ending, count_states, endings_of
 from .history import Contribution, History, axis_contributions, volume_history
-from .importance import Importances, parameter_importances
+from .parameter_importance import Importances, parameter_importances
 from .points import page_points
+from .trial_axes import axes_used, combination_labels, parameter_names
 from .words import Highlight, highlights, material_metric
 
 if TYPE_CHECKING:

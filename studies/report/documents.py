@@ -12,8 +12,8 @@ import optuna
 from ...evaluators.measurement import Measurement
 from ...search.record import TrialRecord, read_record
 from ...spaces.candidate import Candidate
-from ..point_file import point_file
-from ..read import read_description
+from ..results.point_file import point_file
+from ..results.read import read_description
 from ..storage.folder import RunFolder
 from ..storage.reading import explain_damage
 

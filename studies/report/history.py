@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ...search.front import HypervolumeHistory, hypervolume
 from ...search.objectives import OBJECTIVES, Objective
-from ..tables import names_of
-from .axes import names_of_uses
+from ..results.tables import names_of
+from .trial_axes import names_of_uses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def axis_contributions(
 
     Args:
         feasible: The trials that keep every bound.
-        uses: By axis, which of them use it; see :func:`~karui.studies.report.axes.axes_used`.
+        uses: By axis, which of them use it; see :func:`~karui.studies.report.trial_axes.axes_used`.
         baseline: The baseline's value of each objective, on validation.
         objectives: Those of the study.
     """

@@ -18,15 +18,15 @@ from ...evaluators.measurement import Measurement
 from ...evaluators.metric import METRICS
 from ...search.objectives import Objective, parse_bound
 from ...search.record import TrialRecord, read_records
-from ..further import further_of
-from ..read import Results, read_description, read_front_table, read_measurements, read_objectives
-from ..result_tables import read_trials_csv
+from ..results.further import further_of
+from ..results.read import Results, read_description, read_front_table, read_measurements, read_objectives
+from ..results.result_tables import read_trials_csv
+from ..results.tables import OBJECTIVE_NAMES, names_of, trials_table
 from ..storage.folder import RunFolder
 from ..storage.reading import check_is_file, explain_damage
 from ..storage.storage_errors import explain_storage_errors
 from ..storage.store import open_study
 from ..storage.study_notes import read_baseline
-from ..tables import OBJECTIVE_NAMES, names_of, trials_table
 from ..watching.log import read_log
 from .documents import PointDocument, read_documents
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ..plots import draw_front, front_numbers
+from ..plotting.plots import draw_front, front_numbers
 from ..storage.folder import explain_os_errors, write_atomically
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from ...evaluators.metric import METRICS
 from ...search.objectives import Objective
 from ...spaces.architectures import Baseline
 from ..choosing.ranking import target_columns
-from ..further import value_text
-from ..metric_text import loss_of, loss_text, with_interval
-from .axes import axes_used, combination_labels
+from ..results.further import value_text
+from ..results.metric_text import loss_of, loss_text, with_interval
 from .cloud import plain_value
 from .documents import PointDocument
-from .layers import Layer, read_layers
+from .layer_table import Layer, read_layers
 from .material import violations_of
+from .trial_axes import axes_used, combination_labels
 from .words import configuration, describe_bytes, describe_ms, material_metric
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...spaces.axis import all_axes
+from ...spaces.axes.axis import all_axes
 from ...spaces.candidate import Candidate
 from ..choosing.recommend import recommend
-from ..metric_text import has_points, loss_of, loss_text, metric_text, one_point_text
-from ..tables import names_of
+from ..results.metric_text import has_points, loss_of, loss_text, metric_text, one_point_text
+from ..results.tables import names_of
 
 if TYPE_CHECKING:
     from .material import Material

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import OutputError, without_secrets
-from ..read import find_results
+from ..results.read import find_results
 from ..storage.folder import check_name, explain_os_errors, followed, write_atomically
 from .content import page_content
 from .material import read_material, report_folder

@@ -94,7 +94,7 @@ def check_same_baseline(study: optuna.Study, artifact: Artifact, folder: Path) -
 
     Args:
         study: The study.
-        artifact: What :func:`~karui.spaces.baseline.prepare_baseline` returned.
+        artifact: What :func:`~karui.spaces.building.baseline.prepare_baseline` returned.
         folder: The results folder.
 
     Raises:

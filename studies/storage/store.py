@@ -15,9 +15,9 @@ from ...errors import DAMAGED, OutputError
 from ...search.objectives import OBJECTIVES, Objective
 from .quick_storage import QuickStorage
 from .storage_errors import OPENING_ERRORS, check_storage_url, explain_storage_errors
+from .storage_turns import alone_on_server
 from .stored_objectives import directions_of, name_values, stored_objectives
 from .study_notes import has_begun
-from .turns import alone_on_server
 
 
 class _LoggedConnection(sqlite3.Connection):

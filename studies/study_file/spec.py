@@ -15,10 +15,10 @@ from pydantic_core import to_jsonable_python
 from ...evaluators.metric import METRICS
 from ...search.objectives import LIMITS, Objective, latency_on
 from ...search.proposals import SamplerName
-from ...spaces.axes import AXES
-from ...spaces.axis import all_axes
-from ...spaces.build_settings import BuildSettings
-from ...spaces.quantization.settings import QuantizationSettings
+from ...spaces.axes.axis import all_axes
+from ...spaces.axes.builtin import AXES
+from ...spaces.building.build_settings import BuildSettings
+from ...spaces.formats.onnx.quantization.settings import QuantizationSettings
 from ...spaces.section import Section, Text, count_or_auto
 from ...spaces.space import AnyAxis, SearchSpace
 from .spec_faults import explain
@@ -70,8 +70,8 @@ def told_at(where: Path | str) -> Iterator[None]:
 class WithoutAxes(Section):
     """A study: the task, the axes, the bounds and how long to search.
 
-    Each axis that there is has a section by its name (:data:`~karui.spaces.axes.AXES`); one that is left out is not
-    searched.
+    Each axis that there is has a section by its name (:data:`~karui.spaces.axes.builtin.AXES`); one that is left out
+    is not searched.
 
     Args:
         name: Name of the study, also of its folder under ``runs/``.

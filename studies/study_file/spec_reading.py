@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StudyFileError
-from ...spaces.axes import AXES
+from ...spaces.axes.builtin import AXES
 from ..storage.shared_files import absolute_location
 from .spec import StudySpec, told_at
 from .spec_faults import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model, field_validator
 
 from ...evaluators.metric import METRICS
-from ...evaluators.runtime_registry import RUNTIMES
+from ...evaluators.runtimes.runtime_registry import RUNTIMES
 from ...search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, parse_bound, with_bounds
 from ...search.pruning_rules import RuleCheck
 from ...spaces.section import Section, Text

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from ...errors import StudyFileError
-from ...evaluators.targets import TARGETS
+from ...evaluators.targets.target import TARGETS
 from ...spaces.section import STRICT, Text
 from .spec_sections import MOST_SECONDS, RuntimeName, Threads
 
 if TYPE_CHECKING:
-    from ...evaluators.targets import Target
+    from ...evaluators.targets.target import Target
 
 MOST_IN_NAME = 100
 """Characters of a name that is part of the names of files and columns."""
@@ -96,7 +96,7 @@ class TargetSpec(BaseModel):
     @field_validator("host")
     @classmethod
     def _is_host(cls, host: str | None) -> str | None:
-        from ...evaluators.ssh_device import fault_of_host
+        from ...evaluators.targets.ssh_device import fault_of_host
 
         if host is not None and (fault := fault_of_host(host)) is not None:
             raise ValueError(f"{host!r} {fault}; expected a host as ssh takes it, such as pi@raspberrypi.local")
@@ -126,7 +126,7 @@ class TargetSpec(BaseModel):
         Raises:
             KaruiError: Where this machine lacks the provider.
         """
-        from ...evaluators.quarantine import Quarantine
+        from ...evaluators.targets.quarantine import Quarantine
 
         options: dict[str, Any] = {key: getattr(self, key) for key in _ALLOWED.get(self.kind, ())}
         options = {key: value for key, value in options.items() if value is not None}

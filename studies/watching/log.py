@@ -12,8 +12,8 @@ from typing import Any
 from ...errors import DAMAGED, without_secrets
 from ...search.record import TrialRecord, utc_now
 from ...spaces.candidate import Candidate
-from ..measuring.remarks import MeasuringRemarks
 from ..study_file.spec import StudySpec
+from .remarks import MeasuringRemarks
 from .watcher import Watcher
 
 

@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ...evaluators.measurement import metric_text
-from ...evaluators.telling import FOR_DEVICE
+from ...evaluators.targets.telling import FOR_DEVICE
 from ...search.front import hypervolume
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.record import TrialRecord
+from ...spaces.building.stage_cache import WAITING
 from ...spaces.candidate import Candidate
-from ...spaces.stage_cache import WAITING
-from ..further import further_text
+from ..results.further import further_text
+from ..results.tables import OBJECTIVE_NAMES, names_of
 from ..study_file.spec import StudySpec
-from ..tables import OBJECTIVE_NAMES, names_of
 from .durations import describe_seconds
 from .watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING, Watcher
 

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from ...search.early_stopping import describe_reports
 from ...search.record import TrialRecord
-from ..further import further_text
-from ..read import find_results
-from ..tables import OBJECTIVE_NAMES
+from ..results.further import further_text
+from ..results.read import find_results
+from ..results.tables import OBJECTIVE_NAMES
 from .durations import describe_seconds
-from .sight import Onlooker, Running, Sight
+from .status import Running, StatusReader, StudyStatus
 
 MOST_POINTS = 12
 """How many points of the front a frame shows."""
@@ -51,52 +51,54 @@ def watch(
     Raises:
         OutputError: Where there is no such search yet, or its storage cannot be read.
     """
-    onlooker = Onlooker(find_results(study, out, storage), study)
-    sight = onlooker.look()
+    reader = StatusReader(find_results(study, out, storage), study)
+    status = reader.look()
     if once or not console.is_terminal:
-        console.print(frame(sight))
+        console.print(frame(status))
         if once:
             return
     try:
-        with Live(frame(sight), console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
-            while sight.is_running:
+        with Live(frame(status), console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+            while status.is_running:
                 sleep(every_seconds)
-                sight = onlooker.look()
-                live.update(frame(sight), refresh=True)
+                status = reader.look()
+                live.update(frame(status), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def frame(sight: Sight) -> Group:
+def frame(status: StudyStatus) -> Group:
     """Lay out what a search is doing."""
-    title = Text.assemble((sight.name, "bold"), "  ", (sight.phase, "green" if sight.is_running else "dim"))
-    parts: list[RenderableType] = [title, _summary(sight)]
-    if sight.running:
-        parts += [Text("\nrunning", style="bold"), _running(sight.running)]
-    if sight.front:
-        parts += [Text("\nfront so far, by validation accuracy", style="bold"), _front(sight)]
-    if sight.failures:
-        parts += [Text("\nfailed", style="bold"), _failures(sight)]
+    title = Text.assemble((status.name, "bold"), "  ", (status.phase, "green" if status.is_running else "dim"))
+    parts: list[RenderableType] = [title, _summary(status)]
+    if status.running:
+        parts += [Text("\nrunning", style="bold"), _running(status.running)]
+    if status.front:
+        parts += [Text("\nfront so far, by validation accuracy", style="bold"), _front(status)]
+    if status.failures:
+        parts += [Text("\nfailed", style="bold"), _failures(status)]
     return Group(*parts)
 
 
-def _summary(sight: Sight) -> Table:
+def _summary(status: StudyStatus) -> Table:
     table = Table.grid(padding=(0, 2))
-    counts = sight.counts
-    wanted = f" of {sight.wanted}" if sight.wanted else ""
-    if sight.wanted:
-        table.add_row("progress", ProgressBar(total=sight.wanted, completed=min(sight.done, sight.wanted), width=40))
+    counts = status.counts
+    wanted = f" of {status.wanted}" if status.wanted else ""
+    if status.wanted:
+        table.add_row("progress", ProgressBar(total=status.wanted, completed=min(status.done, status.wanted), width=40))
     pruned = counts.get("duplicate", 0) + counts.get("impossible", 0)
-    told = f"{sight.done}{wanted} done, {len(sight.running)} running, {pruned} already known or impossible, "
+    told = f"{status.done}{wanted} done, {len(status.running)} running, {pruned} already known or impossible, "
     told += f"{counts.get('stopped', 0)} stopped by gates, {counts.get('failed', 0)} failed"
     table.add_row("trials", Text(told))
-    if gates := describe_reports(sight.gates):
+    if gates := describe_reports(status.gates):
         table.add_row("gates", Text(gates.removeprefix("gates ")))
-    if sight.volumes:
-        table.add_row("hypervolume", Text(f"{sight.volumes[-1]:.4f}  {sparkline(sight.volumes)}"))
-    if sight.seconds_left is not None:
+    if status.volumes:
+        table.add_row("hypervolume", Text(f"{status.volumes[-1]:.4f}  {sparkline(status.volumes)}"))
+    if status.seconds_left is not None:
         left = (
-            f"about {describe_seconds(sight.seconds_left)}" if sight.seconds_left else "up; the front is measured again"
+            f"about {describe_seconds(status.seconds_left)}"
+            if status.seconds_left
+            else "up; the front is measured again"
         )
         table.add_row("time left", Text(left))
     return table
@@ -119,18 +121,18 @@ def _table(*alignments: Literal["left", "right"]) -> Table:
     return table
 
 
-def _front(sight: Sight) -> Table:
+def _front(status: StudyStatus) -> Table:
     table = _table("right", "right", "right", "right")
-    for record in sight.front[:MOST_POINTS]:
-        table.add_row(*_point(record, sight))
-    if (more := len(sight.front) - MOST_POINTS) > 0:
+    for record in status.front[:MOST_POINTS]:
+        table.add_row(*_point(record, status))
+    if (more := len(status.front) - MOST_POINTS) > 0:
         table.add_row(Text(""), Text(""), Text(""), Text(""), Text(f"and {more} more", style="dim"))
     return table
 
 
-def _point(record: TrialRecord, sight: Sight) -> list[Text]:
+def _point(record: TrialRecord, status: StudyStatus) -> list[Text]:
     size, latency, accuracy = record.values(OBJECTIVE_NAMES)
-    baseline, further = sight.baseline, further_text(record, sight.objectives)
+    baseline, further = status.baseline, further_text(record, status.objectives)
     smaller, faster = (f" {baseline[0] / size:.1f}x", f" {baseline[1] / latency:.2f}x") if baseline else ("", "")
     summary = record.summary
     summary = f"{further}; {summary}" if further else summary
@@ -143,9 +145,9 @@ def _point(record: TrialRecord, sight: Sight) -> list[Text]:
     ]
 
 
-def _failures(sight: Sight) -> Table:
+def _failures(status: StudyStatus) -> Table:
     table = _table("right", "left")
-    for stage, (count, reason) in sight.failures.items():
+    for stage, (count, reason) in status.failures.items():
         table.add_row(Text(str(count)), Text(stage or "-"), Text(reason, style="dim"))
     return table
 

@@ -18,9 +18,9 @@ import numpy as np
 import onnxruntime
 
 from karui.errors import CandidateFailure
-from karui.evaluators.load_memory import measure_load_peak
-from karui.evaluators.program import CANNOT_RUN
-from karui.evaluators.runtime import CPU_PROVIDER, Runner
+from karui.evaluators.runtimes.onnxruntime_runner import CPU_PROVIDER, Runner
+from karui.evaluators.targets.load_memory import measure_load_peak
+from karui.evaluators.targets.program import CANNOT_RUN
 
 CLIENT = """
 import json, socket, sys

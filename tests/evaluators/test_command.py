@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from karui.errors import CandidateFailure, KaruiError, TargetUnavailable
-from karui.evaluators.command import FEWEST_PAIRS, CommandTarget
-from karui.evaluators.machine_lock import open_lock, shared_folder
-from karui.evaluators.timing import TimingSettings
+from karui.evaluators.targets.command import FEWEST_PAIRS, CommandTarget
+from karui.evaluators.timing.alternating import TimingSettings
+from karui.evaluators.timing.machine_lock import open_lock, shared_folder
 
 INPUTS = np.arange(6, dtype=np.float32).reshape(2, 3)
 SETTINGS = TimingSettings(min_blocks=10, max_blocks=40, max_seconds=1.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from karui.evaluators.device_files import MOST_SECONDS, DeviceFiles
+from karui.evaluators.targets.device_files import MOST_SECONDS, DeviceFiles
 
 
 class Clock:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from karui.evaluators.device_lock import LOCK_NAME, OWN_LOCK_NAME, PATIENCE_SECONDS, DeviceLock
+from karui.evaluators.targets.device_lock import LOCK_NAME, OWN_LOCK_NAME, PATIENCE_SECONDS, DeviceLock
 
 
 class Clock:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from karui.errors import KaruiError
 from karui.evaluators.energy import EnergyEvaluator
-from karui.evaluators.energy_meter import CountedEnergy, SensedPower, find_meter
-from karui.evaluators.energy_timing import PairEnergy, meter_interleaved
-from karui.evaluators.local import LocalTarget
-from karui.evaluators.timing import TimingSettings
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.timing.alternating import TimingSettings
+from karui.evaluators.timing.energy_meter import CountedEnergy, SensedPower, find_meter
+from karui.evaluators.timing.energy_timing import PairEnergy, meter_interleaved
 from karui.spaces.artifact import Artifact
 
 from .fake_machine import write_files

@@ -23,12 +23,12 @@ from karui.evaluators.energy import EnergyEvaluator
 from karui.evaluators.latency import LatencyEvaluator, measure_reference
 from karui.evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from karui.evaluators.loading import LoadEvaluator
-from karui.evaluators.local import LocalTarget
 from karui.evaluators.measurement import Evaluator, Measurement
 from karui.evaluators.memory import MemoryEvaluator
 from karui.evaluators.size import SizeEvaluator
-from karui.evaluators.timing import PairTiming, TimingSettings
-from karui.evaluators.timing_over_inputs import InputsTiming
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.timing.alternating import PairTiming, TimingSettings
+from karui.evaluators.timing.over_inputs import InputsTiming
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.task import Metric, Pairs, top1_accuracy
 

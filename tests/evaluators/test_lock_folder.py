@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from karui.errors import OutputError
-from karui.evaluators.lock_folder import describe_folder, shared_folder
-from karui.evaluators.machine_lock import MachineLock
+from karui.evaluators.timing.lock_folder import describe_folder, shared_folder
+from karui.evaluators.timing.machine_lock import MachineLock
 
 USER = os.getuid()
 

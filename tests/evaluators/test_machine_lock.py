@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from karui.evaluators import machine_lock
-from karui.evaluators.machine_lock import ExclusiveOnly, MachineLock
 from karui.evaluators.measurement import Measurement
-from karui.evaluators.undisturbed import Elsewhere, Undisturbed
+from karui.evaluators.timing import machine_lock
+from karui.evaluators.timing.exclusive_use import Elsewhere, Undisturbed
+from karui.evaluators.timing.machine_lock import ExclusiveOnly, MachineLock
 from karui.spaces.artifact import Artifact
 
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from karui.evaluators import machine_lock
-from karui.evaluators.machine_lock import ExclusiveOnly, MachineLock
+from karui.evaluators.timing import machine_lock
+from karui.evaluators.timing.machine_lock import ExclusiveOnly, MachineLock
 
 folder, role, opener = sys.argv[1:]
 if opener == "ExclusiveOnly":
@@ -134,8 +134,8 @@ def test_whoever_trains_for_hours_lets_measuring_pass(tmp_path: Path, start: Sta
 HOLDER = """
 import sys, time
 from pathlib import Path
-from karui.evaluators import machine_lock
-from karui.evaluators.machine_lock import ExclusiveOnly, MachineLock
+from karui.evaluators.timing import machine_lock
+from karui.evaluators.timing.machine_lock import ExclusiveOnly, MachineLock
 
 if sys.argv[3] == "ExclusiveOnly":
     machine_lock.open_lock = ExclusiveOnly

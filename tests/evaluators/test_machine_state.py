@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karui.evaluators.machine_state import MachineState, describe_change, read_governor, read_state
+from karui.evaluators.timing.machine_state import MachineState, describe_change, read_governor, read_state
 
 from .fake_machine import account, write_files
 

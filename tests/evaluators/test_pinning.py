@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karui.evaluators.pinning import choose_cores, pinned
+from karui.evaluators.timing.pinning import choose_cores, pinned
 
 from .fake_machine import account, write_files
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from karui.evaluators.placement import count_nodes, describe_fallback, profile_nodes
+from karui.evaluators.runtimes.placement import count_nodes, describe_fallback, profile_nodes
 
 from .conftest import save_graph
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from karui.errors import CandidateFailure
-from karui.evaluators.local import LocalTarget
 from karui.evaluators.probing import Lane, coarsest
-from karui.evaluators.timing import PairTiming, TimingSettings
-from karui.spaces.probes.layers import ProbedLayer
-from karui.spaces.probes.variants import VARIANTS
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.timing.alternating import PairTiming, TimingSettings
+from karui.spaces.building.probes.probe_layers import ProbedLayer
+from karui.spaces.building.probes.variants import VARIANTS
 
 SETTINGS = TimingSettings(min_blocks=2, max_seconds=0.02)
 

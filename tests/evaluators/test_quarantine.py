@@ -10,13 +10,13 @@ from typing import Any, cast
 import pytest
 
 from karui.errors import CandidateFailure, TargetUnavailable
-from karui.evaluators.quarantine import (
+from karui.evaluators.targets.quarantine import (
     FIRST_QUARANTINE_SECONDS,
     LONGEST_QUARANTINE_SECONDS,
     PAUSES_SECONDS,
     Quarantine,
 )
-from karui.evaluators.targets import Target
+from karui.evaluators.targets.target import Target
 
 
 class Flaky:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from karui.evaluators.measurement import Measurement
-from karui.evaluators.repeated import average
+from karui.evaluators.timing.repeated import average
 
 
 def measured(value: float, spread: float, count: int = 10) -> Measurement:

@@ -12,9 +12,9 @@ import pytest
 
 from karui.evaluators.latency import LatencyEvaluator
 from karui.evaluators.measurement import Measurement
-from karui.evaluators.run_to_run import RUN_TO_RUN, RunToRun, one_of_the_runs, together
-from karui.evaluators.targets import Target
-from karui.evaluators.timing import PairTiming, TimingSettings
+from karui.evaluators.targets.target import Target
+from karui.evaluators.timing.alternating import PairTiming, TimingSettings
+from karui.evaluators.timing.run_to_run import RUN_TO_RUN, RunToRun, one_of_the_runs, together
 from karui.spaces.artifact import Artifact
 
 FILE = Artifact(Path("unused.onnx"), "00")

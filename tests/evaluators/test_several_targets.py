@@ -8,7 +8,7 @@ import pytest
 
 from karui.errors import TargetUnavailable
 from karui.evaluators.measurement import Evaluator, Measurement
-from karui.evaluators.several_targets import WORST, OnTargets, chosen
+from karui.evaluators.targets.several_targets import WORST, OnTargets, chosen
 from karui.spaces.artifact import Artifact
 
 ARTIFACT = Artifact(Path("any.onnx"), "00")

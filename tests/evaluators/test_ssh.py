@@ -23,14 +23,14 @@ import pytest
 
 import karui
 from karui.errors import CandidateFailure, KaruiError, TargetUnavailable
-from karui.evaluators.agent_file import agent_file, shipped_modules
-from karui.evaluators.device_lock import LOCK_NAME
-from karui.evaluators.frames import MARK, read_frame, skip_to_mark, write_frame
-from karui.evaluators.quarantine import Quarantine
-from karui.evaluators.ssh import SshTarget
-from karui.evaluators.ssh_connection import Connection
-from karui.evaluators.ssh_device import Device
-from karui.evaluators.timing import TimingSettings
+from karui.evaluators.targets.agent_file import agent_file, shipped_modules
+from karui.evaluators.targets.device_lock import LOCK_NAME
+from karui.evaluators.targets.frames import MARK, read_frame, skip_to_mark, write_frame
+from karui.evaluators.targets.quarantine import Quarantine
+from karui.evaluators.targets.ssh import SshTarget
+from karui.evaluators.targets.ssh_connection import Connection
+from karui.evaluators.targets.ssh_device import Device
+from karui.evaluators.timing.alternating import TimingSettings
 from karui.spaces.artifact import Artifact
 
 from ..sshd import ALIAS, Sshd
@@ -189,7 +189,7 @@ def test_a_full_disk_is_no_fault_of_the_candidate(
 
 def test_an_agent_of_another_version_is_refused(make_target: MakeTarget, scaling: Artifact, tmp_path: Path) -> None:
     (tmp_path / "old.py").write_text(
-        f"import sys; sys.path.insert(0, {str(MODULES / 'evaluators')!r}); import frames\n"
+        f"import sys; sys.path.insert(0, {str(MODULES / 'evaluators' / 'targets')!r}); import frames\n"
         "out = sys.stdout.buffer; out.write(frames.MARK)\n"
         "frames.write_frame(out, {'protocol': 0, 'digest': 'feed'}); sys.stdin.read()\n"
     )
@@ -321,7 +321,9 @@ def test_what_is_sent_needs_numpy_and_onnxruntime_only() -> None:
                 assert {alias.name.split(".")[0] for alias in node.names} <= allowed | later, name
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 assert str(node.module).split(".")[0] in allowed, name
-    assert {"evaluators/timing.py", "evaluators/timing_over_inputs.py", "evaluators/local.py"} <= {*shipped_modules()}
+    assert {"evaluators/timing/alternating.py", "evaluators/timing/over_inputs.py", "evaluators/targets/local.py"} <= {
+        *shipped_modules()
+    }
 
 
 @pytest.fixture
@@ -345,7 +347,7 @@ from unittest.mock import MagicMock
 sys.path.insert(0, {str(archive)!r})
 for name in ("numpy", "numpy.typing", "onnxruntime", "onnxruntime.capi"):
     sys.modules[name] = MagicMock()
-from karui.evaluators.device_worker import mended_python
+from karui.evaluators.targets.device_worker import mended_python
 with mended_python():
     for name in {modules!r}:
         __import__("karui." + name)

@@ -17,13 +17,14 @@ import pytest
 from onnx import helper
 
 from karui.errors import CandidateFailure, KaruiError
-from karui.evaluators import load_memory, local, openvino_runner, runtime
-from karui.evaluators.local import LocalTarget
-from karui.evaluators.program import UNKNOWN
-from karui.evaluators.runtime_registry import RUNTIMES
-from karui.evaluators.targets import TARGETS, MeasuresMemory, Target
-from karui.evaluators.timing import TimingSettings
-from karui.evaluators.timing_over_inputs import FEWEST_PASSES
+from karui.evaluators.runtimes import onnxruntime_runner, openvino_runner
+from karui.evaluators.runtimes.runtime_registry import RUNTIMES
+from karui.evaluators.targets import load_memory, local
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.targets.program import UNKNOWN
+from karui.evaluators.targets.target import TARGETS, MeasuresMemory, Target
+from karui.evaluators.timing.alternating import TimingSettings
+from karui.evaluators.timing.over_inputs import FEWEST_PASSES
 from karui.spaces.artifact import Artifact
 
 from ..sshd import ALIAS, Sshd
@@ -305,9 +306,9 @@ def test_the_reference_is_opened_once_as_long_as_its_bytes_stay(
 ) -> None:
     opened: list[str] = []
 
-    def recording(path: Path, **options: Any) -> runtime.Runner:
+    def recording(path: Path, **options: Any) -> onnxruntime_runner.Runner:
         opened.append(path.name)
-        return runtime.Runner(path, **options)
+        return onnxruntime_runner.Runner(path, **options)
 
     known = RUNTIMES["onnxruntime"]
     monkeypatch.setattr(local, "find_runtime", lambda _name: replace(known, open=recording))
@@ -328,5 +329,5 @@ def test_conditions_name_the_runtime_and_the_threads() -> None:
 
 
 def test_every_exception_of_the_runtime_is_an_exception_class() -> None:
-    assert len(runtime.RUNTIME_ERRORS) >= 6
-    assert all(issubclass(error, Exception) and error is not Exception for error in runtime.RUNTIME_ERRORS)
+    assert len(onnxruntime_runner.RUNTIME_ERRORS) >= 6
+    assert all(issubclass(error, Exception) and error is not Exception for error in onnxruntime_runner.RUNTIME_ERRORS)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karui.evaluators.timing import (
+from karui.evaluators.timing.alternating import (
     PairTiming,
     TimingSettings,
     median_with_spread,

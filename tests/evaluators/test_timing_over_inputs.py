@@ -11,13 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karui.evaluators.timing_over_inputs import (
-    FEWEST_PASSES,
-    MOST_PASSES,
-    InputsTiming,
-    summarize,
-    time_over_inputs,
-)
+from karui.evaluators.timing.over_inputs import FEWEST_PASSES, MOST_PASSES, InputsTiming, summarize, time_over_inputs
 
 MS = 1_000_000
 

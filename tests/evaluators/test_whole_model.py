@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from karui.evaluators.targets import Target
-from karui.evaluators.timing import PairTiming, TimingSettings
+from karui.evaluators.targets.target import Target
+from karui.evaluators.timing.alternating import PairTiming, TimingSettings
 from karui.evaluators.whole_model import INT8, WHOLE_VARIANTS, WholeModel
-from karui.spaces.export import export_onnx
-from karui.spaces.quantization.settings import OperatorKind, QuantizationSettings
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.quantization.settings import OperatorKind, QuantizationSettings
 
 SPREAD = 0.01
 

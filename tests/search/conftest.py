@@ -15,10 +15,10 @@ from karui.search.loop import SearchLoop
 from karui.search.objectives import OBJECTIVES, Objective
 from karui.search.outcome import Outcome
 from karui.search.record import TrialRecord
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
 from karui.spaces.candidate import Candidate
-from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.axis import SparsityAxis
 
 BASELINE = {"size_bytes": 32_000.0, "latency_ms": 32.0, "accuracy": 0.99}
 

@@ -17,7 +17,7 @@ from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import LIMITS, OBJECTIVES, Objective, with_bounds
 from karui.search.outcome import LearningCurve, PastTraining, Stop
-from karui.search.pruning_rules import Draft, PruningRules, Rival
+from karui.search.pruning_rules import PruningRules, Rival, UntrainedProxy
 from karui.search.record import Outcome, TrialRecord, read_records
 from karui.spaces.candidate import Candidate
 from karui.spaces.space import SearchSpace
@@ -56,9 +56,9 @@ def test_where_there_are_further_objectives_gates_hold_bounds_only() -> None:
         return keeper.gates_for("")
 
     plain, more = gates(), gates(LIMITS[0])
-    dominated = Draft(100.0, 100.0, 0.0)
-    assert plain.check_draft(dominated) is not None
-    assert more.check_draft(dominated) is None, "its file may be the first to load"
+    dominated = UntrainedProxy(100.0, 100.0, 0.0)
+    assert plain.check_untrained_proxy(dominated) is not None
+    assert more.check_untrained_proxy(dominated) is None, "its file may be the first to load"
     assert not more.wants_latency(100.0)
     assert more == replace(plain, front=())
     assert more.check_size(10_000.0) == plain.check_size(10_000.0) != None  # noqa: E711
@@ -137,12 +137,12 @@ def test_how_often_gates_are_wrong_is_counted() -> None:
 
 
 def gated(candidate: Candidate, gates: PruningRules | None = None) -> Outcome:
-    """The made-up world: every candidate trains, its draft is its file, and its metric is its accuracy throughout."""
+    """The made-up world: every candidate trains, its proxy is its file, and its metric is its accuracy throughout."""
     outcome = known_outcome(candidate)
     size, latency, accuracy = (outcome.measurements[name].value for name in BASELINE)
     early_stopping = EarlyStopping(gates)
     early_stopping.size(size)
-    early_stopping.draft(Draft(size, latency, 0.0))
+    early_stopping.untrained_proxy(UntrainedProxy(size, latency, 0.0))
     for epoch in (1, 2):
         early_stopping.on_epoch("warm", 2, epoch, accuracy)
     return replace(outcome, curves=early_stopping.curves, let_through=early_stopping.let_through)
@@ -189,7 +189,7 @@ def test_a_stopped_trial_says_by_which_gate_and_why_and_is_pruned_with_a_constra
         assert excess > 0
         if one.stage == "size":
             size = known_outcome(one.candidate).measurements["size_bytes"].value
-            assert one.reason == f"a draft of {size / 1e3:.1f} KB, where at most 8.0 KB are allowed"
+            assert one.reason == f"an untrained proxy of {size / 1e3:.1f} KB, where at most 8.0 KB are allowed"
             assert trial.constraints == {"size gate": pytest.approx(0.9 * size / 8000 - 1)}
 
 

@@ -24,7 +24,7 @@ from karui.search.record import read_records
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate
 from karui.spaces.space import SearchSpace
-from karui.studies.tables import trials_table, write_csv
+from karui.studies.results.tables import trials_table, write_csv
 from karui.studies.watching.log import SearchLog, read_log
 
 from .conftest import BASELINE, Log, MakeLoop, known_outcome

@@ -23,12 +23,12 @@ from karui.search.outcome import Outcome
 from karui.search.proposals import SAMPLERS
 from karui.search.record import ATTEMPTS, read_records
 from karui.spaces.artifact import StageRecord
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.cells.axis import CellsAxis
+from karui.spaces.axes.exits.axis import ExitsAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
 from karui.spaces.candidate import Candidate
-from karui.spaces.cells.axis import CellsAxis
-from karui.spaces.exits.axis import ExitsAxis
-from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.axis import SparsityAxis
 
 from .conftest import Log, MakeLoop, known_outcome
 
@@ -75,7 +75,7 @@ def test_the_budget_counts_candidates_not_duplicates(make_loop: MakeLoop) -> Non
 def test_a_search_begins_with_what_is_given_first(make_loop: MakeLoop) -> None:
     log = Log()
     loop = make_loop()
-    loop.run(Budget(trials=3), log, loop.space.landmarks())
+    loop.run(Budget(trials=3), log, loop.space.initial_design())
     bits = [(r.candidate.weight_bits, r.candidate.activation_bits) for r in log.records if r.candidate]
     assert bits == [(32, 32), (7, 8), (4, 8)], "beside 8-bit activations weights have 7 bits"
 
@@ -316,9 +316,9 @@ from conftest import BASELINE, Log, known_outcome
 from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
-from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.axes.bits.axis import BitsAxis
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.axis import SparsityAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
 
 def evaluate(candidate):
     if candidate.weight_bits == 4:

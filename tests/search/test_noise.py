@@ -15,10 +15,10 @@ from karui.search.front import pareto_mask
 from karui.search.noise import (
     RESAMPLES,
     SPREAD_PER_DEVIATION,
-    cover,
     dominated_beyond_noise,
     edge_of_front,
     front_probability,
+    near_dominated,
 )
 from karui.search.objectives import OBJECTIVES
 
@@ -126,29 +126,31 @@ SLOW_FOR_NOTHING = [(20.0, 1.0, 0.950), (20.0, 5.6, 0.951)]
 def test_plain_dominance_keeps_a_slow_point_that_noise_covers() -> None:
     spreads = [(0.0, 0.03, 0.01), (0.0, 0.17, 0.01)]
     assert pareto_mask(SLOW_FOR_NOTHING, OBJECTIVES).all()
-    assert cover(SLOW_FOR_NOTHING, spreads, OBJECTIVES) == (None, 0)
-    assert cover(SLOW_FOR_NOTHING, np.zeros((2, 3)), OBJECTIVES) == (None, None), "a gain that is certain counts"
+    assert near_dominated(SLOW_FOR_NOTHING, spreads, OBJECTIVES) == (None, 0)
+    assert near_dominated(SLOW_FOR_NOTHING, np.zeros((2, 3)), OBJECTIVES) == (None, None), (
+        "a gain that is certain counts"
+    )
 
 
 def test_a_smaller_file_is_never_covered_by_a_larger_one() -> None:
     values = [(21.0, 1.0, 0.96), (20.0, 5.6, 0.95)]
-    assert cover(values, [(0.0, 0.03, 0.02)] * 2, OBJECTIVES) == (None, None)
+    assert near_dominated(values, [(0.0, 0.03, 0.02)] * 2, OBJECTIVES) == (None, None)
 
 
 def test_a_few_bytes_are_no_reason_to_give_up_what_may_be_a_gain_in_two() -> None:
     values = [(20.00, 1.00, 0.95), (20.01, 0.99, 0.96)]
-    assert cover(values, [(0.0, 0.03, 0.02)] * 2, OBJECTIVES) == (None, None)
+    assert near_dominated(values, [(0.0, 0.03, 0.02)] * 2, OBJECTIVES) == (None, None)
 
 
 def test_equal_points_do_not_cover_each_other() -> None:
-    assert cover([(1.0, 1.0, 0.5)] * 3, [(0.0, 0.1, 0.1)] * 3, OBJECTIVES) == (None, None, None)
+    assert near_dominated([(1.0, 1.0, 0.5)] * 3, [(0.0, 0.1, 0.1)] * 3, OBJECTIVES) == (None, None, None)
 
 
 def test_of_many_small_gains_that_add_up_the_first_certain_one_is_kept() -> None:
     # each is larger, slower, and 1 point better than the one before, and 2 points are beyond the noise
     values = [(10.0 * step, 1.0 * step, 0.01 * step) for step in range(1, 6)]
     spreads = [(0.0, 0.1, 0.019 / math.sqrt(2))] * 5
-    assert cover(values, spreads, OBJECTIVES) == (None, 0, None, 2, None)
+    assert near_dominated(values, spreads, OBJECTIVES) == (None, 0, None, 2, None)
 
 
 def covers(other: tuple[Row, Row], row: tuple[Row, Row]) -> bool:
@@ -167,7 +169,7 @@ def covers(other: tuple[Row, Row], row: tuple[Row, Row]) -> bool:
 @settings(deadline=None)
 @given(ROWS)
 def test_who_covers_is_uncovered_and_who_is_not_covered_could_not_be(rows: list[tuple[Row, Row]]) -> None:
-    found = cover(*split(rows), OBJECTIVES)
+    found = near_dominated(*split(rows), OBJECTIVES)
     order = sorted(range(len(rows)), key=lambda index: (rows[index][0][0], rows[index][0][1], -rows[index][0][2]))
     for place, index in enumerate(order):
         before = [earlier for earlier in order[:place] if found[earlier] is None]
@@ -179,7 +181,7 @@ def test_who_covers_is_uncovered_and_who_is_not_covered_could_not_be(rows: list[
 @given(ROWS)
 def test_who_is_dominated_beyond_noise_is_covered(rows: list[tuple[Row, Row]]) -> None:
     values, spreads = split(rows)
-    found = cover(values, spreads, OBJECTIVES)
+    found = near_dominated(values, spreads, OBJECTIVES)
     kept = [row for row, covering in zip(rows, found, strict=True) if covering is None]
     assert not any(beats(one, other) for one in kept for other in kept)
 
@@ -262,7 +264,7 @@ def test_a_missing_value_is_never_ranked() -> None:
         dominated_beyond_noise([(5.0,), (math.nan,)], [(0.1,), (0.1,)], TIME)
 
 
-@pytest.mark.parametrize("function", [dominated_beyond_noise, cover, front_probability])
+@pytest.mark.parametrize("function", [dominated_beyond_noise, near_dominated, front_probability])
 def test_of_nothing_there_is_nothing(function: object) -> None:
     assert len(function([], [], OBJECTIVES)) == 0  # type: ignore[operator]
 
@@ -351,7 +353,7 @@ def test_who_covers_by_known_differences_is_there_to_be_chosen(
 ) -> None:
     values, spreads = split([pair[0] for pair in pairs])
     known = known_differences([pair[1] for pair in pairs])
-    found = cover(values, spreads, OBJECTIVES, known)
+    found = near_dominated(values, spreads, OBJECTIVES, known)
     for point, by in enumerate(found):
         if by is not None:
             assert found[by] is None
@@ -364,7 +366,7 @@ def test_differences_that_are_those_of_independent_values_change_nothing() -> No
     spreads = np.column_stack([np.zeros(12), np.full(12, 0.1), chance.uniform(0.01, 0.05, 12)])
     same = np.hypot(spreads[:, None], spreads)
     same[np.arange(12), np.arange(12)] = 0.0
-    for function in (dominated_beyond_noise, cover):
+    for function in (dominated_beyond_noise, near_dominated):
         assert list(function(values, spreads, OBJECTIVES, same)) == list(function(values, spreads, OBJECTIVES))
     alone, together = (front_probability(values, spreads, OBJECTIVES, each) for each in (None, same))
     assert np.abs(alone - together).max() < TOLERANCE

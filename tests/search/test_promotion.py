@@ -20,7 +20,6 @@ from karui.search.early_stopping import PruningPolicy, RuleReport, report_rules
 from karui.search.executor import Executor, InProcess, tell_nobody
 from karui.search.heartbeat import Heartbeat
 from karui.search.loop import Budget, SearchLoop
-from karui.search.objective import TrialObjective
 from karui.search.objectives import OBJECTIVES, Objective, with_bounds
 from karui.search.outcome import Outcome, Result, Stop
 from karui.search.promotion import MOST_RESERVED, MOST_WITHIN_NOISE, Promotion, without_replaced
@@ -28,12 +27,13 @@ from karui.search.proposals import OneSplitTPESampler, SamplerName
 from karui.search.pruning_rules import PruningRules
 from karui.search.record import ATTEMPTS, PROMOTED, TrialRecord, read_records
 from karui.search.trial_index import TrialIndex
+from karui.search.trial_objective import TrialObjective
 from karui.search.turns import Unordered
 from karui.spaces.artifact import StageRecord
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
 from karui.spaces.candidate import Candidate
-from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.axis import SparsityAxis
 from karui.studies.workers.pool import Workers
 
 from .conftest import BASELINE, Log, MakeLoop, known_outcome

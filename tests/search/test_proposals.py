@@ -9,8 +9,8 @@ import optuna
 import pytest
 
 from karui.search.proposals import OneSplitTPESampler
-from karui.spaces.cells.axis import CellsAxis
-from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.cells.axis import CellsAxis
 from karui.spaces.space import SearchSpace
 
 from .conftest import known_outcome

@@ -19,10 +19,10 @@ from karui.search.record import TrialRecord
 from karui.search.trial_index import TrialIndex
 from karui.search.weight_sharing import USUAL, WeightSharing, is_followed
 from karui.spaces.artifact import StageRecord
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
 from karui.spaces.candidate import Candidate
-from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.axis import SparsityAxis
 
 from .conftest import Log, MakeLoop, known_outcome
 

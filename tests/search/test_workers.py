@@ -220,7 +220,7 @@ def test_a_new_process_takes_over_from_one_whose_accelerator_is_broken(
 ) -> None:
     log = Log()
     loop = make_loop(executor=make_workers(odd={4: "accelerator"}))
-    loop.run(Budget(trials=12), log, loop.space.landmarks())
+    loop.run(Budget(trials=12), log, loop.space.initial_design())
     assert {record.state for record in log.records} <= {"evaluated", "duplicate"}
     kinds = {details["kind"] for event, details in log.events if event == "unexpected error"}
     assert kinds == {"accelerator"}
@@ -292,9 +292,9 @@ from oddities import Factory
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
 from karui.studies.workers.pool import Workers
-from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.axes.bits.axis import BitsAxis
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.axis import SparsityAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
 
 study = optuna.load_study(storage={storage!r}, study_name="made-up")
 space = SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0, 0.5), zeroed_weights=(0.0, 0.5)),
@@ -386,7 +386,7 @@ def test_several_are_in_flight_and_the_budget_is_kept(
 def test_every_ending_is_noted(make_workers: MakeWorkers, make_loop: MakeLoop) -> None:
     loop = make_loop(executor=make_workers(2, odd={4: "exit", 7: "bug"}))
     log = Log()
-    loop.run(Budget(trials=1000), log, loop.space.landmarks())
+    loop.run(Budget(trials=1000), log, loop.space.initial_design())
     states = {
         (r.candidate.weight_bits, r.state, r.stage) for r in log.records if r.candidate and r.state != "duplicate"
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from karui.spaces.supernet.networks import Choice, SharedNetworks
-from karui.spaces.supernet.weights import Supernet
+from karui.spaces.axes.supernet.networks import Choice, SharedNetworks
+from karui.spaces.axes.supernet.weights import Supernet
 
 
 def made_up_supernet(networks: SharedNetworks[Choice], seed: int = 0) -> Supernet[Choice]:

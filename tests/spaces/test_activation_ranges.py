@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import open_session
-from karui.spaces.quantization.activation_ranges import (
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import open_session
+from karui.spaces.formats.onnx.quantization.activation_ranges import (
     activation_grids,
     histograms,
     within_activation_functions,
 )
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.histogram import Histogram
-from karui.spaces.quantization.learned import ActivationGrid, LearnedGrids
-from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.range_search import grid_between
-from karui.spaces.quantization.settings import ActivationRule, Granularity, QuantizationSettings
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.histogram import Histogram
+from karui.spaces.formats.onnx.quantization.learned import ActivationGrid, LearnedGrids
+from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.formats.onnx.quantization.range_search import grid_between
+from karui.spaces.formats.onnx.quantization.settings import ActivationRule, Granularity, QuantizationSettings
 
 RANGES: tuple[ActivationRule, ...] = get_args(ActivationRule)
 COMPUTED = tuple(how for how in RANGES if how != "minmax")

@@ -18,24 +18,24 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import open_session
-from karui.spaces.quantization import allocation
-from karui.spaces.quantization.allocation import budget_bits, uniform_bits
-from karui.spaces.quantization.bias_correction import correct_biases
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.layers import Layer, find_layers
-from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.rounding import round_weights
-from karui.spaces.quantization.scales import mse_scales, round_to_grid
-from karui.spaces.quantization.sensitivity import (
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import open_session
+from karui.spaces.formats.onnx.quantization import allocation
+from karui.spaces.formats.onnx.quantization.allocation import budget_bits, uniform_bits
+from karui.spaces.formats.onnx.quantization.bias_correction import correct_biases
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.formats.onnx.quantization.rounding import round_weights
+from karui.spaces.formats.onnx.quantization.scales import mse_scales, round_to_grid
+from karui.spaces.formats.onnx.quantization.sensitivity import (
     SensitivityTable,
     kept_table,
     loss_increase,
     sensitivity_table,
     table_digest,
 )
-from karui.spaces.quantization.settings import Granularity, QuantizationSettings
+from karui.spaces.formats.onnx.quantization.settings import Granularity, QuantizationSettings
+from karui.spaces.formats.onnx.quantization.weight_layers import Layer, find_layers
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 NEAREST = QuantizationSettings(rounding="nearest")

@@ -13,11 +13,11 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from karui.errors import CandidateFailure
-from karui.spaces.export import export_onnx
-from karui.spaces.packing import pack
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantization_reach, quantize
-from karui.spaces.quantization.zeroing import Zeroing
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing
+from karui.spaces.formats.onnx.quantization.quantize import quantization_coverage, quantize
 
 
 class Upwards(nn.Module):
@@ -77,9 +77,9 @@ def test_files_compute_what_the_network_does(
     network = Recurrent(kind) if kind else Upwards()
     inputs = torch.randn(48, 9, 16) if kind else torch.randn(48, 3, 9, 9)
     source = _file(network, inputs, tmp_path)
-    reach = quantize(source, tmp_path / "q.onnx", BitChoice(7, activation_bits), calibration=inputs.numpy())
-    assert reach == quantization_reach(source, activation_bits)
-    assert reach.quantized_layers == reach.all_layers
+    coverage = quantize(source, tmp_path / "q.onnx", BitChoice(7, activation_bits), calibration=inputs.numpy())
+    assert coverage == quantization_coverage(source, activation_bits)
+    assert coverage.quantized_layers == coverage.all_layers
     with torch.no_grad():
         right = network(inputs).numpy()
     answer = _run(tmp_path / "q.onnx", inputs.numpy())
@@ -116,8 +116,8 @@ def test_a_prelu_of_one_slope_is_computed_in_int8_and_one_of_many_is_named(tmp_p
             bent.weight.uniform_(-0.5, 1.5)
             right = network(inputs).numpy()
         source = _file(network, inputs, tmp_path)
-        reach = quantize(source, tmp_path / "q.onnx", BitChoice(7, 8), calibration=inputs.numpy())
-        assert [text.partition(": ")[2] for text in reach.left] == ["it has no int8 kernel"] * left
+        coverage = quantize(source, tmp_path / "q.onnx", BitChoice(7, 8), calibration=inputs.numpy())
+        assert [text.partition(": ")[2] for text in coverage.left] == ["it has no int8 kernel"] * left
         kinds = [node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node]
         assert kinds.count("PRelu") == left
         assert np.square(_run(tmp_path / "q.onnx", inputs.numpy()) - right).mean() < 0.005 * right.var()
@@ -141,7 +141,7 @@ def test_networks_of_nothing_else_are_rounded_beside_float32_activations_alone(
     with pytest.raises(CandidateFailure, match="none of the layers has an int8 kernel"):
         quantize(source, tmp_path / "no.onnx", BitChoice(4, 8), calibration=inputs.numpy())
     with pytest.raises(CandidateFailure, match="none of the layers has an int8 kernel"):
-        quantization_reach(source, 8)
+        quantization_coverage(source, 8)
     with pytest.raises(CandidateFailure, match="zeroed in none"):
         quantize(source, tmp_path / "no.onnx", BitChoice(4), calibration=inputs.numpy(), zeroing=Zeroing(0.5))
     assert not (tmp_path / "no.onnx").exists()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from karui.spaces.averaging import WeightAverage
+from karui.spaces.training.averaging import WeightAverage
 
 
 @given(st.floats(0.0, 0.999), st.lists(st.floats(-10.0, 10.0), max_size=12), st.floats(-10.0, 10.0))

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from karui.spaces import baseline
 from karui.spaces.artifact import EXPORTED_ANEW, file_digest
-from karui.spaces.baseline import prepare_baseline
-from karui.spaces.build_settings import BuildSettings
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import run_in_batches
+from karui.spaces.building import baseline
+from karui.spaces.building.baseline import prepare_baseline
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import run_in_batches
 from karui.spaces.task import Task
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from karui.errors import TaskError
 from karui.evaluators.accuracy import AccuracyEvaluator
-from karui.spaces.batches import (
+from karui.spaces.data.batches import (
     is_held_in_memory,
     iterate,
     join_targets,
@@ -27,10 +27,10 @@ from karui.spaces.batches import (
     targets_digest,
     targets_of,
 )
-from karui.spaces.distillation import Batches
 from karui.spaces.prediction import predict
 from karui.spaces.task import Task
-from karui.spaces.teacher import Teacher
+from karui.spaces.training.distillation import Batches
+from karui.spaces.training.teacher import Teacher
 
 ROWS = 24
 INPUTS, CLASSES = torch.arange(float(ROWS)).reshape(ROWS, 1), torch.arange(ROWS) % 3

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from karui.spaces.baseline import prepare_baseline
-from karui.spaces.build import Builder
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.axes.stages.axis import StagesAxis
+from karui.spaces.axes.stages.shared_stages import StageNetworks
+from karui.spaces.axes.supernet.supernet_training import train_supernet
+from karui.spaces.building.baseline import prepare_baseline
+from karui.spaces.building.build import Builder
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.building.read_write_lock import read_write_lock
 from karui.spaces.candidate import Candidate
-from karui.spaces.lease import lease
-from karui.spaces.quantization.settings import QuantizationSettings
-from karui.spaces.recovery import train
-from karui.spaces.stages.axis import StagesAxis
-from karui.spaces.stages.sharing import StageNetworks
-from karui.spaces.supernet.training import train_supernet
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 from karui.spaces.task import Task
-from karui.spaces.training_settings import TrainingSettings
+from karui.spaces.training.recovery import train
+from karui.spaces.training.training_settings import TrainingSettings
 
 EPOCHS, BATCH = 2, 64
 STEPS_OF_EPOCH = 3
@@ -75,9 +75,9 @@ def test_a_builder_calls_it_in_every_training_and_says_where_it_is(tiny_task: Ta
 HOLD = """
 import sys
 from pathlib import Path
-from karui.spaces.lease import lease
+from karui.spaces.building.read_write_lock import read_write_lock
 
-with lease(Path(sys.argv[1] + ".lock")):
+with read_write_lock(Path(sys.argv[1] + ".lock")):
     print("held", flush=True)
     sys.stdin.read()
     Path(sys.argv[1]).write_text("made elsewhere")
@@ -98,7 +98,7 @@ def test_who_waits_finds_what_the_other_made(tmp_path: Path) -> None:
             if waited.calls == 2:
                 other.communicate()
 
-        with lease(tmp_path / "network.onnx.lock", while_waiting=while_waiting):
+        with read_write_lock(tmp_path / "network.onnx.lock", while_waiting=while_waiting):
             assert path.read_text() == "made elsewhere"
         assert waited.calls == 2
 
@@ -107,6 +107,6 @@ def test_the_right_to_make_is_let_go_of_when_making_fails(tmp_path: Path) -> Non
     for _ in range(2):
         with (
             pytest.raises(ZeroDivisionError, match="bug"),
-            lease(tmp_path / "network.onnx.lock", while_waiting=lambda: pytest.fail("nobody has it")),
+            read_write_lock(tmp_path / "network.onnx.lock", while_waiting=lambda: pytest.fail("nobody has it")),
         ):
             raise ZeroDivisionError("bug")

@@ -23,33 +23,33 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from karui.errors import CandidateFailure, OutputError, SpaceError, TaskError
-from karui.spaces import architect
 from karui.spaces.artifact import Artifact, file_digest
-from karui.spaces.baseline import prepare_baseline
-from karui.spaces.build import Builder
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.axes.cells.axis import CellsAxis
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.cells.genotype import CellGenotype
+from karui.spaces.axes.stages.axis import StagesAxis
+from karui.spaces.axes.stages.choice import Stage, StageNetwork
+from karui.spaces.axes.students.axis import StudentsAxis
+from karui.spaces.axes.students.choice import Student
+from karui.spaces.axes.supernet.shared_axes import SharingAxes
+from karui.spaces.axes.supernet.weights import load_supernet
+from karui.spaces.building import network_factory
+from karui.spaces.building.baseline import prepare_baseline
+from karui.spaces.building.build import Builder
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.building.stage_cache import StageCache
+from karui.spaces.building.stage_keys import StageKeys, network_digest
+from karui.spaces.building.task_fit import check_fit
 from karui.spaces.candidate import Baseline, Candidate
-from karui.spaces.cells.axis import CellsAxis
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.cells.genotype import CellGenotype
-from karui.spaces.quantization.sensitivity import sensitivity_table
-from karui.spaces.quantization.settings import QuantizationSettings, Rounding
-from karui.spaces.reach import check_reach
-from karui.spaces.recovery import TrainingReport, train
+from karui.spaces.formats.onnx.quantization.sensitivity import sensitivity_table
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings, Rounding
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.weights import zero_weights
-from karui.spaces.stage_cache import StageCache
-from karui.spaces.stage_keys import StageKeys, network_digest
-from karui.spaces.stages.axis import StagesAxis
-from karui.spaces.stages.choice import Stage, StageNetwork
 from karui.spaces.step import NetworkMaterials
-from karui.spaces.students.axis import StudentsAxis
-from karui.spaces.students.choice import Student
-from karui.spaces.supernet.axes import SharingAxes
-from karui.spaces.supernet.weights import load_supernet
 from karui.spaces.task import Task
 from karui.spaces.task_digest import task_digest
-from karui.spaces.training_settings import TrainingSettings
+from karui.spaces.training.recovery import TrainingReport, train
+from karui.spaces.training.training_settings import TrainingSettings
+from karui.spaces.training.zeroing import zero_weights
 
 SETTINGS = BuildSettings(epochs=1, epochs_from_scratch=1, epochs_aware=1, epochs_supernet=1, channel_multiple=1)
 QUANTIZATION = QuantizationSettings(calibration_samples=16)
@@ -220,9 +220,9 @@ def test_another_study_of_the_same_task_finds_what_was_trained(
         raise AssertionError("nothing is left to train")
 
     for place in (
-        "karui.spaces.build.train",
-        "karui.spaces.aware.step.train_aware",
-        "karui.spaces.architect.train_supernet",
+        "karui.spaces.building.build.train",
+        "karui.spaces.axes.bits.qat_step.train_aware",
+        "karui.spaces.building.network_factory.train_supernet",
     ):
         monkeypatch.setattr(place, never)
     second = study("two").build(CANDIDATES[name])
@@ -312,7 +312,7 @@ class TestEpochsFactor:
             starts.append((network_digest(network), settings.seed, settings.order_seed))
             return train(network, task, settings, **options)
 
-        monkeypatch.setattr("karui.spaces.build.train", note)
+        monkeypatch.setattr("karui.spaces.building.build.train", note)
         for factor in (1, 2):
             self.told(tiny_task, tmp_path, Candidate(CELL, epochs_factor=factor))
         assert starts[0] == starts[1]
@@ -344,7 +344,7 @@ def test_one_sensitivity_table_serves_all_budgets_that_are_trained_on(
         tables.append(model)
         return sensitivity_table(model, *others, **named)
 
-    monkeypatch.setattr("karui.spaces.quantization.sensitivity.sensitivity_table", watched)
+    monkeypatch.setattr("karui.spaces.formats.onnx.quantization.sensitivity.sensitivity_table", watched)
     quick = QUANTIZATION.model_copy(update={"rounding": "nearest", "sensitivity_samples": 4})
     builder = Builder(tiny_task, SETTINGS, tmp_path, quantization=quick)
     for bits in (2.5, 3, 4):
@@ -383,7 +383,7 @@ class TestSupernet:
             networks.append(copy.deepcopy(network))
             return train(network, *arguments, **options)
 
-        monkeypatch.setattr("karui.spaces.build.train", note)
+        monkeypatch.setattr("karui.spaces.building.build.train", note)
         for candidate in (CANDIDATES[name], self.OTHERS[name]):
             builder.build(candidate, lambda kind, epochs, *_: told.append((kind, epochs)))
         return networks, told
@@ -456,8 +456,8 @@ class TestInherited:
         task = replace(tiny_task, train=Subset(tiny_task.train, range(96)), metric=_Scripted(*metrics))
         told: list[str] = []
         builder = Builder(task, self.SETTINGS, tmp_path, axes=(CELLS, AXIS))
-        with builder.draft(candidate) as draft:
-            assert draft is None, "nothing is left to train"
+        with builder.untrained_proxy(candidate) as proxy:
+            assert proxy is None, "nothing is left to train"
         artifact = builder.build(candidate, lambda kind, *_: told.append(kind))
         assert [stage.stage for stage in artifact.stages] == ["architecture", "statistics", "export", "packing"]
         assert told == []
@@ -538,7 +538,7 @@ def test_builders_that_want_the_same_network_at_once_train_it_once(
         trained.append(time.perf_counter())
         return report
 
-    monkeypatch.setattr("karui.spaces.build.train", count)
+    monkeypatch.setattr("karui.spaces.building.build.train", count)
     cache = StageCache(tmp_path / "cache")
     builders = [Builder(tiny_task, SETTINGS, tmp_path / place, cache=cache) for place in ("one", "two")]
     candidates = Candidate(removed_channels=0.5), Candidate(removed_channels=0.5, weight_bits=4)
@@ -691,7 +691,7 @@ class TestBaseline:
 
 class TestReach:
     def test_images_and_classes_are_within_reach_of_every_axis(self, tiny_task: Task) -> None:
-        check_reach(SearchSpace(students=StudentsAxis(), cells=CellsAxis()), tiny_task)
+        check_fit(SearchSpace(students=StudentsAxis(), cells=CellsAxis()), tiny_task)
 
     @pytest.mark.parametrize(
         ("space", "axis"),
@@ -704,12 +704,12 @@ class TestReach:
         vectors = torch.utils.data.TensorDataset(torch.randn(8, 5), torch.zeros(8, dtype=torch.long))
         task = Task(nn.Linear(5, 2), vectors, vectors, vectors)
         with pytest.raises(SpaceError, match=rf"the axis \[{axis}\] cannot make networks"):
-            check_reach(space, task)
-        check_reach(SearchSpace(students=StudentsAxis(families=("shallower",))), task)
+            check_fit(space, task)
+        check_fit(SearchSpace(students=StudentsAxis(families=("shallower",))), task)
 
     def test_a_model_that_does_not_fit_its_data_is_named(self, tiny_task: Task) -> None:
         with pytest.raises(TaskError, match="does not run on the task's data"):
-            check_reach(SearchSpace(), replace(tiny_task, model=nn.Linear(5, 2)))
+            check_fit(SearchSpace(), replace(tiny_task, model=nn.Linear(5, 2)))
 
     def test_a_model_that_gives_no_row_per_input_is_named(self, tiny_task: Task) -> None:
         class Sum(nn.Module):
@@ -717,7 +717,7 @@ class TestReach:
                 return inputs.sum()
 
         with pytest.raises(TaskError, match="one row of outputs for each input"):
-            check_reach(SearchSpace(), replace(tiny_task, model=Sum()))
+            check_fit(SearchSpace(), replace(tiny_task, model=Sum()))
 
 
 def test_candidates_cover_every_kind_of_architecture() -> None:
@@ -732,7 +732,10 @@ def test_a_full_disk_is_no_fault_of_the_candidate(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    place = {"export": "torch.onnx.export", "quantization": "karui.spaces.quantization.quantize.write_model"}[stage]
+    place = {
+        "export": "torch.onnx.export",
+        "quantization": "karui.spaces.formats.onnx.quantization.quantize.write_model",
+    }[stage]
     monkeypatch.setattr(place, full)
     with pytest.raises(OSError, match="No space left"):
         builder.build(CANDIDATES["int8"])
@@ -741,13 +744,13 @@ def test_a_full_disk_is_no_fault_of_the_candidate(
 def test_what_is_told_while_a_network_is_made_is_told_of_every_file_of_it(
     tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = architect.make_network
+    real = network_factory.make_network
 
     def telling(candidate: Candidate, materials: NetworkMaterials) -> nn.Module:
         materials.note("one group is spared")
         return real(candidate, materials)
 
-    monkeypatch.setattr(architect, "make_network", telling)
+    monkeypatch.setattr(network_factory, "make_network", telling)
     builder = Builder(tiny_task, SETTINGS, tmp_path)
     for bits in (32, 16):  # the second finds the network that the first has made
         assert builder.build(Candidate(weight_bits=bits)).notes == ("one group is spared",)

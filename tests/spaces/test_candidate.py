@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.cells.genotype import OPERATIONS, CellGenotype
+from karui.spaces.axes.stages.choice import Stage, StageNetwork
+from karui.spaces.axes.students.choice import Student
+from karui.spaces.axes.students.names import RESOLUTIONS
 from karui.spaces.candidate import FLOAT_BITS, Architecture, Baseline, Candidate
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.cells.genotype import OPERATIONS, CellGenotype
-from karui.spaces.stages.choice import Stage, StageNetwork
-from karui.spaces.students.choice import Student
-from karui.spaces.students.names import RESOLUTIONS
 
 SHARES = st.sampled_from([0.25, 0.5, 0.7, 0.75, 1.0])
 

@@ -20,17 +20,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from karui.errors import OutputError
-from karui.spaces.axis import Draw
-from karui.spaces.cells.axis import BY_COST, CellsAxis
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.cells.genotype import OPERATIONS, CellGenotype
-from karui.spaces.cells.network import OPERATION_MODULES
-from karui.spaces.cells.sharing import CellNetworks, most_parallel_edges, places_of
-from karui.spaces.normalization import reestimate_normalization
-from karui.spaces.recovery import TrainingSettings, metric_of
-from karui.spaces.supernet.training import train_supernet
-from karui.spaces.supernet.weights import Supernet, load_supernet, save_supernet
+from karui.spaces.axes.axis import Draw
+from karui.spaces.axes.cells.axis import BY_COST, CellsAxis
+from karui.spaces.axes.cells.cell_network import OPERATION_MODULES
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.cells.genotype import OPERATIONS, CellGenotype
+from karui.spaces.axes.cells.shared_cells import CellNetworks, most_parallel_edges, places_of
+from karui.spaces.axes.supernet.supernet_training import train_supernet
+from karui.spaces.axes.supernet.weights import Supernet, load_supernet, save_supernet
 from karui.spaces.task import Task
+from karui.spaces.training.batch_statistics import reestimate_normalization
+from karui.spaces.training.recovery import TrainingSettings, metric_of
 
 from .supernets import made_up_supernet, run
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.cells.genotype import OPERATIONS, CellGenotype
-from karui.spaces.cells.network import OPERATION_MODULES, Cell, build_cell_network
-from karui.spaces.export import export_onnx
+from karui.spaces.axes.cells.cell_network import OPERATION_MODULES, Cell, build_cell_network
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.cells.genotype import OPERATIONS, CellGenotype
+from karui.spaces.formats.onnx.export import export_onnx
 
 CONVOLUTION = CellGenotype(2, ((0, 1, "conv3x3"),))
 

@@ -21,8 +21,8 @@ from torchvision.models.vgg import VGG, make_layers
 from torchvision.models.vision_transformer import VisionTransformer
 
 from karui.errors import CandidateFailure
-from karui.spaces.sparsity.channel_reach import channel_reach
-from karui.spaces.sparsity.channels import remove_channels
+from karui.spaces.axes.sparsity.channel_coverage import channel_coverage
+from karui.spaces.axes.sparsity.channels import remove_channels
 
 from .masked_twin import largest_difference, masked_twin, with_weights_of_their_own
 
@@ -124,13 +124,13 @@ def weight_layers(network: nn.Module) -> list[nn.Module]:
 def test_family_computes_what_it_does_with_those_channels_masked(name: str) -> None:
     network, side = with_weights_of_their_own(published(name)), SIDES.get(name, 64)
     images = torch.randn(2, 3, side, side, dtype=torch.float64)
-    reach = channel_reach(network, images)
+    coverage = channel_coverage(network, images)
     layers = len(weight_layers(network))
-    assert reach.total == layers
+    assert coverage.total == layers
     if name not in SPARING:
-        assert (reach.reached, len(reach.reasons)) == (layers - OUTPUTS.get(name, 1), OUTPUTS.get(name, 1))
+        assert (coverage.reached, len(coverage.reasons)) == (layers - OUTPUTS.get(name, 1), OUTPUTS.get(name, 1))
     else:
-        assert reach.reached >= COUNTED.get(name, 1)
+        assert coverage.reached >= COUNTED.get(name, 1)
     notes: list[str] = []
     narrower = remove_channels(network, images, 0.3, note=notes.append)
     assert any("spared" in note for note in notes) == (name in SPARING)
@@ -182,9 +182,9 @@ def test_reach_names_what_it_does_not_reach() -> None:
             outputs: Tensor = self.last(self.single(self.first(inputs))) + self.tied(self.side(inputs))
             return outputs
 
-    reach = channel_reach(Mixed(), torch.zeros(2, 4))
-    assert str(reach) == "1 of 5 layers"
-    assert set(reach.reasons) == {
+    coverage = channel_coverage(Mixed(), torch.zeros(2, 4))
+    assert str(coverage) == "1 of 5 layers"
+    assert set(coverage.reasons) == {
         "single: one channel, or one in each group",
         "last: makes the output",
         "side: makes the output",
@@ -209,10 +209,12 @@ class PartlyFixed(nn.Module):
 
 def test_layers_that_the_network_counts_on_are_spared() -> None:
     images = torch.randn(2, 4, 8, 8)
-    reach = channel_reach(PartlyFixed(), images)
-    assert str(reach) == "2 of 5 layers"
-    assert [reason.split(":")[0] for reason in reach.reasons] == ["depthwise", "counted", "head"]
-    assert reach.reasons[1].startswith("counted: the network does not run without some of its channels: RuntimeError: ")
+    coverage = channel_coverage(PartlyFixed(), images)
+    assert str(coverage) == "2 of 5 layers"
+    assert [reason.split(":")[0] for reason in coverage.reasons] == ["depthwise", "counted", "head"]
+    assert coverage.reasons[1].startswith(
+        "counted: the network does not run without some of its channels: RuntimeError: "
+    )
     narrower = remove_channels(PartlyFixed(), images, 0.5)
     shapes = [tuple(layer.weight.shape) for layer in weight_layers(narrower) if isinstance(layer.weight, Tensor)]
     assert shapes == [(4, 1, 3, 3), (5, 4, 3, 3), (6, 5, 1, 1), (4, 6), (3, 4)]
@@ -238,7 +240,7 @@ def test_weights_that_are_read_twice_lose_the_same_channels_both_times(fraction:
     """What ``twice`` reads it makes again, transposed: the head reads the channels of ``inner``."""
     network = with_weights_of_their_own(ReadTwice())
     inputs = torch.randn(2, 5, dtype=torch.float64)
-    assert str(channel_reach(network, inputs)) == "3 of 4 layers"
+    assert str(channel_coverage(network, inputs)) == "3 of 4 layers"
     narrower = remove_channels(network, inputs, fraction)
     kept = [len(layer.get_parameter("weight")) for layer in weight_layers(narrower)]
     assert all(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from karui.errors import CandidateFailure
-from karui.spaces.sparsity.channel_choice import KEPT_AT_LEAST, RankedChannels, keep_globally
-from karui.spaces.sparsity.channels import remove_channels
-from karui.spaces.sparsity.names import ChannelImportance, ChannelScope
+from karui.spaces.axes.sparsity.channel_choice import KEPT_AT_LEAST, RankedChannels, keep_globally
+from karui.spaces.axes.sparsity.channels import remove_channels
+from karui.spaces.sparsity_names import ChannelImportance, ChannelScope
 
 FIRST, SECOND = 12, 10
 LAYERS = ((0, FIRST), (3, SECOND))

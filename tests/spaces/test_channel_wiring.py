@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from karui.errors import CandidateFailure
+from karui.spaces.axes.sparsity.channel_coverage import channel_coverage
+from karui.spaces.axes.sparsity.channels import remove_channels
+from karui.spaces.axes.sparsity.heads import HEADS
+from karui.spaces.axes.students.choice import Student
 from karui.spaces.candidate import Candidate
-from karui.spaces.sparsity.channel_reach import channel_reach
-from karui.spaces.sparsity.channels import remove_channels
-from karui.spaces.sparsity.heads import HEADS
-from karui.spaces.students.choice import Student
 
 from .masked_twin import largest_difference, masked_twin, with_weights_of_their_own
 
@@ -366,7 +366,7 @@ def test_weight_norm_is_folded_before_channels_go() -> None:
     norm = nn.utils.parametrizations.weight_norm
     network = nn.Sequential(norm(nn.Linear(4, 8)), nn.ReLU(), norm(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 2))
     inputs = torch.randn(3, 4)
-    assert str(channel_reach(network, inputs)) == "2 of 3 layers"
+    assert str(channel_coverage(network, inputs)) == "2 of 3 layers"
     smaller = remove_channels(network, inputs, 0.5)
     assert [tuple(smaller.get_parameter(f"{number}.weight").shape) for number in (0, 2, 4)] == [(4, 4), (3, 4), (2, 3)]
 

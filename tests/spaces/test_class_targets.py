@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from karui.errors import TaskError
-from karui.spaces.class_targets import cross_entropy, top1_accuracy
+from karui.spaces.data.class_targets import cross_entropy, top1_accuracy
 
 FORMS = {
     "a row": lambda classes, count: classes,

@@ -11,10 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from karui.spaces.constant_folding import MOST_GROWTH_BYTES, fold_constants
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import open_session
-from karui.spaces.quantization.quantize import quantization_reach
+from karui.spaces.formats.onnx.constant_folding import MOST_GROWTH_BYTES, fold_constants
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import open_session
+from karui.spaces.formats.onnx.quantization.quantize import quantization_coverage
 
 
 class Standardized(nn.Conv2d):
@@ -46,8 +46,8 @@ def test_standardized_weights_are_constants_of_the_file(tmp_path: Path) -> None:
     network = nn.Sequential(Standardized(3, 48, 3), nn.ReLU(), Standardized(48, 48, 3), nn.Flatten()).eval()
     inputs = torch.randn(3, 3, 8, 8)
     export_onnx(network, inputs, tmp_path / "file.onnx")
-    reach = quantization_reach(tmp_path / "file.onnx", 8)
-    assert (reach.quantized_layers, reach.all_layers) == (2, 2)
+    coverage = quantization_coverage(tmp_path / "file.onnx", 8)
+    assert (coverage.quantized_layers, coverage.all_layers) == (2, 2)
     assert kinds(onnx.load(tmp_path / "file.onnx")) == ["Conv", "Relu", "Conv", "Flatten"]
     # The weights as they were are gone.
     assert (tmp_path / "file.onnx").stat().st_size < 1.05 * sum(p.numel() * 4 for p in network.parameters()) + 4_096

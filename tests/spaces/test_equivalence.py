@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from karui.spaces.axes.sparsity.axis import SparsityAxis
+from karui.spaces.axes.sparsity.channels import remove_channels
+from karui.spaces.axes.students.axis import StudentsAxis
+from karui.spaces.axes.students.choice import Student
+from karui.spaces.axes.students.shallower import shallower
+from karui.spaces.building.equivalence import Equivalence
 from karui.spaces.candidate import Baseline, Candidate
-from karui.spaces.equivalence import Equivalence
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.axis import SparsityAxis
-from karui.spaces.sparsity.channels import remove_channels
-from karui.spaces.students.axis import StudentsAxis
-from karui.spaces.students.choice import Student
-from karui.spaces.students.shallower import shallower
 from karui.spaces.task import Task
 
 SPACE = SearchSpace(

@@ -16,21 +16,21 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import constants_to_initializers
-from karui.spaces.quantization import moments as moments_module
-from karui.spaces.quantization import wide_layers
-from karui.spaces.quantization.allocation import uniform_bits
-from karui.spaces.quantization.bias_correction import correct_biases
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.error_feedback import DAMPING, round_with_feedback
-from karui.spaces.quantization.layers import find_layers, name_nodes
-from karui.spaces.quantization.moments import MOST_ROWS, Moments, input_moments
-from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.rounding import round_weights
-from karui.spaces.quantization.scales import mse_scales, round_to_grid
-from karui.spaces.quantization.settings import Granularity, QuantizationSettings, Rounding
-from karui.spaces.quantization.unfolding import as_rows, from_rows
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import constants_to_initializers
+from karui.spaces.formats.onnx.quantization import input_covariance as covariance_module
+from karui.spaces.formats.onnx.quantization import wide_layers
+from karui.spaces.formats.onnx.quantization.allocation import uniform_bits
+from karui.spaces.formats.onnx.quantization.bias_correction import correct_biases
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.error_feedback import DAMPING, round_with_feedback
+from karui.spaces.formats.onnx.quantization.im2col import as_rows, from_rows
+from karui.spaces.formats.onnx.quantization.input_covariance import MOST_ROWS, InputCovariance, input_covariances
+from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.formats.onnx.quantization.rounding import round_weights
+from karui.spaces.formats.onnx.quantization.scales import mse_scales, round_to_grid
+from karui.spaces.formats.onnx.quantization.settings import Granularity, QuantizationSettings, Rounding
+from karui.spaces.formats.onnx.quantization.weight_layers import find_layers, name_nodes
 
 LIMITS = {2: (-2, 1), 3: (-4, 3), 4: (-8, 7), 5: (-16, 15), 6: (-32, 31), 7: (-64, 63), 8: (-127, 127)}
 
@@ -187,8 +187,8 @@ def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0])
 
 
-def moments_of(model: onnx.ModelProto, inputs: np.ndarray) -> Moments:
-    (portion,) = input_moments(model, find_layers(model), inputs)
+def moments_of(model: onnx.ModelProto, inputs: np.ndarray) -> InputCovariance:
+    (portion,) = input_covariances(model, find_layers(model), inputs)
     return portion["layer"]
 
 
@@ -315,7 +315,7 @@ def test_wide_layers_see_their_rows_and_lose_less_than_by_rounding_to_nearest(
         return float(np.square(np.einsum("gnk,gok->gno", unfolded, lost)).sum())
 
     whole, nearest = error(FEEDBACK), error(QuantizationSettings(rounding="nearest"))
-    monkeypatch.setattr(moments_module, "MOST_COLUMNS", 19)
+    monkeypatch.setattr(covariance_module, "MOST_COLUMNS", 19)
     monkeypatch.setattr(wide_layers, "BLOCK_COLUMNS", 7)
     found = moments_of(model, inputs)
     assert found.rows is not None
@@ -364,8 +364,8 @@ def test_layers_that_share_a_weight_come_in_one_portion(monkeypatch: pytest.Monk
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     layers = sorted(find_layers(model), key=lambda layer: layer.weight_name, reverse=True)
-    monkeypatch.setattr(moments_module, "_MOST_BYTES", 1)
-    portions = list(input_moments(model, layers, np.ones((4, 6), np.float32)))
+    monkeypatch.setattr(covariance_module, "_MOST_BYTES", 1)
+    portions = list(input_covariances(model, layers, np.ones((4, 6), np.float32)))
     assert [set(portion) for portion in portions] == [{"n0", "n2"}, {"n1"}]
 
 

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from karui.errors import CandidateFailure, SpaceError
-from karui.spaces.axis_reach import describe_reach
-from karui.spaces.build import Builder
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.axes.exits import stage
+from karui.spaces.axes.exits.axis import ExitsAxis
+from karui.spaces.axes.exits.cut import nearest_cut
+from karui.spaces.axes.exits.exit_file_check import ExitChoice
+from karui.spaces.axes.exits.head import soft_labels
+from karui.spaces.building.axis_coverage import describe_coverage
+from karui.spaces.building.build import Builder
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.building.task_fit import check_fit
 from karui.spaces.candidate import Candidate
-from karui.spaces.exits import stage
-from karui.spaces.exits.axis import ExitsAxis
-from karui.spaces.exits.cut import nearest_cut
-from karui.spaces.exits.head import soft_labels
-from karui.spaces.exits.whole_file import ExitChoice
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import open_session
-from karui.spaces.quantization.settings import QuantizationSettings
-from karui.spaces.reach import check_reach
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import open_session
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 from karui.spaces.space import SearchSpace
 from karui.spaces.task import Task
 
@@ -229,7 +229,7 @@ class TwoLayers(nn.Module):
 
 def told(task: Task, model: nn.Module, folder: Path, space: SearchSpace = EARLY) -> list[str]:
     export_onnx(model.eval(), task.calibration_batch(2), folder / "model.onnx")
-    return describe_reach(space, replace(task, model=model), folder / "model.onnx")
+    return describe_coverage(space, replace(task, model=model), folder / "model.onnx")
 
 
 def test_where_an_exit_can_lie_is_told(tiny_task: Task, tmp_path: Path) -> None:
@@ -264,9 +264,9 @@ def test_a_task_without_classes_is_refused_at_the_start(outputs: int, targets: T
     data = TensorDataset(torch.zeros(12, 1, 8, 8), targets)
     task = Task(TinyResNet(outputs=outputs), data, data, data, loss=nn.functional.mse_loss)
     with pytest.raises(SpaceError, match=rf"the axis \[exits\](?s:.*){got}(?s:.*)leave the section \[exits\] out"):
-        check_reach(EARLY, task)
-    check_reach(SearchSpace(exits=ExitsAxis(depths=(0.0,))), task)
+        check_fit(EARLY, task)
+    check_fit(SearchSpace(exits=ExitsAxis(depths=(0.0,))), task)
 
 
 def test_a_task_of_classes_is_within_reach_of_exits(tiny_task: Task) -> None:
-    check_reach(EARLY, tiny_task)
+    check_fit(EARLY, tiny_task)

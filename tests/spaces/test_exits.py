@@ -20,16 +20,16 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from karui.errors import CandidateFailure
-from karui.spaces.exits.compose import with_exit
-from karui.spaces.exits.cut import find_cuts, nearest_cut, one_tensor_cuts
-from karui.spaces.exits.halves import split
-from karui.spaces.exits.head import ExitHead, pooled_features, soft_labels, train_head
-from karui.spaces.exits.whole_file import ExitChoice, pack_with_exit
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import open_session
-from karui.spaces.packing import pack
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantize
+from karui.spaces.axes.exits.compose import with_exit
+from karui.spaces.axes.exits.cut import find_cuts, nearest_cut, one_tensor_cuts
+from karui.spaces.axes.exits.exit_file_check import ExitChoice, pack_with_exit
+from karui.spaces.axes.exits.halves import split
+from karui.spaces.axes.exits.head import ExitHead, pooled_features, soft_labels, train_head
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import open_session
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
 
 from .conftest import TinyResNet, striped_images
 

@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from karui.errors import CandidateFailure
-from karui.spaces.export import export_onnx, remove_identities
+from karui.spaces.formats.onnx.export import export_onnx, remove_identities
 
 
 def run_file(path: Path, inputs: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karui.spaces.cells.genotype import OPERATIONS, CellGenotype, Edge
+from karui.spaces.axes.cells.genotype import OPERATIONS, CellGenotype, Edge
 
 
 @st.composite

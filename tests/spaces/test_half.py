@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from karui.errors import CandidateFailure
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import open_session, run_in_batches
-from karui.spaces.packing import pack
-from karui.spaces.quantization.half import store_in_half
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import open_session, run_in_batches
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.quantization.half import store_in_half
 
 
 def product(weight: np.ndarray, path: Path) -> Path:

@@ -16,19 +16,19 @@ from torch.utils.data import TensorDataset
 
 from karui.errors import CandidateFailure
 from karui.evaluators.accuracy import AccuracyEvaluator
-from karui.spaces.architect import loss_gradient
 from karui.spaces.artifact import Artifact, file_digest
-from karui.spaces.aware.folding import fold_batch_norm
-from karui.spaces.export import export_onnx
-from karui.spaces.hints import last_modules
-from karui.spaces.normalization import reestimate_normalization
+from karui.spaces.axes.students.trial_run import output_shape
+from karui.spaces.building.network_factory import loss_gradient
+from karui.spaces.building.task_fit import check_fit
+from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.prediction import metric_of, predict
-from karui.spaces.reach import check_reach
-from karui.spaces.recovery import TrainingSettings, train
 from karui.spaces.space import SearchSpace
-from karui.spaces.students.trial_run import output_shape
 from karui.spaces.task import Task, top1_accuracy
-from karui.spaces.teacher import Teacher
+from karui.spaces.training.attention_transfer import last_modules
+from karui.spaces.training.batch_statistics import reestimate_normalization
+from karui.spaces.training.qat.folding import fold_batch_norm
+from karui.spaces.training.recovery import TrainingSettings, train
+from karui.spaces.training.teacher import Teacher
 
 SIDE = 4
 
@@ -125,7 +125,7 @@ def test_nobody_else_sees_the_change(name: str) -> None:
     last_modules(network, example)
     folded = fold_batch_norm(network, example)
     assert torch.allclose(on_copies(folded, example), expected, atol=1e-5)
-    check_reach(SearchSpace(), task)
+    check_fit(SearchSpace(), task)
     reestimate_normalization(network, example)
     loss_gradient(task, 8, 0)(network)
     assert torch.equal(example, before)

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from karui.spaces.export import export_onnx
-from karui.spaces.quantization import moments as moments_module
-from karui.spaces.quantization import zero_choice
-from karui.spaces.quantization.bias_correction import correct_biases
-from karui.spaces.quantization.error_feedback import DAMPING, damped
-from karui.spaces.quantization.layers import find_layers, name_nodes, read_weights
-from karui.spaces.quantization.moments import MomentSource
-from karui.spaces.quantization.rounding import round_weights
-from karui.spaces.quantization.settings import QuantizationSettings
-from karui.spaces.quantization.zero_choice import zero_rows, zero_smallest
-from karui.spaces.quantization.zeroing import Zeroing, zero_weights_once
-from karui.spaces.sparsity.weights import zero_weights
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.quantization import input_covariance as covariance_module
+from karui.spaces.formats.onnx.quantization import zero_choice
+from karui.spaces.formats.onnx.quantization.bias_correction import correct_biases
+from karui.spaces.formats.onnx.quantization.error_feedback import DAMPING, damped
+from karui.spaces.formats.onnx.quantization.input_covariance import CovarianceSource
+from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing, zero_weights_once
+from karui.spaces.formats.onnx.quantization.rounding import round_weights
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.formats.onnx.quantization.weight_layers import find_layers, name_nodes, read_weights
+from karui.spaces.formats.onnx.quantization.zero_choice import zero_rows, zero_smallest
+from karui.spaces.training.zeroing import zero_weights
 
 FEEDBACK, NEAREST = QuantizationSettings(), QuantizationSettings(rounding="nearest")
 
@@ -407,8 +407,8 @@ def test_moments_come_alike_each_time_in_one_portion_or_in_many(
     _, model, inputs = several(tmp_path)
     runs = []
     for most_bytes in (2**30, 1):
-        monkeypatch.setattr(moments_module, "_MOST_BYTES", most_bytes)
-        source = MomentSource(model, find_layers(model), inputs)
+        monkeypatch.setattr(covariance_module, "_MOST_BYTES", most_bytes)
+        source = CovarianceSource(model, find_layers(model), inputs)
         portions = [list(source) for _ in range(2)]
         assert [len(each) for each in portions] == ([1, 1] if most_bytes > 1 else [4, 4])
         assert (portions[0][0] is portions[1][0]) == (most_bytes > 1)

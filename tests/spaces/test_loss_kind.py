@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from karui.errors import CandidateFailure
-from karui.spaces.distillation import distillation_loss
 from karui.spaces.loss_kind import outputs_are_logits
-from karui.spaces.recovery import TrainingSettings, train
 from karui.spaces.task import Task
-from karui.spaces.training_steps import task_loss
+from karui.spaces.training.distillation import distillation_loss
+from karui.spaces.training.recovery import TrainingSettings, train
+from karui.spaces.training.training_steps import task_loss
 from karui.studies.measuring.guard import guarded
 
 WIDTH = 6

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from karui.spaces.architect import loss_gradient
-from karui.spaces.baseline import prepare_baseline
-from karui.spaces.build_settings import BuildSettings
-from karui.spaces.memory_layout import channels_first, lay_channels_first
+from karui.spaces.building.baseline import prepare_baseline
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.building.network_factory import loss_gradient
+from karui.spaces.networks.memory_layout import channels_first, lay_channels_first
 from karui.spaces.task import Task
 
 

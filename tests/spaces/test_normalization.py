@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from karui.spaces.normalization import STATISTICS_BATCH, reestimate_normalization, statistics_inputs
 from karui.spaces.task import Task
+from karui.spaces.training.batch_statistics import STATISTICS_BATCH, reestimate_normalization, statistics_inputs
 
 
 def batches_of(*sizes: int) -> list[Tensor]:

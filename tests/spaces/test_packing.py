@@ -19,16 +19,16 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 from torch import nn
 
 from karui.errors import CandidateFailure
-from karui.spaces.export import export_onnx
-from karui.spaces.packing import graph as unpacking
-from karui.spaces.packing import pack
-from karui.spaces.packing import plan as planning
-from karui.spaces.packing.bits import fewest_bits, pack_planes, padded_length
-from karui.spaces.packing.chain import OLDEST_OPSET, Chain
-from karui.spaces.packing.lookups import plane_table, rank_table
-from karui.spaces.packing.plan import Form, add_group
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantize
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.packing import graph as unpacking
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.packing import plan as planning
+from karui.spaces.formats.onnx.packing.bits import fewest_bits, pack_planes, padded_length
+from karui.spaces.formats.onnx.packing.chain import OLDEST_OPSET, Chain
+from karui.spaces.formats.onnx.packing.lookups import plane_table, rank_table
+from karui.spaces.formats.onnx.packing.plan import Form, add_group
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
 
 UNPACKING = {"BitShift", "BitwiseAnd", "BitwiseOr", "Cast", "CumSum", "Gather", "GatherElements", "Pad", "Sub"}
 UNPACKING |= {"Add", "Reshape", "Split", "Where"}

@@ -12,12 +12,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from karui.evaluators.load_memory import measure_load_peak
+from karui.evaluators.targets.load_memory import measure_load_peak
 
 PACK = """
 import sys
 from pathlib import Path
-from karui.spaces.packing import pack
+from karui.spaces.formats.onnx.packing import pack
 
 def peak_bytes():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from karui.spaces.export import export_onnx
-from karui.spaces.parametrizations import fold_parametrizations, is_parametrized
-from karui.spaces.quantization.quantize import quantization_reach
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.quantization.quantize import quantization_coverage
+from karui.spaces.networks.parametrizations import fold_parametrizations, is_parametrized
 
 
 class Doubled(nn.Module):
@@ -100,5 +100,5 @@ def test_exported_weights_of_a_weight_norm_can_be_rounded(tmp_path: Path) -> Non
         norm(nn.Conv1d(6, 16, 3)), nn.ReLU(), norm(nn.Conv1d(16, 16, 3)), nn.Flatten(), nn.Linear(128, 3)
     )
     export_onnx(network, torch.randn(2, 6, 12), tmp_path / "network.onnx")
-    reach = quantization_reach(tmp_path / "network.onnx", 32)
+    reach = quantization_coverage(tmp_path / "network.onnx", 32)
     assert (reach.quantized_layers, reach.all_layers) == (3, 3)

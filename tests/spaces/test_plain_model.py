@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from karui.errors import TaskError
-from karui.spaces.export import export_onnx
-from karui.spaces.recovery import TrainingSettings, train
-from karui.spaces.running import copy_network
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.networks.running import copy_network
 from karui.spaces.task import Task, iterate
-from karui.spaces.teacher import Teacher
+from karui.spaces.training.recovery import TrainingSettings, train
+from karui.spaces.training.teacher import Teacher
 
 
 def small_network() -> nn.Sequential:

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from karui.spaces.architect import training_settings
-from karui.spaces.build import Builder
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.axes.stages.axis import StagesAxis
+from karui.spaces.axes.stages.shared_stages import StageNetworks
+from karui.spaces.axes.supernet.supernet_training import train_supernet
+from karui.spaces.building.build import Builder
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.building.network_factory import training_settings
 from karui.spaces.candidate import Candidate
-from karui.spaces.precision import Precision, outputs_in
-from karui.spaces.recovery import TrainingSettings, metric_of, train
-from karui.spaces.stages.axis import StagesAxis
-from karui.spaces.stages.sharing import StageNetworks
-from karui.spaces.supernet.training import train_supernet
 from karui.spaces.task import Task
+from karui.spaces.training.precision import Precision, outputs_in
+from karui.spaces.training.recovery import TrainingSettings, metric_of, train
 
-from .test_aware import aware
+from .test_qat import aware
 
 QUICK = TrainingSettings(epochs=3, batch_size=32, learning_rate=5e-3, device="cpu")
 HALF = replace(QUICK, precision="bfloat16")

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from karui.errors import CandidateFailure
-from karui.spaces.export import export_onnx
-from karui.spaces.probes.layers import ProbedLayer, largest_layers
-from karui.spaces.probes.network import DEPTH, build_probe, probe_inputs, probe_shape, with_channels
-from karui.spaces.probes.variants import VARIANTS, make_float, make_with_channels
-from karui.spaces.sparsity.names import ZeroPattern
+from karui.spaces.building.probes.probe_layers import ProbedLayer, largest_layers
+from karui.spaces.building.probes.probe_network import DEPTH, build_probe, probe_inputs, probe_shape, with_channels
+from karui.spaces.building.probes.variants import VARIANTS, make_float, make_with_channels
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.sparsity_names import ZeroPattern
 
 CONVOLUTION = ProbedLayer(8, (3, 3), (6, 5))
 LAYERS = [

@@ -21,13 +21,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from karui.errors import CandidateFailure
-from karui.spaces.export import export_onnx
-from karui.spaces.quantization import insertion
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.layers import find_layers
-from karui.spaces.quantization.quantize import QuantizationReach, quantize
-from karui.spaces.quantization.scales import mse_scales, round_to_grid
-from karui.spaces.quantization.settings import QuantizationSettings
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.quantization import insertion
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import QuantizationCoverage, quantize
+from karui.spaces.formats.onnx.quantization.scales import mse_scales, round_to_grid
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.formats.onnx.quantization.weight_layers import find_layers
 
 NEAREST = QuantizationSettings(rounding="nearest")
 LIMITS = {2: (-2, 1), 3: (-4, 3), 4: (-8, 7), 5: (-16, 15), 6: (-32, 31), 7: (-64, 63), 8: (-127, 127)}
@@ -136,8 +136,8 @@ def test_the_scale_is_about_as_good_as_a_fine_brute_force(bits: int, elements: i
     for row in (rng.normal(size=elements), rng.standard_t(3, size=elements), np.abs(rng.normal(size=elements))):
         row = row.astype(np.float32)
         scale = float(mse_scales(row[None], bits, 0)[0])
-        reach = np.abs(row).max() / LIMITS[bits][1]
-        best = min(squared_error(row, candidate, bits) for candidate in np.linspace(0.02, 1.1, 1500) * reach)
+        coverage = np.abs(row).max() / LIMITS[bits][1]
+        best = min(squared_error(row, candidate, bits) for candidate in np.linspace(0.02, 1.1, 1500) * coverage)
         # A single lucky scale can fit few elements at many bits much better; both errors are then next to nothing.
         slack = 5e-4 if elements == 9 else 1e-4
         assert squared_error(row, scale, bits) <= 1.05 * best + slack * float((row**2).sum())
@@ -195,8 +195,8 @@ def test_float_activations_compute_what_rounded_weights_compute(
     tmp_path: Path, network: Residual, float_file: Path, images: np.ndarray, bits: int
 ) -> None:
     path = tmp_path / "weights.onnx"
-    reach = quantize(float_file, path, BitChoice(bits, 32), calibration=images, settings=NEAREST)
-    assert reach == QuantizationReach(quantized_layers=5, all_layers=5)
+    coverage = quantize(float_file, path, BitChoice(bits, 32), calibration=images, settings=NEAREST)
+    assert coverage == QuantizationCoverage(quantized_layers=5, all_layers=5)
     with torch.no_grad():
         expected = fake_quantized(network, [8, bits, bits, bits, 8])(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(run_file(path, images), expected, atol=1e-5)
@@ -208,8 +208,8 @@ def test_integer_activations_stay_near_the_twin_with_float_ones(
     tmp_path: Path, network: Residual, float_file: Path, images: np.ndarray, bits: int
 ) -> None:
     path = tmp_path / "static.onnx"
-    reach = quantize(float_file, path, BitChoice(bits, 8), calibration=images, settings=NEAREST)
-    assert reach == QuantizationReach(quantized_layers=5, all_layers=5)
+    coverage = quantize(float_file, path, BitChoice(bits, 8), calibration=images, settings=NEAREST)
+    assert coverage == QuantizationCoverage(quantized_layers=5, all_layers=5)
     inner = min(bits, 7)
     with torch.no_grad():
         expected = fake_quantized(network, [7, inner, inner, inner, 7])(torch.from_numpy(images)).numpy()
@@ -282,9 +282,9 @@ def test_families_run_in_eight_bits(tmp_path: Path, family: str) -> None:
         network(inputs)
     export_onnx(network, inputs[:2], tmp_path / "float.onnx")
     path, calibration = tmp_path / "q.onnx", inputs.numpy()
-    reach = quantize(tmp_path / "float.onnx", path, BitChoice(8, 8), calibration=calibration)
+    coverage = quantize(tmp_path / "float.onnx", path, BitChoice(8, 8), calibration=calibration)
     layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in network.modules())
-    assert reach == QuantizationReach(layers, layers)
+    assert coverage == QuantizationCoverage(layers, layers)
     operators = optimized_operators(path)
     assert operators["QLinearConv"] + operators["QGemm"] == layers
     # Untrained networks are chaotic: against the float file one step of noise on the input changes everything. The
@@ -337,13 +337,13 @@ def test_one_weight_read_along_two_axes_is_quantized_along_each(tmp_path: Path, 
     model.graph.node[1].input[1] = "first"
     onnx.save(model, tmp_path / "shared.onnx")
     inputs = rng.normal(size=(64, 5)).astype(np.float32)
-    reach = quantize(
+    coverage = quantize(
         tmp_path / "shared.onnx",
         tmp_path / "q.onnx",
         BitChoice(8, activation_bits),
         calibration=inputs,
     )
-    assert reach == QuantizationReach(2, 2)
+    assert coverage == QuantizationCoverage(2, 2)
     expected = inputs @ weight @ weight.T
     assert np.abs(run_file(tmp_path / "q.onnx", inputs) - expected).max() < 0.03 * np.abs(expected).max()
 
@@ -365,9 +365,9 @@ def test_a_weight_of_three_axes_is_left_float_and_said_to_be(tmp_path: Path) -> 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.save(model, tmp_path / "float.onnx")
     inputs = rng.normal(size=(8, 2, 6, 3)).astype(np.float32)
-    reach = quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", BitChoice(8, 8), calibration=inputs)
-    assert (reach.quantized_layers, reach.all_layers) == (1, 2)
-    assert [text.split(": ")[1] for text in reach.left] == ["a product with a stack of matrices has no int8 kernel"]
+    coverage = quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", BitChoice(8, 8), calibration=inputs)
+    assert (coverage.quantized_layers, coverage.all_layers) == (1, 2)
+    assert [text.split(": ")[1] for text in coverage.left] == ["a product with a stack of matrices has no int8 kernel"]
     assert [layer.weight_name for layer in find_layers(onnx.load(tmp_path / "q.onnx"))] == ["stacked"]
     expected = inputs @ stacked @ last
     assert np.abs(run_file(tmp_path / "q.onnx", inputs) - expected).max() < 0.03 * np.abs(expected).max()

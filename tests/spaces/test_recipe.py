@@ -10,10 +10,10 @@ import pytest
 
 from karui.errors import KaruiError
 from karui.spaces import registry
+from karui.spaces.axes.students.choice import Student
+from karui.spaces.building.recipe import steps_of, trainings_of, trains_on
 from karui.spaces.candidate import BuildStage, Candidate, network_of
-from karui.spaces.recipe import steps_of, trainings_of, trains_on
 from karui.spaces.registry import Registry
-from karui.spaces.students.choice import Student
 
 FIXED: list[tuple[Candidate, list[str]]] = [
     (Candidate(), ["architecture", "export", "packing"]),

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from karui.errors import CandidateFailure
-from karui.spaces.distillation import Batches, distillation_loss
-from karui.spaces.recovery import TrainingSettings, metric_of, pick_device, predict, train
-from karui.spaces.sparsity.weights import zero_fraction
 from karui.spaces.task import Task
-from karui.spaces.teacher import MOST_BYTES, Teacher
-from karui.spaces.training_steps import WARM_UP, one_cycle
+from karui.spaces.training.distillation import Batches, distillation_loss
+from karui.spaces.training.recovery import TrainingSettings, metric_of, pick_device, predict, train
+from karui.spaces.training.teacher import MOST_BYTES, Teacher
+from karui.spaces.training.training_steps import WARM_UP, one_cycle
+from karui.spaces.training.zeroing import zero_fraction
 
 QUICK = TrainingSettings(epochs=3, batch_size=32, learning_rate=5e-3, device="cpu")
 AVERAGED = replace(QUICK, ema_decay=0.99)

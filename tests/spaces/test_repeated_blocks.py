@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from karui.errors import CandidateFailure
-from karui.spaces.students.shallower import droppable_blocks, shallower
+from karui.spaces.axes.students.shallower import droppable_blocks, shallower
 
 from .masked_twin import with_weights_of_their_own
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from karui.errors import CandidateFailure
-from karui.spaces.students.resolution import coarsen
-from karui.spaces.students.shallower import shallower
+from karui.spaces.axes.students.resolution import coarsen
+from karui.spaces.axes.students.shallower import shallower
 
 IMAGES = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from karui.spaces.artifact import file_digest
 from karui.spaces.candidate import Candidate
-from karui.spaces.export import export_onnx
-from karui.spaces.packing import pack
-from karui.spaces.quantization import allocation
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantize
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.quantization import allocation
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
 
 
 def candidates() -> list[Candidate]:

@@ -1,4 +1,4 @@
-"""The search space: conditions, enumeration, landmarks, and that the sampler can reach just what is enumerated."""
+"""The search space: conditions, enumeration, initial design, and that the sampler can reach just what is enumerated."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from karui.spaces.axis import Axis
+from karui.spaces.axes.axis import Axis
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.cells.axis import CellsAxis
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.cells.genotype import CellGenotype
+from karui.spaces.axes.exits.axis import ExitsAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
+from karui.spaces.axes.students.axis import StudentsAxis
+from karui.spaces.axes.students.choice import Student
 from karui.spaces.candidate import Baseline, Candidate
-from karui.spaces.cells.axis import CellsAxis
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.cells.genotype import CellGenotype
-from karui.spaces.exits.axis import ExitsAxis
-from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace, problem_of
-from karui.spaces.sparsity.axis import SparsityAxis
-from karui.spaces.students.axis import StudentsAxis
-from karui.spaces.students.choice import Student
 
 FULL = SearchSpace(
     students=StudentsAxis(families=("shallower", "resnet18"), widths=(0.5, 1.0), depths=(0.5, 1.0)),
@@ -87,31 +87,31 @@ def test_resolutions_are_asked_of_shallower_students_where_there_are_several() -
             assert candidate.architecture.resolution == parameters["student.resolution"]
 
 
-def test_landmarks_are_what_everyone_tries_first() -> None:
+def test_initial_design_is_what_everyone_tries_first() -> None:
     space = SearchSpace(sparsity=SparsityAxis(), bits=BitsAxis(weights=(2, 8, 32)), students=StudentsAxis())
-    found = [space.suggest(_Fixed(parameters)) for parameters in space.landmarks()]
+    found = [space.suggest(_Fixed(parameters)) for parameters in space.initial_design()]
     assert found == [Candidate(), *(Candidate(weight_bits=bits, activation_bits=8) for bits in (8, 2))]
     spread = SearchSpace(bits=BitsAxis(weights=(16, 2.5, 2, 8), allocations=("budget", "uniform")))
-    assert [spread.suggest(_Fixed(parameters)) for parameters in spread.landmarks()] == [
+    assert [spread.suggest(_Fixed(parameters)) for parameters in spread.initial_design()] == [
         Candidate(weight_bits=16),
         Candidate(weight_bits=8, activation_bits=8),
         Candidate(weight_bits=2, activation_bits=8),  # where all have 8 bits there is nothing to spread
         Candidate(weight_bits=2, activation_bits=8, bit_allocation="budget"),
     ]
     always_sparse = SearchSpace(sparsity=SparsityAxis(zeroed_weights=(0.5,)), bits=BitsAxis())
-    assert always_sparse.landmarks() == []
+    assert always_sparse.initial_design() == []
     only_students = SearchSpace(students=StudentsAxis())
-    assert [only_students.suggest(_Fixed(found)) for found in only_students.landmarks()] == [Candidate()]
+    assert [only_students.suggest(_Fixed(found)) for found in only_students.initial_design()] == [Candidate()]
 
 
-def test_trained_landmarks_are_the_model_with_less_of_one_thing() -> None:
+def test_trained_initial_design_are_the_model_with_less_of_one_thing() -> None:
     space = SearchSpace(
         sparsity=SparsityAxis(removed_channels=(0.5, 0.0, 0.25)),
         students=StudentsAxis(families=("resnet18", "shallower"), widths=(0.5, 0.75), depths=(0.34, 1.0, 0.67),
                               resolutions=(0.5, 1.0)),
         bits=BitsAxis(weights=(2, 8, 5, 3, 32), activations=(32, 8), allocations=("budget", "uniform")),
     )  # fmt: skip
-    found = [space.suggest(_Fixed(parameters)) for parameters in space.trained_landmarks()]
+    found = [space.suggest(_Fixed(parameters)) for parameters in space.trained_initial_design()]
     rounded: dict[str, Any] = {"weight_bits": 5, "activation_bits": 8}
     assert found == [
         Candidate(removed_channels=0.25, **rounded),
@@ -135,10 +135,10 @@ def test_trained_landmarks_are_the_model_with_less_of_one_thing() -> None:
         ),
     ],
 )
-def test_trained_landmarks_have_the_bits_that_harm_least(bits: BitsAxis | None, rounded: Candidate) -> None:
+def test_trained_initial_design_have_the_bits_that_harm_least(bits: BitsAxis | None, rounded: Candidate) -> None:
     sparsity = SparsityAxis(removed_channels=(0.0, 0.5), importances=("taylor", "magnitude"))
     space = SearchSpace(sparsity=sparsity, bits=bits)
-    found = [space.suggest(_Fixed(parameters)) for parameters in space.trained_landmarks()]
+    found = [space.suggest(_Fixed(parameters)) for parameters in space.trained_initial_design()]
     assert found == [replace(rounded, removed_channels=0.5, channel_importance="taylor")]
 
 
@@ -152,8 +152,10 @@ def test_trained_landmarks_have_the_bits_that_harm_least(bits: BitsAxis | None, 
         SearchSpace(sparsity=SparsityAxis(removed_channels=(0.0,))),
     ],
 )
-def test_where_the_model_cannot_have_less_of_one_thing_alone_there_is_no_trained_landmark(space: SearchSpace) -> None:
-    assert space.trained_landmarks() == []
+def test_where_the_model_cannot_have_less_of_one_thing_alone_there_is_no_trained_initial_design(
+    space: SearchSpace,
+) -> None:
+    assert space.trained_initial_design() == []
 
 
 class _Fixed:
@@ -251,11 +253,11 @@ def test_followers_need_something_that_costs_no_training(space: SearchSpace, exp
     assert space.has_followers is expected
 
 
-def test_landmarks_have_no_exit() -> None:
-    found = [EARLY.suggest(_Fixed(parameters)) for parameters in EARLY.landmarks()]
+def test_initial_design_has_no_exit() -> None:
+    found = [EARLY.suggest(_Fixed(parameters)) for parameters in EARLY.initial_design()]
     assert found == [Candidate(), Candidate(weight_bits=4, activation_bits=8)]
     always = SearchSpace(bits=BitsAxis(weights=(4, 32)), exits=ExitsAxis(depths=(0.5,)))
-    assert always.landmarks() == []
+    assert always.initial_design() == []
 
 
 def test_patterns_of_zeros_are_asked_of_half_of_the_weights_only() -> None:

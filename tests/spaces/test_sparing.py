@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from karui.spaces.export import export_onnx
-from karui.spaces.packing import pack
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.noise import noise_by_channel, noise_of
-from karui.spaces.quantization.quantize import quantize
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.formats.onnx.quantization.rounding_noise import noise_by_channel, noise_of
 
 LARGEST_ERROR = 0.1
 """Of the worst channel, as a share of what it varies by: the bound of 22 dB is 0.08."""
@@ -166,8 +166,8 @@ def test_spared_layers_keep_their_weights_of_few_bits(tmp_path: Path) -> None:
     network = CASES["scores out of a join"]()
     inputs = torch.randn(64, 3, 12, 12)
     export_onnx(network.eval(), inputs[:4], tmp_path / "float.onnx")
-    reach = quantize(tmp_path / "float.onnx", tmp_path / "rounded.onnx", BitChoice(4, 8), calibration=inputs.numpy())
-    assert reach.quantized_layers == reach.all_layers == 3
+    coverage = quantize(tmp_path / "float.onnx", tmp_path / "rounded.onnx", BitChoice(4, 8), calibration=inputs.numpy())
+    assert coverage.quantized_layers == coverage.all_layers == 3
     for tensor in onnx.load(tmp_path / "rounded.onnx").graph.initializer:
         assert tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < 48
 

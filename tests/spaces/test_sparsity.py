@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from karui.errors import CandidateFailure
-from karui.spaces.sparsity.channels import kept_channels, remove_channels
-from karui.spaces.sparsity.names import ZeroPattern
-from karui.spaces.sparsity.weights import FINAL_PROGRESS, WeightZeroing, zero_fraction, zero_weights
+from karui.spaces.axes.sparsity.channels import kept_channels, remove_channels
+from karui.spaces.sparsity_names import ZeroPattern
+from karui.spaces.training.zeroing import FINAL_PROGRESS, WeightZeroing, zero_fraction, zero_weights
 
 
 def convolutions(network: nn.Module) -> list[nn.Conv2d]:

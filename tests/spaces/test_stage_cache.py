@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karui.spaces.lease import lease, lease_if_free
-from karui.spaces.stage_cache import MANIFEST, StageCache
+from karui.spaces.building.read_write_lock import lock_if_free, read_write_lock
+from karui.spaces.building.stage_cache import MANIFEST, StageCache
 
 SIZES = {f"network-{letter}": 1000 * (index + 1) for index, letter in enumerate("abcde")}
 """Keys with the bytes of their two files together."""
@@ -267,14 +267,14 @@ def test_what_is_held_stays_and_goes_afterwards(tmp_path: Path) -> None:
 
 def test_leases_are_shared_by_readers_and_exclusive_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "name"
-    with lease(path, shared=True), lease(path, shared=True), lease_if_free(path) as free:
+    with read_write_lock(path, shared=True), read_write_lock(path, shared=True), lock_if_free(path) as free:
         assert not free
-    with lease(path), lease_if_free(path) as free:
+    with read_write_lock(path), lock_if_free(path) as free:
         assert not free
-    with lease_if_free(path) as free:
+    with lock_if_free(path) as free:
         assert free
-        # Who waits for a lease whose file is removed meanwhile gets that of the new file.
-        waiting = threading.Thread(target=lambda: lease(path).__enter__())
+        # Who waits for a lock whose file is removed meanwhile gets that of the new file.
+        waiting = threading.Thread(target=lambda: read_write_lock(path).__enter__())
         waiting.start()
         time.sleep(0.05)
         path.unlink()
@@ -312,7 +312,7 @@ WORKER = """
 import fcntl, os, random, sys, time
 from pathlib import Path
 from karui.spaces.artifact import write_bytes
-from karui.spaces.stage_cache import StageCache
+from karui.spaces.building.stage_cache import StageCache
 
 folder, witness, limit, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 sizes = {f"network-{letter}": 1000 * (index + 1) for index, letter in enumerate("abcde")}
@@ -405,7 +405,7 @@ def test_whatever_is_killed_when_every_entry_is_whole(tmp_path: Path, witness: P
     assert leftovers(cache) == []
     assert sum(path.stat().st_size for path in (folder / "entries").rglob("*") if path.is_file()) <= limit
     for lock in [*(folder / "locks").iterdir(), folder / "trim.lock"]:
-        with lease_if_free(lock) as free:
+        with lock_if_free(lock) as free:
             assert free, f"{lock.name} is still held"
     for key in SIZES:
         use(cache, key)
@@ -417,7 +417,7 @@ def test_whatever_is_killed_when_every_entry_is_whole(tmp_path: Path, witness: P
 SLOW = """
 import sys, time
 from pathlib import Path
-from karui.spaces.stage_cache import StageCache
+from karui.spaces.building.stage_cache import StageCache
 
 def make(folder):
     (folder / "weights").write_bytes(b"half of it")

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from karui.spaces.architect import Architect
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.axes.cells.axis import CellsAxis
+from karui.spaces.axes.cells.choice import CellNetwork
+from karui.spaces.axes.cells.genotype import CellGenotype
+from karui.spaces.axes.supernet.shared_axes import SharingAxes
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.building.network_factory import NetworkFactory
+from karui.spaces.building.stage_cache import StageCache
+from karui.spaces.building.stage_keys import StageKeys, network_digest, shares_parameters
 from karui.spaces.candidate import Candidate
-from karui.spaces.cells.axis import CellsAxis
-from karui.spaces.cells.choice import CellNetwork
-from karui.spaces.cells.genotype import CellGenotype
-from karui.spaces.quantization.settings import QuantizationSettings
-from karui.spaces.stage_cache import StageCache
-from karui.spaces.stage_keys import StageKeys, network_digest, shares_parameters
-from karui.spaces.supernet.axes import SharingAxes
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 from karui.spaces.task import Task
 
 SETTINGS = BuildSettings()
@@ -106,11 +106,11 @@ def test_the_key_of_a_supernet_changes_with_what_its_training_reads_and_nothing_
     keys, weights = [], []
     for place, settings in (("plain", plain), ("changed", changed)):
         keys.append(keys_of(tiny_task, settings).supernet(CELLS))
-        architect = Architect(
+        network_factory = NetworkFactory(
             tiny_task, settings, StageCache(tmp_path / place),
             sharing=SharingAxes((CELLS,)), supernet_key=lambda _: "supernet-0", seed=0,
         )  # fmt: skip
-        weights.append(network_digest(architect.start(Candidate(CELL))))
+        weights.append(network_digest(network_factory.start(Candidate(CELL))))
     assert (weights[0] != weights[1]) == is_read
     assert (keys[0] != keys[1]) == is_read
 

@@ -20,12 +20,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from karui.spaces.export import export_onnx
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantize
-from karui.spaces.stages.axis import StagesAxis
-from karui.spaces.stages.choice import Stage, StageNetwork
-from karui.spaces.stages.network import InvertedResidual, SqueezeExcite, build_stage_network
+from karui.spaces.axes.stages.axis import StagesAxis
+from karui.spaces.axes.stages.choice import Stage, StageNetwork
+from karui.spaces.axes.stages.stage_network import InvertedResidual, SqueezeExcite, build_stage_network
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
 
 PLAIN = Stage(kernel=3, expansion=1, squeeze_excite=False, depth=1)
 GATED = Stage(kernel=5, expansion=6, squeeze_excite=True, depth=2)

@@ -17,11 +17,11 @@ from torchvision import models
 from torchvision.ops import StochasticDepth
 
 from karui.errors import CandidateFailure
-from karui.spaces.export import export_onnx
-from karui.spaces.sparsity.channels import remove_channels
-from karui.spaces.students.families import BUILDERS, build_family
-from karui.spaces.students.names import FAMILIES
-from karui.spaces.students.shallower import droppable_blocks, shallower
+from karui.spaces.axes.sparsity.channels import remove_channels
+from karui.spaces.axes.students.families import BUILDERS, build_family
+from karui.spaces.axes.students.names import FAMILIES
+from karui.spaces.axes.students.shallower import droppable_blocks, shallower
+from karui.spaces.formats.onnx.export import export_onnx
 
 
 class Residual(nn.Module):
@@ -189,7 +189,7 @@ def test_names_are_those_of_the_registry() -> None:
 
 
 def test_names_are_read_without_torch() -> None:
-    program = "import sys, karui.spaces.students.names; sys.exit('torch' in sys.modules)"
+    program = "import sys, karui.spaces.axes.students.names; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

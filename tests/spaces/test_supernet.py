@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from karui.errors import CandidateFailure, OutputError
-from karui.spaces.normalization import reestimate_normalization
-from karui.spaces.recovery import TrainingSettings, metric_of
-from karui.spaces.stages.axis import StagesAxis
-from karui.spaces.stages.choice import Stage, StageNetwork
-from karui.spaces.stages.sharing import RANDOM_NETWORKS, StageNetworks
-from karui.spaces.supernet.training import train_supernet
-from karui.spaces.supernet.weights import MOST_SKELETONS, Supernet, load_supernet, save_supernet, shared_part
+from karui.spaces.axes.stages.axis import StagesAxis
+from karui.spaces.axes.stages.choice import Stage, StageNetwork
+from karui.spaces.axes.stages.shared_stages import RANDOM_NETWORKS, StageNetworks
+from karui.spaces.axes.supernet.supernet_training import train_supernet
+from karui.spaces.axes.supernet.weights import MOST_SKELETONS, Supernet, load_supernet, save_supernet, shared_part
 from karui.spaces.task import Task
+from karui.spaces.training.batch_statistics import reestimate_normalization
+from karui.spaces.training.recovery import TrainingSettings, metric_of
 
 from .supernets import made_up_supernet, run
 

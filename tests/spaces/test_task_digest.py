@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from karui.spaces import task_digest as module
-from karui.spaces.code_digest import describe, describe_network
+from karui.spaces.networks.code_digest import describe, describe_network
 from karui.spaces.task import Task
 from karui.spaces.task_digest import task_digest
 
@@ -97,7 +97,7 @@ def test_what_only_looks_different_is_the_same(source: str, change: Callable[[st
 FINGERPRINT = """
 import hashlib, types
 from torch import nn
-from karui.spaces.code_digest import describe, describe_network
+from karui.spaces.networks.code_digest import describe, describe_network
 texts = [describe(nn.functional.cross_entropy).text]
 texts.append(describe_network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())).text)
 for source in SOURCES:

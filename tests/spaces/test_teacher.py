@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from karui.spaces.distillation import Batches
-from karui.spaces.recovery import train
 from karui.spaces.task import Task
-from karui.spaces.teacher import Teacher
-from karui.spaces.training_settings import TrainingSettings
+from karui.spaces.training.distillation import Batches
+from karui.spaces.training.recovery import train
+from karui.spaces.training.teacher import Teacher
+from karui.spaces.training.training_settings import TrainingSettings
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from karui.spaces.export import export_onnx
-from karui.spaces.onnx_file import open_session
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantize, zero_weights
-from karui.spaces.quantization.settings import QuantizationSettings
-from karui.spaces.quantization.zeroing import Zeroing
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.onnx_file import open_session
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing
+from karui.spaces.formats.onnx.quantization.quantize import quantize, zero_weights
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 
 PLAIN = QuantizationSettings(bias_correction="off")
 

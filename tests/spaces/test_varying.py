@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from karui.errors import CandidateFailure
-from karui.spaces.build import Builder
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.building.build import Builder
+from karui.spaces.building.build_settings import BuildSettings
 from karui.spaces.candidate import Candidate
-from karui.spaces.export import export_onnx
-from karui.spaces.quiet import quiet
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.networks.quiet import quiet
 from karui.spaces.task import Task
 
 WORDS, WIDTH, LENGTH = 30, 16, 12

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from karui.spaces.students.families import build_family
-from karui.spaces.students.names import FAMILIES
-from karui.spaces.students.warm_start import WarmStart, warm_start
+from karui.spaces.axes.students.families import build_family
+from karui.spaces.axes.students.names import FAMILIES
+from karui.spaces.axes.students.warm_start import WarmStart, warm_start
 
 SHAPE = (1, 8, 8)
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from karui.spaces.export import export_onnx
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.lost_weights import LEAST_WEIGHT_DB, lost_weights
-from karui.spaces.quantization.moments import Moments
-from karui.spaces.quantization.quantize import quantize
-from karui.spaces.quantization.weight_loss import signal_to_noise_db
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.input_covariance import InputCovariance
+from karui.spaces.formats.onnx.quantization.lost_weights import LEAST_WEIGHT_DB, lost_weights
+from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.formats.onnx.quantization.weight_loss import signal_to_noise_db
 
 
 class Unlike(nn.Module):
@@ -40,7 +40,7 @@ def test_the_ratio_is_that_of_the_variances_of_all_outputs() -> None:
     before = chance.normal(size=(5, 6)).astype(np.float32)
     after = (before + 0.01 * chance.normal(size=before.shape)).astype(np.float32)
     right, error = inputs @ before.T, inputs @ (before - after).T
-    moments = Moments((inputs.T @ inputs)[None], inputs.mean(axis=0)[None], count=len(inputs))
+    moments = InputCovariance((inputs.T @ inputs)[None], inputs.mean(axis=0)[None], count=len(inputs))
     expected = 10 * np.log10(right.var(axis=0).sum() / error.var(axis=0).sum())
     assert signal_to_noise_db(before, after, 0, [moments]) == pytest.approx(expected, abs=1e-4)
     assert signal_to_noise_db(before, before, 0, [moments]) == np.inf
@@ -60,7 +60,7 @@ def test_a_layer_of_unlike_inputs_keeps_its_weight(factor: float, activation_bit
     network, inputs = Unlike(factor).eval(), torch.randn(64, 8)
     notes: list[str] = []
     export_onnx(network, inputs[:4], tmp_path / "float.onnx")
-    reach = quantize(
+    coverage = quantize(
         tmp_path / "float.onnx", tmp_path / "q.onnx", BitChoice(4, activation_bits), calibration=inputs.numpy(),
         note=notes.append,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def test_a_layer_of_unlike_inputs_keeps_its_weight(factor: float, activation_bit
         right = network(inputs).numpy()
     is_kept = any("weights left float32" in note for note in notes)
     assert is_kept == (factor > 1)
-    assert reach.quantized_layers == 3 - is_kept
+    assert coverage.quantized_layers == 3 - is_kept
     held = [each.data_type for each in onnx.load(tmp_path / "q.onnx").graph.initializer if list(each.dims) == [4, 12]]
     held += [each.data_type for each in onnx.load(tmp_path / "q.onnx").graph.initializer if list(each.dims) == [12, 4]]
     assert (onnx.TensorProto.FLOAT in held) == is_kept

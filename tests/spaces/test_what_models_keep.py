@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from karui.spaces.build import Builder
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.building.build import Builder
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.building.stage_cache import StageCache
 from karui.spaces.candidate import Candidate
-from karui.spaces.stage_cache import StageCache
 from karui.spaces.task import Task
 from karui.spaces.task_digest import task_digest, unshared, whole_digest
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from karui.evaluators.local import LocalTarget
-from karui.evaluators.machine_lock import MachineLock
 from karui.evaluators.measurement import Evaluator, Measurement
-from karui.evaluators.several_targets import WORST
-from karui.evaluators.targets import Target
-from karui.evaluators.telling import tell_nobody
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.targets.several_targets import WORST
+from karui.evaluators.targets.target import Target
+from karui.evaluators.targets.telling import tell_nobody
+from karui.evaluators.timing.machine_lock import MachineLock
 from karui.spaces.artifact import Artifact
 from karui.studies.measuring.bench_targets import BenchTargets
 from karui.studies.study_file.spec import StudySpec
@@ -75,7 +75,7 @@ class Asked:
         (None, True, ["phone"]),
     ],
 )
-def test_a_draft_is_measured_only_where_something_depends_on_it(
+def test_an_untrained_proxy_is_measured_only_where_something_depends_on_it(
     tmp_path: Path, objective: str | None, only_objective: bool, expected: list[str]
 ) -> None:
     asked: list[str] = []

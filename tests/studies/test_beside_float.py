@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from karui.errors import CandidateFailure
-from karui.evaluators.timing import TimingSettings
+from karui.evaluators.timing.alternating import TimingSettings
 from karui.studies.measuring.beside_float import slower_than_float
 
 

@@ -10,9 +10,10 @@ import pytest
 
 import karui
 from karui.errors import KaruiError
-from karui.evaluators import energy_meter, local
-from karui.evaluators.energy_timing import PairEnergy
-from karui.evaluators.local import LocalTarget
+from karui.evaluators.targets import local
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.timing import energy_meter
+from karui.evaluators.timing.energy_timing import PairEnergy
 from karui.search.record import read_records
 from karui.studies.storage.store import open_study
 

@@ -22,10 +22,10 @@ from torch.utils.data import TensorDataset
 import karui
 from karui.errors import OutputError, TaskError
 from karui.spaces.artifact import file_digest
-from karui.spaces.reach import check_reach
+from karui.spaces.building.task_fit import check_fit
 from karui.spaces.space import SearchSpace
+from karui.studies.bundle.bundle_export import export_bundle
 from karui.studies.bundle.config import BundleConfig, config_schema, read_config
-from karui.studies.bundle.export import export_bundle
 from karui.studies.bundle.model_card import model_card, plain, standing
 from karui.studies.bundle.samples import MOST_SAMPLES, read_samples, read_task_paper, write_samples
 from karui.studies.bundle.whole_folder import whole_folder
@@ -311,8 +311,8 @@ def test_a_killed_export_leaves_no_half_bundle(tmp_path: Path) -> None:
     results = make_results(tmp_path / "results", POINTS)
     code = (
         "import os, signal, karui\n"
-        "from karui.studies.bundle import export\n"
-        "export.write_sums = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from karui.studies.bundle import bundle_export\n"
+        "bundle_export.write_sums = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"karui.pick({str(results)!r}, export={str(tmp_path / 'bundle')!r})\n"
     )
     killed = subprocess.run([sys.executable, "-c", code], check=False, env=os.environ)
@@ -386,8 +386,8 @@ def test_papers_that_cannot_be_handed_on_are_told(changed: dict[str, Any], messa
 def test_labels_that_do_not_fit_the_model_are_told_before_the_search() -> None:
     task = linear_task(labels=["a", "b", "c"])
     with pytest.raises(TaskError, match=r"labels do not fit its model(?s:.*)\(4,\)(?s:.*)3 names"):
-        check_reach(SearchSpace(), task)
-    check_reach(SearchSpace(), replace(task, labels=["a", "b", "c", "d"]))
+        check_fit(SearchSpace(), task)
+    check_fit(SearchSpace(), replace(task, labels=["a", "b", "c", "d"]))
 
 
 # --- what a front.csv, a link or a location may try -------------------------------------------------------------------

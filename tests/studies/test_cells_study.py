@@ -12,7 +12,7 @@ import pytest
 
 import karui
 from karui.search.record import read_records
-from karui.spaces.cells.choice import CellNetwork
+from karui.spaces.axes.cells.choice import CellNetwork
 from karui.studies.run import StudyResult
 from karui.studies.study_file.task_loading import load_task
 

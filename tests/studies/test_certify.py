@@ -18,14 +18,14 @@ from karui.evaluators.row_scores import RowScores, RowStore
 from karui.search.record import TrialRecord
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.candidate import Candidate
-from karui.studies.certifying.certification import Certification
 from karui.studies.certifying.certify import Certified, certify, files_to_measure
 from karui.studies.certifying.fresh import Fresh
 from karui.studies.certifying.front_point import front_table, write_descriptions
 from karui.studies.certifying.remeasuring import MeasuredAgain
 from karui.studies.commands.views import front_view
+from karui.studies.results.certification import Certification
+from karui.studies.results.tables import TEST_ACCURACY
 from karui.studies.storage.folder import RunFolder
-from karui.studies.tables import TEST_ACCURACY
 
 from .conftest import make_record
 

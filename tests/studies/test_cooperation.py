@@ -26,12 +26,12 @@ from karui.search.record import ATTEMPTS, read_records, write_candidate, write_e
 from karui.search.trial_index import TrialIndex
 from karui.search.turns import Alone, Turns, Unordered
 from karui.spaces.artifact import StageRecord
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
 from karui.spaces.candidate import Candidate
-from karui.spaces.quantization.axis import BitsAxis
 from karui.spaces.space import SearchSpace
-from karui.spaces.sparsity.axis import SparsityAxis
+from karui.studies.storage.storage_turns import FileTurns, turns_of
 from karui.studies.storage.store import open_study
-from karui.studies.storage.turns import FileTurns, turns_of
 from karui.studies.watching.watcher import Watcher
 
 SPACE = SearchSpace(

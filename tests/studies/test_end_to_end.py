@@ -28,12 +28,12 @@ from torch.utils.data import TensorDataset
 
 import karui
 from karui.errors import CandidateFailure, KaruiError, NothingFits, OutputError, StudyFileError
-from karui.spaces import build
 from karui.spaces.artifact import Artifact
-from karui.spaces.packing import pack
-from karui.spaces.quantization import steps
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.quantize import quantize
+from karui.spaces.axes.bits import steps
+from karui.spaces.building import build
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.quantize import quantize
 from karui.studies.measuring.bench import Bench
 from karui.studies.run import StudyResult
 from karui.studies.study_file.task_loading import load_task

@@ -12,9 +12,9 @@ from torch.utils.data import TensorDataset
 
 import karui
 from karui.errors import KaruiError
-from karui.spaces import baseline
 from karui.spaces.artifact import file_digest
-from karui.spaces.export import export_onnx
+from karui.spaces.building import baseline
+from karui.spaces.formats.onnx.export import export_onnx
 from karui.studies.storage.store import open_study
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.watching.watcher import Watcher

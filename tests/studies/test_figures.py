@@ -19,9 +19,9 @@ import karui
 from karui.errors import OutputError
 from karui.evaluators.measurement import Measurement
 from karui.search.front import hypervolume
-from karui.studies.figures import HypervolumeNumbers, hypervolume_numbers
-from karui.studies.plots import Series
-from karui.studies.result import StudyResult
+from karui.studies.plotting.figures import HypervolumeNumbers, hypervolume_numbers
+from karui.studies.plotting.plots import Series
+from karui.studies.results.result import StudyResult
 
 from .made_results import make_results
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_drawn_is_told(tmp_path: Path) -> None:
 
 
 def test_series_of_a_table_alone_know_the_baseline_by_its_ratios(tmp_path: Path) -> None:
-    from karui.studies.figures import _front_numbers
+    from karui.studies.plotting.figures import _front_numbers
 
     numbers = _front_numbers(karui.load_front(make_results(tmp_path / "results", POINTS)), None, None)
     assert numbers.trials == Series((), (), (), ())

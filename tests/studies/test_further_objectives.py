@@ -14,17 +14,18 @@ import pytest
 
 import karui
 from karui.errors import KaruiError, OutputError
-from karui.evaluators import energy_meter, local
-from karui.evaluators.energy_timing import PairEnergy
-from karui.evaluators.local import LocalTarget
+from karui.evaluators.targets import local
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.timing import energy_meter
+from karui.evaluators.timing.energy_timing import PairEnergy
 from karui.search.front import knee_shares
 from karui.search.objectives import LIMITS, OBJECTIVES, latency_on
 from karui.studies.choosing.choose import choose
 from karui.studies.choosing.explain import explain_choice
 from karui.studies.comparing.compare import compare_runs, load_run
-from karui.studies.read import find_results, read_objectives
 from karui.studies.report.write import write_report
-from karui.studies.result import StudyResult
+from karui.studies.results.read import find_results, read_objectives
+from karui.studies.results.result import StudyResult
 from karui.studies.storage.store import open_study
 
 from .conftest import Command, write_study

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from karui.errors import CandidateFailure, CandidateStopped, TargetUnavailable
-from karui.evaluators.machine_lock import MachineLock
 from karui.evaluators.measurement import Measurement
+from karui.evaluators.timing.machine_lock import MachineLock
 from karui.search.early_stopping import PruningPolicy
 from karui.search.objectives import with_bounds
 from karui.search.outcome import PEERS, LearningCurve, PastTraining
 from karui.search.pruning_rules import PruningRules, Rival
-from karui.spaces.build import Builder
-from karui.spaces.build_settings import BuildSettings
+from karui.spaces.building.build import Builder
+from karui.spaces.building.build_settings import BuildSettings
 from karui.spaces.candidate import Candidate
 from karui.studies.measuring.bench import Bench
 from karui.studies.study_file.spec_reading import resolve_spec
@@ -61,7 +61,7 @@ def test_a_search_stops_what_is_too_large_and_no_gates_lets_it_train(karui_comma
     assert stopped["reason"].str.contains("where at most 4.0 KB are allowed").all()
     assert f"gates stopped {len(stopped)} candidate" in finished.out
     assert "of 0 let through as a test, 0 reached the front" in finished.out
-    assert "stopped at the gate size: a draft of" in finished.out
+    assert "stopped at the gate size: an untrained proxy of" in finished.out
 
     # The same folder without gates: what was stopped is evaluated, and breaks the bound as the gate said.
     again = karui_command("search", study, "--trials", 6, "--out", "gated", "--no-gates")
@@ -90,14 +90,14 @@ def gates(**bounds: float) -> PruningRules:
 CANDIDATE = Candidate(removed_channels=0.25)
 
 
-def test_the_bench_measures_a_draft_first_and_tells_how_long_it_took(bench: Bench) -> None:
+def test_the_bench_measures_an_untrained_proxy_first_and_tells_how_long_it_took(bench: Bench) -> None:
     outcome = bench.evaluate(CANDIDATE, gates())
     assert [stage.stage for stage in outcome.stages] == [
         *("draft", "architecture", "recovery", "export", "packing", "size", "latency", "accuracy"),
     ]
     assert [(curve.kind, curve.epochs, curve.is_complete) for curve in outcome.curves] == [("warm", 4, True)]
     assert outcome.let_through is None
-    # What is trained already has no draft, and no curve of its own.
+    # What is trained already has no proxy, and no curve of its own.
     rounded = bench.evaluate(Candidate(removed_channels=0.25, weight_bits=8), gates(size_bytes=1.0))
     assert (rounded.curves, rounded.stages[0].stage) == ((), "network")
 
@@ -110,14 +110,14 @@ def test_the_bench_stops_at_a_bound_before_training(
         raise AssertionError("nothing is to be built")
 
     monkeypatch.setattr(Builder, "build", never)
-    with pytest.raises(CandidateStopped, match=rf"^{gate}: a draft of"):
+    with pytest.raises(CandidateStopped, match=rf"^{gate}: an untrained proxy of"):
         bench.evaluate(CANDIDATE, gates(**{bound: 1e-4 if bound == "latency_ms" else 1.0}))
 
 
 @pytest.mark.parametrize(
     "error", [CandidateFailure("latency", "the target cannot run it"), TargetUnavailable("the target does not answer")]
 )
-def test_a_draft_that_cannot_be_timed_stops_nothing(
+def test_an_untrained_proxy_that_cannot_be_timed_stops_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     measure: Callable[..., tuple[Measurement, ...]] = bench.latency.measure
@@ -135,7 +135,9 @@ def test_a_draft_that_cannot_be_timed_stops_nothing(
     assert outcome.measurements["latency_ms"].value > 1e-4
 
 
-def test_a_draft_whose_latency_makes_no_difference_is_not_timed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrained_proxy_whose_latency_makes_no_difference_is_not_timed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     timed: list[str] = []
     measure: Callable[..., tuple[Measurement, ...]] = bench.latency.measure
 
@@ -149,7 +151,7 @@ def test_a_draft_whose_latency_makes_no_difference_is_not_timed(bench: Bench, mo
     beaten = replace(gates(), front=(Rival(0, 1.0, 1e-6, 0.5),))
     with pytest.raises(CandidateStopped, match=r"^front: .* dominated by trial 0"):
         bench.evaluate(Candidate(removed_channels=0.5), beaten)
-    assert timed[1:] == ["draft.onnx"]
+    assert timed[1:] == ["untrained_proxy.onnx"]
 
 
 def test_a_training_ends_at_its_first_rung_where_it_comes_to_too_little(bench: Bench, tmp_path: Path) -> None:

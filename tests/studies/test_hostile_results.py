@@ -14,7 +14,7 @@ from random import Random
 import pandas as pd
 import pytest
 
-from karui.spaces.stage_cache import StageCache
+from karui.spaces.building.stage_cache import StageCache
 
 from .conftest import Command, write_study
 from .damage import JUNK, damage, make_whole, take_away

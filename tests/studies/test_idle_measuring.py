@@ -13,23 +13,23 @@ import pandas as pd
 import pytest
 
 from karui.errors import CandidateFailure, TargetUnavailable
-from karui.evaluators.command import CommandTarget
-from karui.evaluators.machine_lock import open_lock, shared_folder
 from karui.evaluators.measurement import Measurement
-from karui.evaluators.quarantine import Quarantine
-from karui.evaluators.timing import TimingSettings
+from karui.evaluators.targets.command import CommandTarget
+from karui.evaluators.targets.quarantine import Quarantine
+from karui.evaluators.timing.alternating import TimingSettings
+from karui.evaluators.timing.machine_lock import open_lock, shared_folder
 from karui.search import runner
 from karui.search.executor import InProcess
 from karui.search.outcome import Outcome
 from karui.search.record import TrialRecord
 from karui.spaces.artifact import Artifact, file_digest
 from karui.spaces.candidate import Candidate
+from karui.studies.certifying import idle_measuring
+from karui.studies.certifying.idle_measuring import AFTER_BUSY_SECONDS, AFTER_GONE_SECONDS, MOST_TIMES, IdleMeasuring
 from karui.studies.certifying.remeasuring import ROUNDS, measure_with
-from karui.studies.measuring import idle_measuring
 from karui.studies.measuring.bench import Bench
-from karui.studies.measuring.idle_measuring import AFTER_BUSY_SECONDS, AFTER_GONE_SECONDS, MOST_TIMES, IdleMeasuring
+from karui.studies.results.tables import TEST_ACCURACY
 from karui.studies.run import run_study
-from karui.studies.tables import TEST_ACCURACY
 from karui.studies.watching.log import read_log
 
 from .conftest import make_record, write_study
@@ -268,7 +268,7 @@ def test_a_device_measures_while_a_worker_trains(tmp_path: Path, monkeypatch: py
 
 
 def test_with_this_machine_as_target_nothing_is_measured_meanwhile(tmp_path: Path) -> None:
-    from karui.evaluators.machine_lock import MachineLock
+    from karui.evaluators.timing.machine_lock import MachineLock
     from karui.studies.measuring.bench_targets import BenchTargets
     from karui.studies.study_file.spec_reading import load_spec
 

@@ -10,10 +10,10 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from karui.evaluators import local
-from karui.evaluators.local import LocalTarget
 from karui.evaluators.measurement import Measurement
-from karui.evaluators.pinning import allowed_cores
+from karui.evaluators.targets import local
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.timing.pinning import allowed_cores
 from karui.search.outcome import Outcome
 from karui.spaces.artifact import StageRecord
 from karui.studies.measuring.kept_outcomes import KeptOutcomes

@@ -10,11 +10,11 @@ import pytest
 
 from karui.evaluators.measurement import Measurement
 from karui.spaces.artifact import Artifact
-from karui.studies.certifying.certification import Certification, read_certification, write_certification
 from karui.studies.certifying.fresh import Fresh
 from karui.studies.certifying.marks import accuracy_fall, is_worse_than_seen, marks_of, summarize
+from karui.studies.results.certification import Certification, read_certification, write_certification
+from karui.studies.results.tables import TEST_ACCURACY
 from karui.studies.storage.folder import RunFolder
-from karui.studies.tables import TEST_ACCURACY
 
 from .conftest import make_record
 

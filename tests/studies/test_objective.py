@@ -15,9 +15,9 @@ import karui
 from karui.errors import KaruiError
 from karui.search.objectives import OBJECTIVES
 from karui.search.record import read_records
+from karui.studies.results.tables import trials_table
 from karui.studies.storage.store import open_study
 from karui.studies.storage.study_notes import read_baseline
-from karui.studies.tables import trials_table
 
 from .conftest import write_study
 
@@ -73,7 +73,7 @@ sys.path.insert(0, {folder!r})
 import optuna
 from test_cooperation import BASELINE, SPACE, outcome_of
 from karui.search.executor import InProcess
-from karui.search.objective import TrialObjective
+from karui.search.trial_objective import TrialObjective
 from karui.search.objectives import OBJECTIVES
 
 def evaluate(candidate):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from karui.errors import OutputError
 from karui.spaces.architectures import Architecture
-from karui.studies.plots import Series, front_numbers, save_front, staircase
-from karui.studies.tables import trials_table
+from karui.studies.plotting.plots import Series, front_numbers, save_front, staircase
+from karui.studies.results.tables import trials_table
 
 from .conftest import make_record
 

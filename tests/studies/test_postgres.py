@@ -18,8 +18,8 @@ from karui.search.heartbeat import SILENT_SECONDS
 from karui.search.loop import Budget
 from karui.search.record import read_records
 from karui.studies.storage.server_turns import ServerTurns
+from karui.studies.storage.storage_turns import alone_on_server, turns_of
 from karui.studies.storage.store import open_study
-from karui.studies.storage.turns import alone_on_server, turns_of
 from karui.studies.watching.watcher import Watcher
 
 from .test_cooperation import SPACE, Searches, loop_on
@@ -67,7 +67,7 @@ print(open_study(sys.argv[1], "mine", create=True)._study_id, flush=True)
 COUNT = """
 import sys, time
 from pathlib import Path
-from karui.studies.storage.turns import turns_of
+from karui.studies.storage.storage_turns import turns_of
 turns, counter = turns_of(sys.argv[1], "mine"), Path(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -80,7 +80,7 @@ for _ in range(20):
 
 HOLD = """
 import sys
-from karui.studies.storage.turns import turns_of
+from karui.studies.storage.storage_turns import turns_of
 with turns_of(sys.argv[1], "mine")():
     print("held", flush=True)
     sys.stdin.readline()

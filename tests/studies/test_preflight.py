@@ -16,13 +16,13 @@ import pytest
 from karui.evaluators.probing import LikedMultiple, ProbeRow
 from karui.evaluators.training_speed import TrainingSpeed
 from karui.search.turns import Alone
-from karui.spaces.build_settings import BuildSettings
-from karui.spaces.precision import Precision
-from karui.spaces.quantization.axis import BitsAxis
-from karui.spaces.sparsity.axis import SparsityAxis
+from karui.spaces.axes.bits.axis import BitsAxis
+from karui.spaces.axes.sparsity.axis import SparsityAxis
+from karui.spaces.building.build_settings import BuildSettings
+from karui.spaces.training.precision import Precision
 from karui.studies.commands.views import preflight_view, training_view
 from karui.studies.preflight.preflight_sentences import sentences
-from karui.studies.preflight.training import training_speed_of
+from karui.studies.preflight.training_check import training_speed_of
 from karui.studies.preflight.verdicts import Findings, Preflight, Verdict
 from karui.studies.storage.study_notes import agreed_float_operators
 from karui.studies.study_file.spec import StudySpec

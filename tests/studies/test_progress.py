@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from karui.spaces.building.stage_cache import WAITING
 from karui.spaces.candidate import Candidate
-from karui.spaces.stage_cache import WAITING
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.watching.progress import ProgressView
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from karui.evaluators.measurement import Measurement
 from karui.search.outcome import Outcome
-from karui.studies.measuring.remarks import MeasuringRemarks
 from karui.studies.watching.log import LoggedWatcher, SearchLog
+from karui.studies.watching.remarks import MeasuringRemarks
 from karui.studies.watching.watcher import Watcher
 
 from .conftest import make_record

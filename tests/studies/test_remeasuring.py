@@ -22,8 +22,8 @@ from karui.spaces.artifact import Artifact
 from karui.spaces.candidate import Candidate
 from karui.studies.certifying.fresh import MOST_AGAIN, undecided
 from karui.studies.certifying.remeasuring import ROUNDS, MeasuredAgain, measure_with
+from karui.studies.results.tables import TEST_ACCURACY
 from karui.studies.study_file.task_loading import load_task
-from karui.studies.tables import TEST_ACCURACY
 from karui.studies.watching.log import read_log
 
 from .conftest import make_record, write_study

@@ -20,22 +20,22 @@ from karui.errors import OutputError
 from karui.evaluators.measurement import Measurement
 from karui.search.front import hypervolume
 from karui.spaces.candidate import Candidate
-from karui.spaces.packing import pack
-from karui.studies.read import Results
+from karui.spaces.formats.onnx.packing import pack
 from karui.studies.report import write_report
-from karui.studies.report.axes import axes_used
 from karui.studies.report.cloud import MOST_DRAWN, cloud_columns
 from karui.studies.report.content import page_content
 from karui.studies.report.endings import count_states, endings_of
 from karui.studies.report.history import axis_contributions, volume_history
-from karui.studies.report.importance import parameter_importances
-from karui.studies.report.layers import Layer, read_layers
+from karui.studies.report.layer_table import Layer, read_layers
 from karui.studies.report.material import count_ended, evaluated_rows, read_material
 from karui.studies.report.page import embedded_json, render_page
+from karui.studies.report.parameter_importance import parameter_importances
 from karui.studies.report.points import match_layers, page_measurements
 from karui.studies.report.sections import targets
+from karui.studies.report.trial_axes import axes_used
 from karui.studies.report.words import configuration, highlights, times
 from karui.studies.report.write import pick_command
+from karui.studies.results.read import Results
 
 from .conftest import Command
 from .made_up import BASELINE, made_up_front, made_up_trials, store_trials, write_results
@@ -201,7 +201,14 @@ def test_reasons_that_differ_in_numbers_only_are_told_once() -> None:
         {
             "state": ["stopped", "stopped", "failed", "evaluated", "evaluated", "stopped"],
             "stage": ["size", "size", "export", "rung", "", "size"],
-            "reason": ["a draft of 12.5 KB", "a draft of 80 KB", "no kernel", "let through", "", "something else"],
+            "reason": [
+                "an untrained proxy of 12.5 KB",
+                "an untrained proxy of 80 KB",
+                "no kernel",
+                "let through",
+                "",
+                "something else",
+            ],
             "on_front": [False, False, False, True, False, False],
         }
     )
@@ -209,7 +216,7 @@ def test_reasons_that_differ_in_numbers_only_are_told_once() -> None:
     assert (size.stage, size.count, [(r.text, r.count) for r in size.reasons]) == (
         "size",
         3,
-        [("a draft of 12.5 KB", 2), ("something else", 1)],
+        [("an untrained proxy of 12.5 KB", 2), ("something else", 1)],
     )
     assert (export.state, export.stage, export.count) == ("failed", "export", 1)
     assert (rung.stage, rung.count, rung.tested, rung.missed) == ("rung", 0, 1, 1)

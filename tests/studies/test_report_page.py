@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from karui.studies.choosing.choose import Budget, pick_point
-from karui.studies.read import find_results
 from karui.studies.report.content import page_content
 from karui.studies.report.material import read_material
 from karui.studies.report.page import render_page
 from karui.studies.report.write import pick_command
+from karui.studies.results.read import find_results
 
 from .made_up import BASELINE, made_up_front, made_up_trials, store_trials, write_results
 

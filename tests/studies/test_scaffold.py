@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from karui.errors import KaruiError, OutputError
-from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.axes.bits.axis import BitsAxis
 from karui.studies.study_file.scaffold import write_scaffold
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.study_file.task_loading import load_task

@@ -23,7 +23,7 @@ from conftest import BASELINE, Log, known_outcome
 from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
-from karui.spaces.quantization.axis import BitsAxis
+from karui.spaces.axes.bits.axis import BitsAxis
 from karui.spaces.space import SearchSpace
 from karui.studies.commands.signals import Terminated, ended_by_signals
 

@@ -20,10 +20,10 @@ from karui.search.objectives import LIMITS, OBJECTIVES, Objective, latency_on
 from karui.studies.report.material import count_ended
 from karui.studies.storage.folder import RunFolder
 from karui.studies.storage.storage_errors import explain_storage_errors, without_password
+from karui.studies.storage.storage_turns import turns_of
 from karui.studies.storage.store import open_study, study_name
 from karui.studies.storage.stored_objectives import name_values, stored_objectives
 from karui.studies.storage.study_notes import check_meaning, note_baseline, read_baseline, training_seed
-from karui.studies.storage.turns import turns_of
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.study_file.spec_reading import parse_spec
 

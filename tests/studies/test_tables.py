@@ -18,7 +18,7 @@ from karui.search.objectives import OBJECTIVES
 from karui.search.record import TrialRecord
 from karui.spaces.candidate import Candidate
 from karui.studies.certifying.pairing import Pairing
-from karui.studies.tables import edge_records, front_records, measurement_columns, trials_table, write_csv
+from karui.studies.results.tables import edge_records, front_records, measurement_columns, trials_table, write_csv
 
 from .conftest import make_record
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from karui.errors import KaruiError
-from karui.studies.commands.target_options import make_target, read_target_options
+from karui.studies.study_file.target_options import make_target, read_target_options
 
 
 def board(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from karui.errors import StudyFileError
-from karui.evaluators.command import CommandTarget
-from karui.evaluators.local import LocalTarget
-from karui.evaluators.quarantine import Quarantine
-from karui.evaluators.ssh import SshTarget
-from karui.evaluators.telling import tell_nobody
+from karui.evaluators.targets.command import CommandTarget
+from karui.evaluators.targets.local import LocalTarget
+from karui.evaluators.targets.quarantine import Quarantine
+from karui.evaluators.targets.ssh import SshTarget
+from karui.evaluators.targets.telling import tell_nobody
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.study_file.spec_reading import load_spec, resolve_spec
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from karui.errors import TargetUnavailable
-from karui.evaluators import quarantine
+from karui.evaluators.targets import quarantine
 from karui.search import retry_queue
 from karui.search.record import TrialRecord
 from karui.studies.run import run_study

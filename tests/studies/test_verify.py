@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 import karui
 from karui.errors import KaruiError
-from karui.evaluators.targets import TARGETS
-from karui.evaluators.timing import PairTiming
+from karui.evaluators.targets.target import TARGETS
+from karui.evaluators.timing.alternating import PairTiming
 from karui.spaces.artifact import file_digest
 from karui.studies.bundle.accuracy_check import wilson_interval
 from karui.studies.bundle.check import VerifyOptions
@@ -37,7 +37,7 @@ NO_LATENCY = VerifyOptions(target=None)
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no search of this machine."""
-    monkeypatch.setattr("karui.evaluators.machine_lock.shared_folder", lambda: tmp_path / "locks")
+    monkeypatch.setattr("karui.evaluators.timing.machine_lock.shared_folder", lambda: tmp_path / "locks")
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from karui.search.heartbeat import owner_mark
-from karui.studies.read import find_results
+from karui.studies.results.read import find_results
 from karui.studies.watching.durations import describe_seconds
 from karui.studies.watching.log import LogTail
-from karui.studies.watching.sight import Onlooker
+from karui.studies.watching.status import StatusReader
 from karui.studies.watching.watch import frame, sparkline, watch
 from karui.studies.watching.watcher import WAITING_FOR_MEASURING
 
@@ -55,7 +55,7 @@ def run_trial(storage: str, summary: str, owner: dict[str, Any]) -> int:
 
 def printed(folder: Path) -> str:
     console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    console.print(frame(Onlooker(find_results(folder), str(folder)).look()))
+    console.print(frame(StatusReader(find_results(folder), str(folder)).look()))
     return console.export_text()
 
 
@@ -71,17 +71,17 @@ def test_it_sees_counts_the_front_failures_and_who_is_gone(folder: Path) -> None
     begin(folder)
     tell(folder, "phase", text="searching")
     gone = run_trial(f"sqlite:///{folder / 'study.db'}", "left behind", {**owner_mark(), "pid": NOBODY})
-    sight = Onlooker(find_results(folder), str(folder)).look()
-    assert dict(sight.counts) == trials["state"].value_counts().to_dict()
-    assert (sight.phase, sight.is_running, sight.wanted) == ("searching", True, 50)
-    assert sorted(record.number for record in sight.front) == sorted(trials.loc[trials["on_front"], "trial"])
+    status = StatusReader(find_results(folder), str(folder)).look()
+    assert dict(status.counts) == trials["state"].value_counts().to_dict()
+    assert (status.phase, status.is_running, status.wanted) == ("searching", True, 50)
+    assert sorted(record.number for record in status.front) == sorted(trials.loc[trials["on_front"], "trial"])
     assert gone == 30
-    assert sight.running == ()
+    assert status.running == ()
     failed = trials[trials["state"] == "failed"]
     if len(failed):
-        assert sight.failures == {"recovery": (len(failed), "the loss is not finite")}
-    assert list(sight.volumes) == sorted(sight.volumes)
-    assert len(sight.volumes) == (trials["state"] == "evaluated").sum()
+        assert status.failures == {"recovery": (len(failed), "the loss is not finite")}
+    assert list(status.volumes) == sorted(status.volumes)
+    assert len(status.volumes) == (trials["state"] == "evaluated").sum()
 
 
 def test_a_frame_shows_stages_and_takes_text_for_text(folder: Path) -> None:
@@ -109,10 +109,10 @@ def test_a_frame_shows_stages_and_takes_text_for_text(folder: Path) -> None:
 
 def test_numbers_are_whole_on_a_narrow_terminal(folder: Path) -> None:
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    sight = Onlooker(find_results(folder), str(folder)).look()
-    console.print(frame(sight))
+    status = StatusReader(find_results(folder), str(folder)).look()
+    console.print(frame(status))
     lines = console.export_text().splitlines()
-    for record in sight.front[:5]:
+    for record in status.front[:5]:
         assert any(
             line.split()[0] == str(record.number) and f"{record.values(['accuracy'])[0]:.4f}" in line
             for line in lines
@@ -121,14 +121,14 @@ def test_numbers_are_whole_on_a_narrow_terminal(folder: Path) -> None:
 
 
 def test_what_is_told_is_the_phase_or_that_it_searches(folder: Path) -> None:
-    onlooker = Onlooker(find_results(folder), str(folder))
+    reader = StatusReader(find_results(folder), str(folder))
     begin(folder)
     tell(folder, "phase", text="measuring the baseline")
-    assert onlooker.look().phase == "measuring the baseline"
+    assert reader.look().phase == "measuring the baseline"
     tell(folder, "trial begun", trial=0)
-    assert onlooker.look().phase == "searching"
+    assert reader.look().phase == "searching"
     tell(folder, "phase", text="measuring the front again")
-    assert onlooker.look().phase == "measuring the front again"
+    assert reader.look().phase == "measuring the front again"
 
 
 def left_about(seconds: float | None, minutes: float, started: float) -> bool:
@@ -140,23 +140,23 @@ def left_about(seconds: float | None, minutes: float, started: float) -> bool:
 def test_the_time_left_is_that_of_the_pace_so_far(folder: Path) -> None:
     started = time.monotonic()
     begin(folder, minutes_ago=25)  # and a quarter of an hour for the baseline
-    assert Onlooker(find_results(folder), str(folder)).look().seconds_left is None
+    assert StatusReader(find_results(folder), str(folder)).look().seconds_left is None
     tell(folder, "trial begun", minutes_ago=10, trial=0)
     for number in range(20):
         tell(folder, "trial ended", minutes_ago=5, trial=number, state="evaluated")
-    seconds = Onlooker(find_results(folder), str(folder)).look().seconds_left
+    seconds = StatusReader(find_results(folder), str(folder)).look().seconds_left
     assert left_about(seconds, 15, started), "20 in 10 minutes, 30 to go"
 
 
 def test_the_time_left_is_no_more_than_the_command_gave(folder: Path) -> None:
     started = time.monotonic()
     tell(folder, "search begun", minutes_ago=25, host=platform.node(), trials=50, hours=0.5)
-    onlooker = Onlooker(find_results(folder), str(folder))
-    assert left_about(onlooker.look().seconds_left, 5, started), "the baseline is part of it"
+    reader = StatusReader(find_results(folder), str(folder))
+    assert left_about(reader.look().seconds_left, 5, started), "the baseline is part of it"
     tell(folder, "trial begun", minutes_ago=10, trial=0)
     for number in range(20):
         tell(folder, "trial ended", minutes_ago=5, trial=number, state="evaluated")
-    assert left_about(onlooker.look().seconds_left, 5, started)
+    assert left_about(reader.look().seconds_left, 5, started)
 
 
 def test_whoever_waits_is_seen(folder: Path) -> None:
@@ -167,12 +167,12 @@ def test_whoever_waits_is_seen(folder: Path) -> None:
 
 def test_a_search_that_ended_or_was_killed_does_not_run(folder: Path) -> None:
     begin(folder)
-    assert Onlooker(find_results(folder), str(folder)).look().is_running
+    assert StatusReader(find_results(folder), str(folder)).look().is_running
     tell(folder, "search ended", reason="the time is up")
-    ended = Onlooker(find_results(folder), str(folder)).look()
+    ended = StatusReader(find_results(folder), str(folder)).look()
     assert (ended.is_running, ended.phase, ended.seconds_left) == (False, "ended: the time is up", None)
     begin(folder, pid=NOBODY)
-    assert not Onlooker(find_results(folder), str(folder)).look().is_running
+    assert not StatusReader(find_results(folder), str(folder)).look().is_running
 
 
 def test_a_line_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
@@ -214,12 +214,12 @@ def test_ctrl_c_ends_the_view_quietly(folder: Path) -> None:
 
 
 def test_the_database_is_free_while_it_is_watched(folder: Path) -> None:
-    onlooker = Onlooker(find_results(folder), str(folder))
-    before = onlooker.look()
+    reader = StatusReader(find_results(folder), str(folder))
+    before = reader.look()
     with closing(sqlite3.connect(folder / "study.db", timeout=0)) as connection, connection:
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("UPDATE studies SET study_name = study_name")
-    assert onlooker.look().counts == before.counts
+    assert reader.look().counts == before.counts
 
 
 def test_the_command_prints_one_frame(karui_command: Command, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from karui.spaces.export import export_onnx
+from karui.spaces.formats.onnx.export import export_onnx
 
 from .registry import Animal
 

@@ -20,15 +20,15 @@ from onnx import numpy_helper
 from torch import nn
 
 from karui.errors import CandidateFailure, KaruiError
-from karui.spaces.export import export_onnx
-from karui.spaces.packing import pack
-from karui.spaces.quantization.bit_choice import BitChoice
-from karui.spaces.quantization.half import store_in_half
-from karui.spaces.quantization.quantize import quantize, zero_weights
-from karui.spaces.quantization.settings import QuantizationSettings
-from karui.spaces.quantization.zeroing import Zeroing
-from karui.spaces.sparsity.channels import remove_channels
-from karui.spaces.students.shallower import droppable_blocks, shallower
+from karui.spaces.axes.sparsity.channels import remove_channels
+from karui.spaces.axes.students.shallower import droppable_blocks, shallower
+from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.packing import pack
+from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.half import store_in_half
+from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing
+from karui.spaces.formats.onnx.quantization.quantize import quantize, zero_weights
+from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 
 from .case import HELD_OUT, Case, Wrong, answers_of, run
 from .levels import (
@@ -98,8 +98,8 @@ def judge_bits(case: Case, treatment: str) -> Verdict:
         choice = BitChoice(*BITS[treatment])
         settings = QuantizationSettings(rounding=case.animal.rounding)
         inputs = case.calibration.numpy()
-        reach = noted(quantize, note)(case.exported, path, choice, calibration=inputs, settings=settings)
-        for left in reach.left:
+        coverage = noted(quantize, note)(case.exported, path, choice, calibration=inputs, settings=settings)
+        for left in coverage.left:
             note(left)
 
     return judge_rounded(case, treatment, make)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from karui.spaces.axis import Axis, Suggester
+from karui.spaces.axes.axis import Axis, Suggester
 from karui.spaces.candidate import BuildStage, Candidate
 from karui.spaces.section import Choices
 from karui.spaces.step import NetworkMaterials, Step

@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from karui.evaluators.timing import PairTiming, TimingSettings
-from karui.evaluators.timing_over_inputs import InputsTiming
+from karui.evaluators.timing.alternating import PairTiming, TimingSettings
+from karui.evaluators.timing.over_inputs import InputsTiming
 
 
 class CountingTarget:

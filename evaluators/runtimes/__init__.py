@@ -1,0 +1,1 @@
+"""The runtimes that open and run a file."""

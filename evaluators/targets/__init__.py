@@ -1,0 +1,1 @@
+"""The targets: the machines on which files are measured, and how each is reached."""

@@ -1,0 +1,1 @@
+"""Timing in alternation, and what a machine must be like for it."""

@@ -1,0 +1,1 @@
+"""Data sets as everything reads them: batches, inputs, targets."""

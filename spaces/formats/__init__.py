@@ -1,0 +1,1 @@
+"""Formats of files: how a network becomes a file, and what can be done to it there."""

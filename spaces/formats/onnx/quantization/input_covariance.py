@@ -1,0 +1,191 @@
+"""Means and second moments of what the layers of a network see, from one run over calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import onnx
+
+from ..onnx_file import open_watching
+from .im2col import Im2col, im2col_of
+from .weight_layers import Layer
+
+MOST_ROWS = 16_384
+"""Positions of a layer's input that enter its second moments; of more, a random choice."""
+
+MOST_COLUMNS = 8_192
+"""Of layers with more weights per output, rows of inputs are kept: the matrix would take half a gigabyte and more."""
+
+MOST_WIDE_ROWS = 2_048
+"""So many of them at most."""
+
+_MOST_BYTES = 2**30
+"""Second moments held at a time; a network with more is run again for the rest."""
+
+_BATCH_ELEMENTS, _MOST_BATCH = 2_000_000, 64
+
+
+@dataclass(frozen=True)
+class InputCovariance:
+    """Statistics of a layer's unfolded inputs.
+
+    Args:
+        second: Sum of x x^T over the rows seen, shape (groups, columns, columns); (groups, 0, 0) for layers too wide
+            for it.
+        mean: Mean over all rows, shape (groups, columns).
+        rows: Of those, some of the rows themselves, shape (groups, rows, columns); else None.
+        count: Rows of which the second moments are the sum.
+    """
+
+    second: np.ndarray
+    mean: np.ndarray
+    rows: np.ndarray | None = None
+    count: int = 0
+
+
+def summed_second(found: list[InputCovariance]) -> np.ndarray | None:
+    """Return the second moments of all layers that read one weight, summed.
+
+    Args:
+        found: Theirs, at least one; where the layers divide the weight into groups differently, or are too wide for
+            second moments, the answer is None.
+    """
+    if len({len(covariances.second) for covariances in found}) != 1 or not found[0].second.size:
+        return None
+    return np.asarray(np.sum([covariances.second for covariances in found], axis=0))
+
+
+@dataclass(frozen=True)
+class _Watched:
+    layer: Layer
+    tensor: str
+    im2col: Im2col
+    columns: int
+
+    @property
+    def is_wide(self) -> bool:
+        return self.columns > MOST_COLUMNS
+
+    @property
+    def moment_bytes(self) -> int:
+        return self.im2col.groups * self.columns * (4 * MOST_WIDE_ROWS if self.is_wide else 8 * self.columns)
+
+
+class CovarianceSource:
+    """Yields the moments of layers' inputs as often as it is iterated, see :func:`input_covariances`.
+
+    Where they come in a single portion it is computed only once; else memory forbids to keep them.
+
+    Args:
+        model: Float32 model with one input, not to be changed meanwhile.
+        layers: Layers of that model.
+        calibration: float32, shape (n, *input_shape).
+    """
+
+    def __init__(self, model: onnx.ModelProto, layers: list[Layer], calibration: np.ndarray) -> None:
+        self._arguments = (model, layers, calibration)
+        self._only: dict[str, InputCovariance] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, InputCovariance]]:
+        """Yield the moments by node name, in portions that fit into memory."""
+        if self._only is not None:
+            yield self._only
+            return
+        for number, portion in enumerate(input_covariances(*self._arguments)):
+            self._only = None if number else portion
+            yield portion
+
+
+def input_covariances(
+    model: onnx.ModelProto, layers: list[Layer], calibration: np.ndarray, *, seed: int = 0
+) -> Iterator[dict[str, InputCovariance]]:
+    """Yield the moments of the layers' inputs by node name, in portions that fit into memory.
+
+    Layers that share a weight, and follow each other, come in one portion, however large that makes it. Layers without
+    moments are left out: products with a stack of matrices or with a constant.
+
+    Args:
+        model: Float32 model with one input.
+        layers: Layers of that model.
+        calibration: float32, shape (n, *input_shape).
+        seed: Seed of the choice of positions.
+    """
+    portion: list[_Watched] = []
+    # what is made of a weight follows from all who read it, so that those stay together
+    for _, readers in groupby(_watchable(model, layers), key=lambda watched: watched.layer.weight_name):
+        more = list(readers)
+        if portion and sum(watched.moment_bytes for watched in (*portion, *more)) > _MOST_BYTES:
+            yield _run(model, portion, calibration, seed)
+            portion = []
+        portion += more
+    if portion:
+        yield _run(model, portion, calibration, seed)
+
+
+def _watchable(model: onnx.ModelProto, layers: list[Layer]) -> list[_Watched]:
+    nodes = {node.name: node for node in model.graph.node}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    found = []
+    for layer in layers:
+        node, shape = nodes[layer.node_name], shapes[layer.weight_name]
+        im2col = im2col_of(node, shape)
+        columns = int(np.prod(shape)) // shape[layer.channel_axis]
+        if im2col is not None and node.input[0] not in shapes:
+            found.append(_Watched(layer, node.input[0], im2col, columns))
+    return found
+
+
+def _run(
+    model: onnx.ModelProto, portion: list[_Watched], calibration: np.ndarray, seed: int
+) -> dict[str, InputCovariance]:  # fmt: skip
+    fed = model.graph.input[0].name
+    session = open_watching(model, {watched.tensor for watched in portion})
+    names = [value.name for value in session.get_outputs()]
+    seen = [_Sums(watched, np.random.default_rng([seed, index])) for index, watched in enumerate(portion)]
+    batch_size = min(_MOST_BATCH, max(1, _BATCH_ELEMENTS // max(1, calibration[0].size)))
+    for start in range(0, len(calibration), batch_size):
+        batch = calibration[start : start + batch_size]
+        # With the network's own outputs, so that a graph that cannot run is refused by the runtime, in its words.
+        tensors = dict(zip(names, session.run(None, {fed: batch}), strict=True))
+        tensors[fed] = batch
+        for sums in seen:
+            sums.add(np.asarray(tensors[sums.watched.tensor]), len(batch) / len(calibration))
+    return {sums.watched.layer.node_name: sums.covariances() for sums in seen}
+
+
+class _Sums:
+    """What one layer's inputs add up to, batch after batch.
+
+    Args:
+        watched: The layer.
+        generator: Chooses positions where there are too many.
+    """
+
+    def __init__(self, watched: _Watched, generator: np.random.Generator) -> None:
+        self.watched = watched
+        self._generator = generator
+        groups, columns = watched.im2col.groups, watched.columns
+        side = 0 if watched.is_wide else columns
+        self._second = np.zeros((groups, side, side))
+        self._mean = np.zeros((groups, columns))
+        self._rows: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, inputs: np.ndarray, share: float) -> None:
+        """Add a batch, which is such a share of all."""
+        most = MOST_WIDE_ROWS if self.watched.is_wide else MOST_ROWS
+        rows = self.watched.im2col.rows(inputs, max(1, int(most * share)), self._generator)
+        if self.watched.is_wide:
+            self._rows.append(rows)
+        else:
+            self._second += np.swapaxes(rows, 1, 2) @ rows
+            self._count += rows.shape[1]
+        self._mean += share * self.watched.im2col.mean(inputs)
+
+    def covariances(self) -> InputCovariance:
+        """Return what has been found."""
+        rows = np.concatenate(self._rows, axis=1) if self._rows else None
+        return InputCovariance(self._second, self._mean, rows, self._count)

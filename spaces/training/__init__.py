@@ -1,0 +1,1 @@
+"""Training: recovery, distillation, zeros that come gradually, training with rounded weights."""

@@ -1,0 +1,1 @@
+"""Plots of the front and of a search."""

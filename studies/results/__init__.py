@@ -1,0 +1,1 @@
+"""What a search has left behind, as tables and values."""
