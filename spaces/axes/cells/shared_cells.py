@@ -6,14 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from random import Random
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ..axis import Suggester
-from .axis import CellsAxis
 from .cell_network import OPERATION_MODULES, build_cell_network, stack_cells
 from .choice import CellNetwork
 from .genotype import CellGenotype
+
+if TYPE_CHECKING:
+    from .axis import CellsAxis
 
 OUTPUT = "output"
 """What the last node is called, since the number it has depends on how many nodes the normal form keeps."""

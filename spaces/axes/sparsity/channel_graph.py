@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .heads import Heads
 from .labels import Indices, Labels, Place
+from .operators import follow
 from .tracing import Split, Trace
 
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -84,7 +85,7 @@ def trace_channels(network: nn.Module, example: Tensor, split: Split = "places")
     """
     network.eval()
     labels = Labels(network)
-    trace = Trace(labels, split)
+    trace = Trace(labels, split, follow)
     _tie_attentions(network, trace)
     shapes = [shapes_of(network, example, as_in_training=in_training) for in_training in (False, True)]
     for in_training in (False, True)[: 2 if shapes[0] != shapes[1] else 1]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .pointwise import meet, own_shape
 from .tracing import Layers, Trace, varies
 
 _READ_BY_CONSTANT = "weights of a fixed size read them"
@@ -121,8 +122,6 @@ def batched_product(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: 
 
 
 def _add_bias(trace: Trace, made: Layers, bias: Any, outputs: Tensor) -> None:
-    from .operators import meet
-
     if isinstance(bias, Tensor):
         own = trace.layers(bias)
         made = meet(trace, [(made, outputs.shape), (own, bias.shape)])
@@ -188,8 +187,6 @@ def _summed(trace: Trace, layers: Layers, summed: int, other: int) -> Layers:
 
 def attention(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:  # noqa: ARG001
     """Scaled dot products of queries, keys and values, each of shape (batch, heads, tokens, width)."""
-    from .operators import meet, own_shape
-
     queries, keys, values = (trace.layers(tensor) for tensor in args[:3])
     note_heads(trace, queries, [layer.mT for layer in keys if layer.dim() > 1])
     note_heads(trace, [], values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .labels import FIXED
-from .tracing import Layers, Trace, full, varies
+from .pointwise import follow_pointwise, meet
+from .tracing import Follow, Layers, Trace, full, varies
 
 _NUMBERED = "they are taken by their numbers"
 
@@ -158,8 +158,6 @@ def _pad(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _concatenation(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-    from .operators import meet
-
     tensors = args[0]
     given = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     axis = given % outputs.dim()
@@ -237,8 +235,6 @@ def _restrided(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[
 
 def _written(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
     """``index_put`` of one value where a mask of the same shape says so, which is done element by element."""
-    from .operators import follow_pointwise
-
     source, indices, values = args[:3]
     mask = indices[0]
     if len(indices) == 1 and mask.dtype == torch.bool and mask.shape == source.shape and values.numel() == 1:
@@ -247,7 +243,7 @@ def _written(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[st
         trace.fix_all((args, kwargs), "some of them are written one by one")
 
 
-RULES: dict[str, Callable[[Trace, Any, tuple[Any, ...], dict[str, Any], Any], None]] = {
+RULES: dict[str, Follow] = {
     **dict.fromkeys(
         (
             "permute", "transpose", "t", "expand", "unsqueeze", "squeeze", "flip", "repeat", "alias", "detach",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from .contractions import attention, batched_product, convolution, embedding, product, recurrence
 from .movements import RULES as MOVEMENTS
-from .tracing import Layers, Trace, varies
-
-Rule = Callable[[Trace, Any, tuple[Any, ...], dict[str, Any], Any], None]
-"""Gets the trace, the operator, its arguments and what it returned."""
+from .pointwise import follow_pointwise, meet, raised
+from .tracing import Follow, Layers, Trace, varies
 
 _SPATIAL = re.compile(r"(pool|upsample|reflection_pad|replication_pad|grid_sampler).*?([123])d")
 _POINTWISE = {
@@ -31,7 +29,7 @@ _SUMS = {"sum", "linalg_vector_norm", "nansum"}
 
 
 def follow(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-    """Tie and fix the labels of an operator's inputs, and label its outputs."""
+    """Tie and fix the labels of an operator's inputs, and label its outputs; what one without a rule reads stays."""
     name = str(operator.overloadpacket.__name__)
     in_place = name.endswith("_") and not name.endswith("__")
     plain = name[:-1] if in_place else name
@@ -49,7 +47,7 @@ def follow(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str,
     rule(trace, operator, args, kwargs, outputs)
 
 
-def _rule(operator: Any, name: str) -> Rule | None:
+def _rule(operator: Any, name: str) -> Follow | None:
     if name in MOVEMENTS:
         return MOVEMENTS[name]
     if name in _RULES:
@@ -57,50 +55,6 @@ def _rule(operator: Any, name: str) -> Rule | None:
     if _SPATIAL.search(name) is not None:
         return _spatial
     return follow_pointwise if torch.Tag.pointwise in operator.tags or name in _POINTWISE else None
-
-
-def meet(trace: Trace, operands: Sequence[tuple[Layers, Sequence[int]]]) -> Layers:
-    """Tie what meets element by element, shapes broadcast from the last axis; return the layers of the outcome.
-
-    Args:
-        trace: Where.
-        operands: The layers and the shape of each.
-    """
-    for number, (layers, _) in enumerate(operands):
-        for layer in layers:
-            for other, (others, shape) in enumerate(operands):
-                if other != number:
-                    _meet(trace, layer, others, shape)
-    return [layer for layers, _ in operands for layer in layers]
-
-
-def own_shape(tensor: Tensor) -> list[int]:
-    """Return a tensor's shape, 1 along axes along which it was expanded: these follow what they meet."""
-    return [1 if step == 0 else length for length, step in zip(tensor.shape, tensor.stride(), strict=True)]
-
-
-def _meet(trace: Trace, layer: Tensor, others: Layers, shape: Sequence[int]) -> None:
-    for axis in range(-layer.dim(), 0):
-        if not varies(layer, axis) or -axis > len(shape) or shape[axis] == 1:
-            continue
-        partners = [other for other in others if varies(other, axis)]
-        if not partners:
-            trace.fix([layer], "they meet a tensor whose size is fixed")
-        for partner in partners:
-            trace.labels.tie(layer, partner)
-
-
-def follow_pointwise(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:  # noqa: ARG001
-    """What is done element by element."""
-    operands = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
-    layers = meet(trace, [(trace.layers(tensor), own_shape(tensor)) for tensor in operands])
-    for output in tree_leaves(outputs):
-        if isinstance(output, Tensor):
-            trace.put(output, [_raised(layer, output.dim()) for layer in layers])
-
-
-def _raised(layer: Tensor, dimensions: int) -> Tensor:
-    return layer.reshape((1,) * (dimensions - layer.dim()) + tuple(layer.shape))
 
 
 def _same(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:  # noqa: ARG001
@@ -200,7 +154,7 @@ def _batch_norm(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict
         if isinstance(tensor, Tensor):
             shaped = [layer.reshape((-1, *behind)) for layer in trace.layers(tensor)]
             operands.append((shaped, (len(tensor), *behind)))
-    layers = [_raised(layer, source.dim()) for layer in meet(trace, operands)]
+    layers = [raised(layer, source.dim()) for layer in meet(trace, operands)]
     trace.put(outputs[0], layers)
 
 
@@ -225,7 +179,7 @@ def _group_norm(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: dict
         operands.append((own, (channels, *behind)))
     layers: Layers = []
     for layer in meet(trace, operands):
-        layer = _raised(layer, source.dim())
+        layer = raised(layer, source.dim())
         for axis in range(2 - source.dim(), 0):
             layer = trace.tie_along(layer, axis)
         if varies(layer, 1 - source.dim()):
@@ -249,7 +203,7 @@ def _gated_linear(trace: Trace, operator: Any, args: tuple[Any, ...], kwargs: di
     trace.put(outputs, layers)
 
 
-_RULES: dict[str, Rule] = {
+_RULES: dict[str, Follow] = {
     "convolution": convolution,
     "mm": product,
     "addmm": product,

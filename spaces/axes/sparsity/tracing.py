@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,21 +20,24 @@ Layers = list[Tensor]
 """The labels of a tensor's elements, one tensor for each set of its axes along which they differ; of size one along all
 others. An element goes where one of its labels does. Along an axis that no layer knows, nothing can go."""
 
+Follow = Callable[["Trace", Any, tuple[Any, ...], dict[str, Any], Any], None]
+"""Gets the trace, the operator, its arguments and what it returned."""
+
 _LAYERS = "_karui_layers"
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Ties the labels of channels while a network runs, operator by operator.
 
-    An operator without a rule lets nothing go that it reads.
-
     Args:
         labels: The labels of the network's parameters and buffers.
         split: What is tied where channels are split into parts.
+        follow: What each operator does to the labels: see :func:`~.operators.follow`.
     """
 
-    def __init__(self, labels: Labels, split: Split) -> None:
+    def __init__(self, labels: Labels, split: Split, follow: Follow) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._follow = follow
         self.labels = labels
         self.split = split
         self.splits: list[Tensor] = []  # the labels that a split touched
@@ -44,11 +47,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, operator: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        from .operators import follow  # rules name this class
-
         kwargs = kwargs or {}
         outputs = operator(*args, **kwargs)
-        follow(self, operator, args, kwargs, outputs)
+        self._follow(self, operator, args, kwargs, outputs)
         return outputs
 
     def is_own(self, tensor: Tensor) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from random import Random
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ..axis import Draw
-from .axis import StagesAxis
 from .choice import StageNetwork
 from .stage_network import InvertedResidual, build_stage_network
+
+if TYPE_CHECKING:
+    from .axis import StagesAxis
 
 RANDOM_NETWORKS = 2
 """Networks of a step of training besides the largest and the smallest."""
