@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from karui.spaces.formats.onnx.export import export_onnx
@@ -170,6 +171,25 @@ def test_spared_layers_keep_their_weights_of_few_bits(tmp_path: Path) -> None:
     assert coverage.quantized_layers == coverage.all_layers == 3
     for tensor in onnx.load(tmp_path / "rounded.onnx").graph.initializer:
         assert tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < 48
+
+
+def test_where_rounding_costs_a_little_everywhere_only_the_layers_round(tmp_path: Path) -> None:
+    """The class token, which alone is read, is small beside the others at first: one grid holds both."""
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(32, 8, 4, 4, 32, 64, num_classes=10)
+    nn.init.normal_(network.heads.head.weight, std=0.1)  # zeros at first
+    inputs = torch.randn(64, 3, 32, 32)
+    path, notes = _round(network, inputs, tmp_path)
+    with torch.no_grad():
+        right = network(inputs).numpy()
+    (answer,) = onnxruntime.InferenceSession(path).run(None, {"input": inputs.numpy()})
+    assert noise_by_channel(right, answer).worst_db > 20.0
+    assert any("where more than the layers with weights computes in int8" in note for note in notes)
+    rounded = onnx.load(path).graph
+    back = {node.output[0] for node in rounded.node if node.op_type == "DequantizeLinear"}
+    products = [node for node in rounded.node if node.op_type in ("MatMul", "Gemm") and back.issuperset(node.input[:2])]
+    assert len(products) == 17, "four of each block and the head read integers, and have integers for weights"
+    assert not any(back.intersection(node.input) for node in rounded.node if node.op_type in ("Softmax", "Concat"))
 
 
 def test_a_file_is_made_the_same_twice(tmp_path: Path) -> None:

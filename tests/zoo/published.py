@@ -54,7 +54,7 @@ def _animal(name: str, library: str) -> Animal:
 
 
 def _small_transformer() -> nn.Module:
-    return torchvision.models.VisionTransformer(IMAGE_SIDE, 16, 2, 4, 64, 128, num_classes=CLASSES)
+    return torchvision.models.VisionTransformer(IMAGE_SIDE, 8, 4, 4, 64, 128, num_classes=CLASSES)
 
 
 def _small_dense() -> nn.Module:

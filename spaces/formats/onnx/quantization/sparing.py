@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Container, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
-from .insertion import Spared
-from .rounded_file_check import spare_for_outputs, worst_output
+from .insertion import PRODUCTS, Spared
+from .operator_kinds import LAYER_KINDS, kinds_of_nodes
+from .rounded_file_check import LEAST_WHOLE_DB, spare_for_outputs, worst_output
 from .rounding_noise import Noise, noise_by_channel, noise_of
 from .segments import Segments, on_grid, origin_of, piece_before, run_piece, segments_of, with_origins
 
@@ -29,6 +30,10 @@ _MOST_ROUNDS = 16
 COARSE = "steps of 8 bits are too coarse for what they read or give"
 KERNEL = "the runtime's int8 kernel, or its rounding of a constant, is wrong"
 OUTPUTS = "the network's outputs lose too much by their rounding"
+BETWEEN = "the network's outputs lose too much where more than the layers with weights computes in int8"
+
+_WORTH_DB = 3.0
+"""What the outputs must gain at least where all between the layers becomes float32: half of the error."""
 
 Insert = Callable[[Spared], onnx.ModelProto]
 """Returns the QDQ model in which so much stays float32."""
@@ -69,6 +74,19 @@ class _Search:
 
     def __post_init__(self) -> None:
         self._outputs = {value.name for value in self.network.graph.output}
+
+    def run(self, insert: Insert, spared: Spared) -> SparedFile:
+        """Round the network, sparing more and more until it computes right or nothing helps."""
+        for _round in range(_MOST_ROUNDS):
+            model = insert(spared)
+            segments = segments_of(model)
+            more = self.operators(segments) if segments.grids else Spared()
+            if more | spared == spared and segments.grids:
+                more = self.whole(model, segments)
+            if more | spared == spared:
+                break
+            spared |= more
+        return SparedFile(model, spared, self.reasons, worst_output(model, self.tensors).worst_db)
 
     def operators(self, segments: Segments) -> Spared:
         """Return what has to be spared for single operators to give what they should."""
@@ -132,7 +150,8 @@ def spare(
 
     First every operator is run alone, as the runtime fuses it, on the float32 network's own tensors: so an error is
     that of this operator, of its grid or of those of what it reads. Once all are right, the whole file is run, and
-    where its outputs lose too much, the tensors whose rounding costs them most lose their grids.
+    where its outputs lose too much, the tensors whose rounding costs them most lose their grids. Where that does not
+    help, since the error is everywhere, only what layers with weights read is rounded, if that helps.
 
     Args:
         network: The float32 network with its rounded weights, its nodes named.
@@ -142,14 +161,28 @@ def spare(
         trained: Tensors whose grids training has found.
     """
     search = _Search(network, tensors, trained)
-    spared = start
-    for _round in range(_MOST_ROUNDS):
-        model = insert(spared)
-        segments = segments_of(model)
-        more = search.operators(segments) if segments.grids else Spared()
-        if more | spared == spared and segments.grids:
-            more = search.whole(model, segments)
-        if more | spared == spared:
-            break
-        spared |= more
-    return SparedFile(model, spared, search.reasons, worst_output(model, tensors).worst_db)
+    file = search.run(insert, start)
+    if file.worst_output_db >= LEAST_WHOLE_DB:
+        return file
+    search = _Search(network, tensors, trained)
+    between = between_layers(network, tensors)
+    search.reasons |= dict.fromkeys((*between.nodes, *between.tensors), BETWEEN)
+    alone = search.run(insert, start | between)
+    return alone if alone.worst_output_db >= file.worst_output_db + _WORTH_DB else file
+
+
+def between_layers(network: onnx.ModelProto, tensors: Container[str]) -> Spared:
+    """Return all that may be spared but for the layers with weights: these still read 8 bits.
+
+    A matrix product gives float32 then, where no other layer reads what it gives.
+
+    Args:
+        network: The float32 network, its nodes named.
+        tensors: Names of those that may be rounded.
+    """
+    kinds = kinds_of_nodes(network)
+    layers = {name for name, kind in kinds.items() if kind in LAYER_KINDS}
+    others = {node.name for node in network.graph.node if node.output[0] in tensors and node.name in kinds}
+    read = {name for node in network.graph.node if node.name in layers for name in node.input}
+    given = [node.output[0] for node in network.graph.node if node.name in layers and node.op_type in PRODUCTS]
+    return Spared(frozenset(given) - read, frozenset(others - layers))
