@@ -23,9 +23,9 @@ from measuring import RESULTS, conditions  # type: ignore[import-not-found]
 
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import read_model, run_in_batches
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.settings import ActivationRanges, ActivationRule, QuantizationSettings
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.settings import ActivationRanges, ActivationRule, QuantizationSettings
 
 NAMES = (MOBILENET, RESNET20, "vit_tiny_patch16_224")
 RULES: tuple[ActivationRanges, ...] = ("minmax", "percentile", "auto")

@@ -51,14 +51,14 @@ from karui.spaces.building.read_write_lock import read_write_lock
 from karui.spaces.candidate import Architecture, Baseline, Candidate
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization.allocation import uniform_bits
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
-from karui.spaces.formats.onnx.quantization.learned import LearnedGrids
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.rounding import RoundedWeight
-from karui.spaces.formats.onnx.quantization.scales import grid_limits, round_to_grid
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 from karui.spaces.formats.onnx.quantization.weight_layers import find_layers
+from karui.spaces.rounding.allocation import uniform_bits
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.learned import LearnedGrids
+from karui.spaces.rounding.rounded_weights import RoundedWeight
+from karui.spaces.rounding.scales import grid_limits, round_to_grid
+from karui.spaces.rounding.settings import QuantizationSettings
 from karui.spaces.task import Task
 from karui.spaces.training.batch_statistics import reestimate_normalization, statistics_inputs
 from karui.spaces.training.precision import Precision

@@ -23,8 +23,8 @@ from measuring import RESULTS, conditions  # type: ignore[import-not-found]
 from karui.spaces.axes.exits.exit_file_check import ExitChoice, pack_with_exit
 from karui.spaces.building.baseline import prepare_baseline
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.rounding.bit_choice import BitChoice
 from karui.spaces.task import Pairs, Task, iterate
 from karui.studies.study_file.spec_reading import load_spec
 from karui.studies.tasks.digits import make_task

@@ -42,9 +42,9 @@ from karui.evaluators.timing.alternating import TimingSettings
 from karui.evaluators.timing.pinning import allowed_cores, choose_cores
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.settings import QuantizationSettings
 from karui.studies.tasks.resnet import ResNet
 
 SIZES = [(4, 1), (8, 1), (8, 2), (12, 2), (16, 3), (24, 2), (32, 2), (40, 2), (48, 3), (64, 3)]

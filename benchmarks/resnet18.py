@@ -21,10 +21,10 @@ from torchvision.models import resnet18
 from karui.spaces.axes.sparsity.channels import remove_channels
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
-from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.joint_zeroing import Zeroing
+from karui.spaces.rounding.settings import QuantizationSettings
 
 CALIBRATION_SAMPLES = 16
 COLUMNS = ["method", "size_bytes", "size_x", "speed_x", "load_ms", "load_peak_mb", "seconds"]

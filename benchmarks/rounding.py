@@ -39,9 +39,9 @@ from karui.spaces.axes.sparsity.channels import remove_channels
 from karui.spaces.building.baseline import prepare_baseline
 from karui.spaces.building.build_settings import BuildSettings
 from karui.spaces.formats.onnx.export import export_onnx
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.settings import QuantizationSettings
 from karui.spaces.task import Task
 from karui.spaces.training.recovery import TrainingSettings, train
 from karui.studies.study_file.spec_reading import load_spec

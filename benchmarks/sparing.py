@@ -27,9 +27,9 @@ from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import read_model, run_in_batches
 from karui.spaces.formats.onnx.quantization import quantize as quantizing
 from karui.spaces.formats.onnx.quantization import rounded_file_check, sparing, static
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.rounding_noise import noise_by_channel
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.settings import QuantizationSettings
 
 BOUNDS_DB = (-1000.0, 6.0, 12.0, 18.0, 24.0, 30.0)
 """The first spares nothing."""

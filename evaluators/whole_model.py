@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import CandidateFailure
+from ..spaces.bit_names import HALF_BITS
 from ..spaces.building.recipe import steps_of
 from ..spaces.building.untrained_proxy import write_untrained_proxy
-from ..spaces.candidate import HALF_BITS, Candidate
+from ..spaces.candidate import Candidate
 from ..spaces.formats.onnx.quantization.operator_kinds import LAYER_KINDS, kinds_of_file
-from ..spaces.formats.onnx.quantization.settings import OperatorKind, QuantizationSettings
+from ..spaces.rounding.settings import OperatorKind, QuantizationSettings
 from ..spaces.step import FileWork
 from .probing import ProbeRow, is_faster
 from .targets.target import Target

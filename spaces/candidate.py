@@ -10,10 +10,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from .architectures import Architecture, Baseline
 from .axes.builtin import AXES
+from .bit_names import FLOAT_BITS, MOST_BITS_BESIDE_INT8, BitAllocation, BitTraining
 from .build_stage import BuildStage
 from .sparsity_names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern
 
@@ -27,28 +28,6 @@ __all__ = [
     "BuildStage",
     "Candidate",
 ]
-
-FLOAT_BITS = 32
-"""The bit-width that stands for "left in float32"."""
-
-HALF_BITS = 16
-"""The bit-width that stands for weights stored as float16, which compute as float32."""
-
-FLOATING_BITS = (HALF_BITS, FLOAT_BITS)
-"""Bit-widths of weights that stay floating: nothing is rounded to integers."""
-
-BitAllocation = Literal["uniform", "budget", "groups"]
-"""How bits are spread over the layers; see :class:`~karui.spaces.axes.bits.axis.BitsAxis`."""
-
-BitTraining = Literal["post", "aware"]
-"""Whether weights are rounded after training, or training goes on with rounded weights."""
-
-MOST_BITS_BESIDE_INT8 = 7
-"""Most bits of a weight beside 8-bit activations, so that every processor computes the same.
-
-Without VNNI instructions, x86 adds two products of uint8 and int8 in 16 bits, saturating: 255 * (64 + 64) fits,
-255 * (127 + 127) does not. Weights of 8 bits made a small network's outputs wrong by 20 %, those of 7 bits by 3 %
-and exactly as the float computation of the same graph."""
 
 Plain = str | int | float | bool
 """What an axis of another package may choose."""

@@ -13,7 +13,7 @@ from .notes import Note, untold
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .formats.onnx.quantization.settings import QuantizationSettings
+    from .rounding.settings import QuantizationSettings
     from .task import Task
     from .training.teacher import Teacher
     from .training.training_settings import TrainingSettings

@@ -19,7 +19,7 @@ from karui.spaces.axes.sparsity.axis import SparsityAxis
 from karui.spaces.axes.stages.axis import StagesAxis
 from karui.spaces.axes.students.axis import StudentsAxis
 from karui.spaces.building.build_settings import BuildSettings
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.settings import QuantizationSettings
 from karui.studies.cli import app
 
 ROOT = Path(__file__).parents[1]

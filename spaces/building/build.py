@@ -27,10 +27,10 @@ from ..candidate import BuildStage, Candidate
 from ..candidate import network_of as network_of
 from ..formats.onnx.export import PARITY_SAMPLES, export_onnx
 from ..formats.onnx.packing import pack
-from ..formats.onnx.quantization.settings import QuantizationSettings
 from ..networks.code_state import array_digest
 from ..networks.weights_file import save_weights
 from ..notes import Note, read_notes, untold, write_notes
+from ..rounding.settings import QuantizationSettings
 from ..step import FileWork, LaterTraining, Step
 from ..task import Task
 from ..task_digest import whole_digest

@@ -12,7 +12,7 @@ from torch import nn
 from ..axes.axis import NetworkAxis, all_axes
 from ..axes.supernet.shared_axes import SharingAxes
 from ..candidate import BuildStage, Candidate, network_of
-from ..formats.onnx.quantization.settings import QuantizationSettings
+from ..rounding.settings import QuantizationSettings
 from ..task import Task
 from ..task_digest import task_digest
 from .build_settings import BuildSettings

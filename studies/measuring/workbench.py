@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ...spaces.building.build import Builder
     from ...spaces.building.build_settings import BuildSettings
     from ...spaces.candidate import Candidate
-    from ...spaces.formats.onnx.quantization.settings import QuantizationSettings
+    from ...spaces.rounding.settings import QuantizationSettings
     from ...spaces.task import Task
     from .bench import Bench
 

@@ -22,7 +22,7 @@ from ...spaces.artifact import file_digest
 from ...spaces.axes.bits.axis import BitsAxis
 from ...spaces.building.probes.probe_layers import largest_layers
 from ...spaces.building.untrained_proxy import CALIBRATION_SAMPLES
-from ...spaces.formats.onnx.quantization.settings import QuantizationSettings
+from ...spaces.rounding.settings import QuantizationSettings
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..study_file.spec import StudySpec
 from .kept import keep, read_kept

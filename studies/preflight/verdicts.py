@@ -11,7 +11,7 @@ from ...evaluators.probing import WINS_FROM, LikedMultiple, ProbeRow, is_faster,
 
 if TYPE_CHECKING:
     from ...evaluators.training_speed import TrainingSpeed
-    from ...spaces.formats.onnx.quantization.settings import OperatorKind
+    from ...spaces.rounding.settings import OperatorKind
 
 
 @dataclass(frozen=True)

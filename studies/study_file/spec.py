@@ -18,7 +18,7 @@ from ...search.proposals import SamplerName
 from ...spaces.axes.axis import all_axes
 from ...spaces.axes.builtin import AXES
 from ...spaces.building.build_settings import BuildSettings
-from ...spaces.formats.onnx.quantization.settings import QuantizationSettings
+from ...spaces.rounding.settings import QuantizationSettings
 from ...spaces.section import Section, Text, count_or_auto
 from ...spaces.space import AnyAxis, SearchSpace
 from .spec_faults import explain

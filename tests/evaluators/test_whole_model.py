@@ -17,7 +17,7 @@ from karui.evaluators.targets.target import Target
 from karui.evaluators.timing.alternating import PairTiming, TimingSettings
 from karui.evaluators.whole_model import INT8, WHOLE_VARIANTS, WholeModel
 from karui.spaces.formats.onnx.export import export_onnx
-from karui.spaces.formats.onnx.quantization.settings import OperatorKind, QuantizationSettings
+from karui.spaces.rounding.settings import OperatorKind, QuantizationSettings
 
 SPREAD = 0.01
 

@@ -21,12 +21,12 @@ from karui.spaces.formats.onnx.quantization.activation_ranges import (
     histograms,
     within_activation_functions,
 )
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
-from karui.spaces.formats.onnx.quantization.histogram import Histogram
-from karui.spaces.formats.onnx.quantization.learned import ActivationGrid, LearnedGrids
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.range_search import grid_between
-from karui.spaces.formats.onnx.quantization.settings import ActivationRule, Granularity, QuantizationSettings
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.histogram import Histogram
+from karui.spaces.rounding.learned import ActivationGrid, LearnedGrids
+from karui.spaces.rounding.range_search import grid_between
+from karui.spaces.rounding.settings import ActivationRule, Granularity, QuantizationSettings
 
 RANGES: tuple[ActivationRule, ...] = get_args(ActivationRule)
 COMPUTED = tuple(how for how in RANGES if how != "minmax")

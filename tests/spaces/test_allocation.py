@@ -20,22 +20,18 @@ from torch import nn
 
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import open_session
-from karui.spaces.formats.onnx.quantization import allocation
-from karui.spaces.formats.onnx.quantization.allocation import budget_bits, uniform_bits
 from karui.spaces.formats.onnx.quantization.bias_correction import correct_biases
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization.graph_rounding import round_layers
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.rounding import round_weights
-from karui.spaces.formats.onnx.quantization.scales import mse_scales, round_to_grid
-from karui.spaces.formats.onnx.quantization.sensitivity import (
-    SensitivityTable,
-    kept_table,
-    loss_increase,
-    sensitivity_table,
-    table_digest,
-)
-from karui.spaces.formats.onnx.quantization.settings import Granularity, QuantizationSettings
-from karui.spaces.formats.onnx.quantization.weight_layers import Layer, find_layers
+from karui.spaces.formats.onnx.quantization.sensitivity_probe import kept_table, sensitivity_table, table_digest
+from karui.spaces.formats.onnx.quantization.weight_layers import find_layers
+from karui.spaces.rounding import allocation
+from karui.spaces.rounding.allocation import budget_bits, uniform_bits
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.layers import Layer
+from karui.spaces.rounding.scales import mse_scales, round_to_grid
+from karui.spaces.rounding.sensitivity import SensitivityTable, loss_increase
+from karui.spaces.rounding.settings import Granularity, QuantizationSettings
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 NEAREST = QuantizationSettings(rounding="nearest")
@@ -260,7 +256,7 @@ def test_weights_are_rounded_as_those_of_a_file_are(tmp_path: Path, granularity:
 
     for layer, row in zip(find_layers(model), table.loss_increases, strict=True):
         for bits, found in zip(table.bits, row, strict=True):
-            rounded, shifts = round_weights(model, [layer], {layer.weight_name: bits}, settings=how, calibration=inputs)
+            rounded, shifts = round_layers(model, [layer], {layer.weight_name: bits}, settings=how, calibration=inputs)
             changed = onnx.load(tmp_path / "float.onnx")
             tensor = next(each for each in changed.graph.initializer if each.name == layer.weight_name)
             tensor.CopyFrom(numpy_helper.from_array(rounded[layer.weight_name].values, layer.weight_name))

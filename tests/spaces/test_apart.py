@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from karui.errors import CandidateFailure
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
-from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing
 from karui.spaces.formats.onnx.quantization.quantize import quantization_coverage, quantize
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.joint_zeroing import Zeroing
 
 
 class Upwards(nn.Module):

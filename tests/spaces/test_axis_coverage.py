@@ -17,8 +17,8 @@ from karui.spaces.axes.sparsity.axis import SparsityAxis
 from karui.spaces.axes.students.axis import StudentsAxis
 from karui.spaces.building.axis_coverage import describe_coverage
 from karui.spaces.formats.onnx.export import export_onnx
-from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing
 from karui.spaces.formats.onnx.quantization.quantize import zero_weights as zero_file
+from karui.spaces.rounding.joint_zeroing import Zeroing
 from karui.spaces.space import SearchSpace
 from karui.spaces.sparsity_names import ZeroingTime
 from karui.spaces.task import Task

@@ -41,8 +41,8 @@ from karui.spaces.building.stage_cache import StageCache
 from karui.spaces.building.stage_keys import StageKeys, network_digest
 from karui.spaces.building.task_fit import check_fit
 from karui.spaces.candidate import Baseline, Candidate
-from karui.spaces.formats.onnx.quantization.sensitivity import sensitivity_table
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings, Rounding
+from karui.spaces.formats.onnx.quantization.sensitivity_probe import sensitivity_table
+from karui.spaces.rounding.settings import QuantizationSettings, Rounding
 from karui.spaces.space import SearchSpace
 from karui.spaces.step import NetworkMaterials
 from karui.spaces.task import Task
@@ -344,7 +344,7 @@ def test_one_sensitivity_table_serves_all_budgets_that_are_trained_on(
         tables.append(model)
         return sensitivity_table(model, *others, **named)
 
-    monkeypatch.setattr("karui.spaces.formats.onnx.quantization.sensitivity.sensitivity_table", watched)
+    monkeypatch.setattr("karui.spaces.formats.onnx.quantization.sensitivity_probe.sensitivity_table", watched)
     quick = QUANTIZATION.model_copy(update={"rounding": "nearest", "sensitivity_samples": 4})
     builder = Builder(tiny_task, SETTINGS, tmp_path, quantization=quick)
     for bits in (2.5, 3, 4):

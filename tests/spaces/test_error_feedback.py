@@ -18,19 +18,20 @@ from torch import nn
 
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import constants_to_initializers
-from karui.spaces.formats.onnx.quantization import input_covariance as covariance_module
-from karui.spaces.formats.onnx.quantization import wide_layers
-from karui.spaces.formats.onnx.quantization.allocation import uniform_bits
+from karui.spaces.formats.onnx.quantization import covariance_source as covariance_module
 from karui.spaces.formats.onnx.quantization.bias_correction import correct_biases
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
-from karui.spaces.formats.onnx.quantization.error_feedback import DAMPING, round_with_feedback
-from karui.spaces.formats.onnx.quantization.im2col import as_rows, from_rows
-from karui.spaces.formats.onnx.quantization.input_covariance import MOST_ROWS, InputCovariance, input_covariances
+from karui.spaces.formats.onnx.quantization.covariance_source import MOST_ROWS, input_covariances
+from karui.spaces.formats.onnx.quantization.graph_rounding import round_layers
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.rounding import round_weights
-from karui.spaces.formats.onnx.quantization.scales import mse_scales, round_to_grid
-from karui.spaces.formats.onnx.quantization.settings import Granularity, QuantizationSettings, Rounding
 from karui.spaces.formats.onnx.quantization.weight_layers import find_layers, name_nodes
+from karui.spaces.rounding import wide_layers
+from karui.spaces.rounding.allocation import uniform_bits
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.error_feedback import DAMPING, round_with_feedback
+from karui.spaces.rounding.im2col import as_rows, from_rows
+from karui.spaces.rounding.input_covariance import InputCovariance
+from karui.spaces.rounding.scales import mse_scales, round_to_grid
+from karui.spaces.rounding.settings import Granularity, QuantizationSettings, Rounding
 
 LIMITS = {2: (-2, 1), 3: (-4, 3), 4: (-8, 7), 5: (-16, 15), 6: (-32, 31), 7: (-64, 63), 8: (-127, 127)}
 
@@ -310,7 +311,7 @@ def test_wide_layers_see_their_rows_and_lose_less_than_by_rounding_to_nearest(
     rows = as_rows(weight, layer.channel_axis, len(unfolded)).astype(np.float64)
 
     def error(how: QuantizationSettings) -> float:
-        rounded, _ = round_weights(model, [layer], {layer.weight_name: 4}, settings=how, calibration=inputs)
+        rounded, _ = round_layers(model, [layer], {layer.weight_name: 4}, settings=how, calibration=inputs)
         lost = rows - as_rows(rounded[layer.weight_name].values, layer.channel_axis, len(unfolded))
         return float(np.square(np.einsum("gnk,gok->gno", unfolded, lost)).sum())
 
@@ -451,7 +452,7 @@ def test_the_file_holds_the_integers_computed(
     model = loaded(float_file)
     layers = find_layers(model)
     most = 7 if activation_bits == 8 else 8
-    weights, _ = round_weights(
+    weights, _ = round_layers(
         model, layers, uniform_bits(layers, bits, most_bits=most),
         settings=settings, calibration=images,
     )  # fmt: skip
@@ -496,7 +497,7 @@ def test_a_weight_that_two_layers_read_is_rounded_for_both(tmp_path: Path) -> No
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     inputs = correlated(rng, 64, 5).astype(np.float32)
-    weights, _ = round_weights(model, find_layers(model), {"weight": 4}, settings=FEEDBACK, calibration=inputs)
+    weights, _ = round_layers(model, find_layers(model), {"weight": 4}, settings=FEEDBACK, calibration=inputs)
     scales = mse_scales(weight, 4, 1)
     nearest = round_to_grid(weight, scales, 4, 1)
     seen = np.concatenate([inputs, inputs @ weight])
@@ -513,7 +514,7 @@ def test_at_few_bits_the_grid_ends_where_the_outputs_change_least(bits: int, gra
     inputs = correlated(rng, 200, 24).astype(np.float32)
     model = layer_model("MatMul", weight, (None, 24))
     settings = QuantizationSettings(granularity=granularity)
-    rounded, _ = round_weights(model, find_layers(model), {"weight": bits}, settings=settings, calibration=inputs)
+    rounded, _ = round_layers(model, find_layers(model), {"weight": bits}, settings=settings, calibration=inputs)
     moments = (inputs.T @ inputs).astype(np.float64)
     damped = moments / (np.trace(moments) / 24) + DAMPING * np.eye(24)
 
@@ -564,7 +565,7 @@ def test_the_mean_output_of_a_layer_is_kept(
         else:
             model.graph.node[0].input.append("bias")
     before = run(model, inputs)
-    weights, shifts = round_weights(model, find_layers(model), {"weight": 2}, settings=FEEDBACK, calibration=inputs)
+    weights, shifts = round_layers(model, find_layers(model), {"weight": 2}, settings=FEEDBACK, calibration=inputs)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights["weight"].values, "weight"))
     axes = (0, 2, 3) if kind == "Conv" else (0,)
     uncorrected = (run(model, inputs) - before).mean(axes)

@@ -28,7 +28,7 @@ from karui.spaces.building.task_fit import check_fit
 from karui.spaces.candidate import Candidate
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import open_session
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.settings import QuantizationSettings
 from karui.spaces.space import SearchSpace
 from karui.spaces.task import Task
 

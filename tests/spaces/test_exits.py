@@ -28,8 +28,8 @@ from karui.spaces.axes.exits.head import ExitHead, pooled_features, soft_labels,
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import open_session
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.rounding.bit_choice import BitChoice
 
 from .conftest import TinyResNet, striped_images
 

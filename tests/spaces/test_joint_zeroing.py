@@ -17,16 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from karui.spaces.formats.onnx.export import export_onnx
-from karui.spaces.formats.onnx.quantization import input_covariance as covariance_module
-from karui.spaces.formats.onnx.quantization import zero_choice
+from karui.spaces.formats.onnx.quantization import covariance_source as covariance_module
 from karui.spaces.formats.onnx.quantization.bias_correction import correct_biases
-from karui.spaces.formats.onnx.quantization.error_feedback import DAMPING, damped
-from karui.spaces.formats.onnx.quantization.input_covariance import CovarianceSource
-from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing, zero_weights_once
-from karui.spaces.formats.onnx.quantization.rounding import round_weights
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.formats.onnx.quantization.covariance_source import CovarianceSource
+from karui.spaces.formats.onnx.quantization.graph_rounding import round_layers, zero_layers
 from karui.spaces.formats.onnx.quantization.weight_layers import find_layers, name_nodes, read_weights
-from karui.spaces.formats.onnx.quantization.zero_choice import zero_rows, zero_smallest
+from karui.spaces.rounding import zero_choice
+from karui.spaces.rounding.error_feedback import DAMPING, damped
+from karui.spaces.rounding.joint_zeroing import Zeroing
+from karui.spaces.rounding.settings import QuantizationSettings
+from karui.spaces.rounding.zero_choice import zero_rows, zero_smallest
 from karui.spaces.training.zeroing import zero_weights
 
 FEEDBACK, NEAREST = QuantizationSettings(), QuantizationSettings(rounding="nearest")
@@ -187,7 +187,7 @@ def node_case(name: str, seed: int = 0) -> tuple[onnx.ModelProto, np.ndarray, in
 def test_what_is_left_is_the_least_squares_solution(name: str, axis: int) -> None:
     model, inputs, _ = node_case(name)
     before = np.moveaxis(weight_of(model), axis, 0).astype(np.float64)
-    zero_weights_once(model, find_layers(model), zeroing=Zeroing(0.6), settings=FEEDBACK, calibration=inputs)
+    zero_layers(model, find_layers(model), zeroing=Zeroing(0.6), settings=FEEDBACK, calibration=inputs)
     after = np.moveaxis(weight_of(model), axis, 0)
     assert (after == 0).sum() == round(0.6 * after.size)
     # Damping is the same as a few more inputs, one for each weight.
@@ -208,14 +208,14 @@ def test_zeroing_with_feedback_beats_zeroing_and_then_rounding(name: str, bits: 
     expected = run(model, inputs)
 
     def error_of(start: onnx.ModelProto, rounding: QuantizationSettings, wanted: Zeroing | None) -> float:
-        weights, _ = round_weights(
+        weights, _ = round_layers(
             start, layers, {"weight": bits}, settings=rounding, calibration=inputs, zeroing=wanted
         )  # fmt: skip
         assert (weights["weight"].integers == 0).sum() >= round(0.4 * weights["weight"].integers.size)
         return float(np.square(run(with_weight(model, weights["weight"].values), inputs) - expected).mean())
 
     plain = with_weight(model, weight_of(model))
-    zero_weights_once(plain, layers, zeroing=zeroing, settings=NEAREST, calibration=inputs)
+    zero_layers(plain, layers, zeroing=zeroing, settings=NEAREST, calibration=inputs)
     joint = error_of(model, FEEDBACK, zeroing)
     assert joint < 0.9 * error_of(plain, FEEDBACK, None)
     assert joint < 0.6 * error_of(plain, NEAREST, None)
@@ -236,10 +236,10 @@ def test_a_pattern_holds_everywhere(
     rounding = FEEDBACK if with_feedback else NEAREST
     arguments: dict[str, Any] = {"zeroing": Zeroing(0.5, pattern), "settings": rounding, "calibration": inputs}
     if bits is None:
-        zero_weights_once(model, find_layers(model), **arguments)
+        zero_layers(model, find_layers(model), **arguments)
         after = weight_of(model)
     else:
-        after = round_weights(model, find_layers(model), {"weight": bits}, **arguments)[0]["weight"].integers
+        after = round_layers(model, find_layers(model), {"weight": bits}, **arguments)[0]["weight"].integers
     assert not after[weight == 0].any()
     length = int(pattern[2])
     old, new = (np.moveaxis(each, axis, 0).reshape(each.shape[axis], -1) for each in (weight, after))
@@ -260,11 +260,9 @@ def test_rounding_and_zeroing_keep_the_mean_output(name: str) -> None:
         model.graph.node.append(helper.make_node("Add", ["product", "bias"], ["output"], name="add"))
     inputs = np.maximum(inputs, 0)
     layers, zeroing = find_layers(model), Zeroing(0.7)
-    weights, shifts = round_weights(
-        model, layers, {"weight": 3}, settings=FEEDBACK, calibration=inputs, zeroing=zeroing
-    )
+    weights, shifts = round_layers(model, layers, {"weight": 3}, settings=FEEDBACK, calibration=inputs, zeroing=zeroing)
     zeroed = with_weight(model, weight_of(model))
-    float_shifts = zero_weights_once(zeroed, layers, zeroing=zeroing, settings=FEEDBACK, calibration=inputs)
+    float_shifts = zero_layers(zeroed, layers, zeroing=zeroing, settings=FEEDBACK, calibration=inputs)
     axes = (0, 2, 3) if inputs.ndim == 4 else (0,)
     expected = run(model, inputs).mean(axes)
     for changed, shift in ((with_weight(model, weights["weight"].values), shifts), (zeroed, float_shifts)):
@@ -308,7 +306,7 @@ def test_the_fraction_is_reached_exactly(tmp_path: Path, fraction: float, roundi
     before = read_weights(model, {layer.weight_name for layer in layers})
     total = sum(weight.size for weight in before.values())
     assert total == 324 + 108 + 96 + 240
-    zero_weights_once(model, layers, zeroing=Zeroing(fraction), settings=rounding, calibration=inputs)
+    zero_layers(model, layers, zeroing=Zeroing(fraction), settings=rounding, calibration=inputs)
     after = read_weights(model, set(before))
     wanted = min(round(fraction * total), total - 96 - 12 - 12 - 30)
     assert sum(int((weight == 0).sum()) for weight in after.values()) == wanted
@@ -340,7 +338,7 @@ def test_weights_that_are_zero_already_stay_and_count(tmp_path: Path) -> None:
     for fraction in (0.1, 0.6):
         changed = onnx.ModelProto()
         changed.CopyFrom(model)
-        zero_weights_once(changed, layers, zeroing=Zeroing(fraction), settings=FEEDBACK, calibration=inputs)
+        zero_layers(changed, layers, zeroing=Zeroing(fraction), settings=FEEDBACK, calibration=inputs)
         after = read_weights(changed, set(before))
         assert all(not after[name][weight == 0].any() for name, weight in before.items())
         zeros_before = sum(int((weight == 0).sum()) for weight in before.values())
@@ -353,8 +351,8 @@ def test_weights_given_on_their_grid_have_no_part_in_it(tmp_path: Path) -> None:
     layers = find_layers(model)
     bits = {layer.weight_name: 4 for layer in layers}
     first = layers[0].weight_name
-    given_weights = {first: round_weights(model, layers, bits, settings=NEAREST, calibration=inputs)[0][first]}
-    weights, _ = round_weights(
+    given_weights = {first: round_layers(model, layers, bits, settings=NEAREST, calibration=inputs)[0][first]}
+    weights, _ = round_layers(
         model, layers, bits, settings=FEEDBACK, calibration=inputs, given=given_weights, zeroing=Zeroing(0.5)
     )
     assert weights[first] is given_weights[first]
@@ -379,7 +377,7 @@ def test_a_weight_that_two_layers_read_is_zeroed_for_both() -> None:
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(12, 12)).astype(np.float32)
     model, inputs = two_products(weight), correlated(rng, 64, 12)
-    zero_weights_once(model, find_layers(model), zeroing=Zeroing(0.5), settings=FEEDBACK, calibration=inputs)
+    zero_layers(model, find_layers(model), zeroing=Zeroing(0.5), settings=FEEDBACK, calibration=inputs)
     after = weight_of(model)
     assert (after == 0).sum() == 72
     curvature = conditioned(np.concatenate([inputs, inputs @ weight]))[0][0]
@@ -391,7 +389,7 @@ def test_a_stack_of_matrices_goes_by_magnitude_and_nothing_makes_good() -> None:
     rng = np.random.default_rng(0)
     weight, inputs = rng.normal(size=(4, 10, 8)).astype(np.float32), rng.normal(size=(5, 4, 3, 10)).astype(np.float32)
     model = layer_model("MatMul", weight, inputs)
-    shifts = zero_weights_once(
+    shifts = zero_layers(
         model, find_layers(model), zeroing=Zeroing(0.5), settings=FEEDBACK, calibration=inputs
     )  # fmt: skip
     after = weight_of(model)

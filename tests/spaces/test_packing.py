@@ -27,8 +27,8 @@ from karui.spaces.formats.onnx.packing.bits import fewest_bits, pack_planes, pad
 from karui.spaces.formats.onnx.packing.chain import OLDEST_OPSET, Chain
 from karui.spaces.formats.onnx.packing.lookups import plane_table, rank_table
 from karui.spaces.formats.onnx.packing.plan import Form, add_group
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.rounding.bit_choice import BitChoice
 
 UNPACKING = {"BitShift", "BitwiseAnd", "BitwiseOr", "Cast", "CumSum", "Gather", "GatherElements", "Pad", "Sub"}
 UNPACKING |= {"Add", "Reshape", "Split", "Where"}

@@ -19,8 +19,8 @@ from torch.nn import functional
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import open_session
 from karui.spaces.formats.onnx.padding import fuse_padding
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.rounding.bit_choice import BitChoice
 
 
 class Calls(nn.Module):

@@ -21,12 +21,12 @@ from torch.utils.data import TensorDataset
 from karui.errors import CandidateFailure, OutputError
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import open_session
-from karui.spaces.formats.onnx.quantization.allocation import grouped_bits, uniform_bits
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
-from karui.spaces.formats.onnx.quantization.learned import ActivationGrid, LearnedGrids
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.rounding import RoundedWeight
-from karui.spaces.formats.onnx.quantization.settings import ActivationRanges, QuantizationSettings
+from karui.spaces.rounding.allocation import grouped_bits, uniform_bits
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.learned import ActivationGrid, LearnedGrids
+from karui.spaces.rounding.rounded_weights import RoundedWeight
+from karui.spaces.rounding.settings import ActivationRanges, QuantizationSettings
 from karui.spaces.task import Task
 from karui.spaces.training.qat.folding import fold_batch_norm
 from karui.spaces.training.qat.grids import InputGrid, WeightGrid

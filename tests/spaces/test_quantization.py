@@ -23,11 +23,11 @@ from torch import nn
 from karui.errors import CandidateFailure
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.quantization import insertion
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import QuantizationCoverage, quantize
-from karui.spaces.formats.onnx.quantization.scales import mse_scales, round_to_grid
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
 from karui.spaces.formats.onnx.quantization.weight_layers import find_layers
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.scales import mse_scales, round_to_grid
+from karui.spaces.rounding.settings import QuantizationSettings
 
 NEAREST = QuantizationSettings(rounding="nearest")
 LIMITS = {2: (-2, 1), 3: (-4, 3), 4: (-8, 7), 5: (-16, 15), 6: (-32, 31), 7: (-64, 63), 8: (-127, 127)}

@@ -14,10 +14,10 @@ from karui.spaces.artifact import file_digest
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import run_in_batches
 from karui.spaces.formats.onnx.quantization.activation_ranges import RULES
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
 from karui.spaces.formats.onnx.quantization.range_choice import squared_error
-from karui.spaces.formats.onnx.quantization.settings import ActivationRanges, QuantizationSettings
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.settings import ActivationRanges, QuantizationSettings
 
 
 def rounded(folder: Path, source: Path, inputs: np.ndarray, how: ActivationRanges) -> Path:

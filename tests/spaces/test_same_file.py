@@ -14,9 +14,9 @@ from karui.spaces.artifact import file_digest
 from karui.spaces.candidate import Candidate
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization import allocation
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
+from karui.spaces.formats.onnx.quantization import graph_rounding
 from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.rounding.bit_choice import BitChoice
 
 
 def candidates() -> list[Candidate]:
@@ -64,7 +64,7 @@ def test_nothing_is_measured_where_every_weight_has_all_bits(tmp_path: Path, mon
     def never(*_: object) -> None:
         raise AssertionError("no table is wanted")
 
-    monkeypatch.setattr(allocation, "kept_table", never)
+    monkeypatch.setattr(graph_rounding, "kept_table", never)
     network = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 4)).eval()
     inputs = torch.randn(8, 6)
     export_onnx(network, inputs, tmp_path / "float.onnx")

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
 from karui.spaces.formats.onnx.quantization.rounding_noise import noise_by_channel, noise_of
+from karui.spaces.rounding.bit_choice import BitChoice
 
 LARGEST_ERROR = 0.1
 """Of the worst channel, as a share of what it varies by: the bound of 22 dB is 0.08."""

@@ -19,7 +19,7 @@ from karui.spaces.building.network_factory import NetworkFactory
 from karui.spaces.building.stage_cache import StageCache
 from karui.spaces.building.stage_keys import StageKeys, network_digest, shares_parameters
 from karui.spaces.candidate import Candidate
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.settings import QuantizationSettings
 from karui.spaces.task import Task
 
 SETTINGS = BuildSettings()

@@ -24,8 +24,8 @@ from karui.spaces.axes.stages.axis import StagesAxis
 from karui.spaces.axes.stages.choice import Stage, StageNetwork
 from karui.spaces.axes.stages.stage_network import InvertedResidual, SqueezeExcite, build_stage_network
 from karui.spaces.formats.onnx.export import export_onnx
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.rounding.bit_choice import BitChoice
 
 PLAIN = Stage(kernel=3, expansion=1, squeeze_excite=False, depth=1)
 GATED = Stage(kernel=5, expansion=6, squeeze_excite=True, depth=2)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import open_session
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
-from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing
 from karui.spaces.formats.onnx.quantization.quantize import quantize, zero_weights
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.joint_zeroing import Zeroing
+from karui.spaces.rounding.settings import QuantizationSettings
 
 PLAIN = QuantizationSettings(bias_correction="off")
 

@@ -22,7 +22,7 @@ from karui.spaces.building import build
 from karui.spaces.building.build import Builder
 from karui.spaces.building.build_settings import BuildSettings
 from karui.spaces.candidate import Candidate
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.settings import QuantizationSettings
 from karui.spaces.task import Task
 from karui.spaces.training.recovery import train
 from karui.spaces.training.training_settings import TrainingSettings

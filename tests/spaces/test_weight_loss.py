@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from karui.spaces.formats.onnx.export import export_onnx
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
-from karui.spaces.formats.onnx.quantization.input_covariance import InputCovariance
 from karui.spaces.formats.onnx.quantization.lost_weights import LEAST_WEIGHT_DB, lost_weights
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.formats.onnx.quantization.weight_loss import signal_to_noise_db
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.input_covariance import InputCovariance
+from karui.spaces.rounding.weight_loss import signal_to_noise_db
 
 
 class Unlike(nn.Module):

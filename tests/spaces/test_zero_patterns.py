@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from karui.spaces.formats.onnx.export import export_onnx
-from karui.spaces.formats.onnx.quantization.im2col import as_rows
 from karui.spaces.formats.onnx.quantization.weight_layers import find_layers, read_weights
+from karui.spaces.rounding.im2col import as_rows
 from karui.spaces.sparsity_names import ZeroPattern
 from karui.spaces.training.zeroing import FINAL_PROGRESS, WeightZeroing, zero_fraction, zero_weights
 from karui.spaces.zero_patterns import PATTERNS, check_fraction

@@ -32,8 +32,8 @@ from karui.spaces.artifact import Artifact
 from karui.spaces.axes.bits import steps
 from karui.spaces.building import build
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.quantize import quantize
+from karui.spaces.rounding.bit_choice import BitChoice
 from karui.studies.measuring.bench import Bench
 from karui.studies.run import StudyResult
 from karui.studies.study_file.task_loading import load_task

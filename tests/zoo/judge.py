@@ -24,11 +24,11 @@ from karui.spaces.axes.sparsity.channels import remove_channels
 from karui.spaces.axes.students.shallower import droppable_blocks, shallower
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.packing import pack
-from karui.spaces.formats.onnx.quantization.bit_choice import BitChoice
 from karui.spaces.formats.onnx.quantization.half import store_in_half
-from karui.spaces.formats.onnx.quantization.joint_zeroing import Zeroing
 from karui.spaces.formats.onnx.quantization.quantize import quantize, zero_weights
-from karui.spaces.formats.onnx.quantization.settings import QuantizationSettings
+from karui.spaces.rounding.bit_choice import BitChoice
+from karui.spaces.rounding.joint_zeroing import Zeroing
+from karui.spaces.rounding.settings import QuantizationSettings
 
 from .case import HELD_OUT, Case, Wrong, answers_of, run
 from .levels import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from karui.spaces.formats.onnx.quantization.settings import Rounding
+from karui.spaces.rounding.settings import Rounding
 
 Inputs = Callable[[int], Tensor]
 Maker = Callable[[], nn.Module]

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
-from ...candidate import (
+from ...bit_names import (
+    FEWEST_BITS,
     FLOAT_BITS,
     FLOATING_BITS,
     HALF_BITS,
+    MOST_BITS,
     MOST_BITS_BESIDE_INT8,
     BitAllocation,
     BitTraining,
-    BuildStage,
-    Candidate,
 )
-from ...formats.onnx.quantization.scales import FEWEST_BITS, MOST_BITS
+from ...candidate import BuildStage, Candidate
 from ...section import Choices
 from ...step import FileWork, LaterTraining, Step
 from ..axis import Axis, Sentences, Suggester, choose

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ....errors import CandidateFailure
-from ...candidate import FLOAT_BITS
+from ...bit_names import FLOAT_BITS
 from ...formats.onnx.quantization.quantize import quantization_coverage
 from ...reasons import listed
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...formats.onnx.export import PARITY_SAMPLES, export_onnx
-from ...formats.onnx.quantization.allocation import spread_bits
-from ...formats.onnx.quantization.learned import LearnedGrids
+from ...formats.onnx.quantization.graph_rounding import spread_over_layers
+from ...rounding.learned import LearnedGrids
 from ...step import LaterTraining, Step
 from ...training.qat.qat_training import bits_by_module, learned_grids, train_aware
 from .steps import bit_choice
@@ -24,7 +24,9 @@ def train_on(step: Step, training: LaterTraining, folder: Path) -> None:
     bits = bits_by_module(
         network,
         inputs,
-        lambda model, layers: spread_bits(model, layers, layers, choice, inputs.numpy(), work.quantization, table),
+        lambda model, layers: spread_over_layers(
+            model, layers, layers, choice, inputs.numpy(), work.quantization, table
+        ),
         activation_bits=choice.activation_bits,
     )
     result = train_aware(

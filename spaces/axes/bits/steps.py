@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from ...formats.onnx.onnx_file import read_model
-from ...formats.onnx.quantization.bit_choice import BitChoice
 from ...formats.onnx.quantization.half import store_in_half
-from ...formats.onnx.quantization.joint_zeroing import Zeroing
 from ...formats.onnx.quantization.preparation import STAGE, prepare_layers
 from ...formats.onnx.quantization.quantize import quantize, zero_weights
-from ...formats.onnx.quantization.sensitivity import ALL_BITS, SensitivityTable, table_digest
-from ...formats.onnx.quantization.settings import QuantizationSettings
+from ...formats.onnx.quantization.sensitivity_probe import table_digest
 from ...formats.onnx.quantization.weight_layers import read_weights
+from ...rounding.bit_choice import BitChoice
+from ...rounding.joint_zeroing import Zeroing
+from ...rounding.sensitivity import ALL_BITS, SensitivityTable
+from ...rounding.settings import QuantizationSettings
 from ...step import FileWork, Step
 
 UNTRAINED_SAMPLES = 16

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ...formats.onnx.onnx_file import write_model
-from ...formats.onnx.quantization.zero_choice import pattern_counts, zero_smallest
+from ...rounding.zero_choice import pattern_counts, zero_smallest
 from ...sparsity_names import ZeroPattern
 from .probe_layers import STAGE, ProbedLayer
 

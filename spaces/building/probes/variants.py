@@ -12,13 +12,13 @@ import onnx
 
 from ...formats.onnx.onnx_file import read_model
 from ...formats.onnx.packing import pack
-from ...formats.onnx.quantization.bit_choice import BitChoice
 from ...formats.onnx.quantization.half import store_in_half
-from ...formats.onnx.quantization.learned import LearnedGrids
 from ...formats.onnx.quantization.quantize import quantize
-from ...formats.onnx.quantization.rounding import round_to_nearest
-from ...formats.onnx.quantization.settings import QuantizationSettings
 from ...formats.onnx.quantization.weight_layers import find_layers, read_weights
+from ...rounding.bit_choice import BitChoice
+from ...rounding.learned import LearnedGrids
+from ...rounding.rounded_weights import round_to_nearest
+from ...rounding.settings import QuantizationSettings
 from .probe_layers import STAGE, ProbedLayer
 from .probe_network import build_probe, probe_inputs, with_channels
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...formats.onnx.quantization.learned import LARGEST_UINT8, ActivationGrid
-from ...formats.onnx.quantization.scales import grid_limits
+from ...rounding.learned import LARGEST_UINT8, ActivationGrid
+from ...rounding.scales import grid_limits
 
 
 class _RoundToGrid(torch.autograd.Function):

@@ -13,18 +13,13 @@ import numpy as np
 import onnx
 from torch import Tensor, nn
 
-from ...candidate import FLOAT_BITS
+from ...bit_names import FLOAT_BITS
 from ...formats.onnx.export import PARITY_SAMPLES, export_onnx
 from ...formats.onnx.onnx_file import constants_to_initializers, read_model
-from ...formats.onnx.quantization.rounding import RoundedWeight
 from ...formats.onnx.quantization.static import has_int8_kernel
-from ...formats.onnx.quantization.weight_layers import (
-    Layer,
-    find_layers,
-    name_nodes,
-    read_weights,
-    separate_shared_weights,
-)
+from ...formats.onnx.quantization.weight_layers import find_layers, name_nodes, read_weights, separate_shared_weights
+from ...rounding.layers import Layer
+from ...rounding.rounded_weights import RoundedWeight
 from .rounded_network import quantizable_modules
 
 STAGE = "aware training"

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ....errors import CandidateFailure
-from ...candidate import FLOAT_BITS, MOST_BITS_BESIDE_INT8
+from ...bit_names import FEWEST_BITS, FLOAT_BITS, MOST_BITS, MOST_BITS_BESIDE_INT8
 from ...formats.onnx.export import PARITY_SAMPLES
-from ...formats.onnx.quantization.learned import ActivationGrid, LearnedGrids
-from ...formats.onnx.quantization.rounding import RoundedWeight
-from ...formats.onnx.quantization.scales import FEWEST_BITS, MOST_BITS
-from ...formats.onnx.quantization.settings import QuantizationSettings
-from ...formats.onnx.quantization.weight_layers import Layer
+from ...rounding.layers import Layer
+from ...rounding.learned import ActivationGrid, LearnedGrids
+from ...rounding.rounded_weights import RoundedWeight
+from ...rounding.settings import QuantizationSettings
 from ...task import Task
 from ..recovery import TrainingReport, train
 from ..teacher import Teacher

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...formats.onnx.quantization.learned import ActivationGrid
-from ...formats.onnx.quantization.rounding import RoundedWeight
 from ...networks.running import outputs_of
 from ...prediction import EVALUATION_BATCH, evaluation_mode
+from ...rounding.learned import ActivationGrid
+from ...rounding.rounded_weights import RoundedWeight
 from .grids import InputGrid, WeightGrid
 
 QuantizedModule = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear

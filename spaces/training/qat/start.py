@@ -11,8 +11,9 @@ from torch import nn
 
 from ...formats.onnx.quantization.activation_ranges import activation_grids, function_limits
 from ...formats.onnx.quantization.bias_correction import correct_biases
-from ...formats.onnx.quantization.rounding import RoundedWeight, replace_weights, round_weights
-from ...formats.onnx.quantization.settings import ActivationRanges, QuantizationSettings
+from ...formats.onnx.quantization.graph_rounding import replace_weights, round_layers
+from ...rounding.rounded_weights import RoundedWeight
+from ...rounding.settings import ActivationRanges, QuantizationSettings
 from .matching import Exported, along
 from .rounded_network import InputGroup, QuantizedModule, around, module_of
 
@@ -35,7 +36,7 @@ def round_after_training(
         for layer in layers:
             bits_of_weight[layer.weight_name] = max(bits[name], bits_of_weight.get(layer.weight_name, 0))
     reached = [layer for layer in exported.layers if layer.node_name in read]
-    rounded, shifts = round_weights(exported.model, reached, bits_of_weight, settings=settings, calibration=calibration)
+    rounded, shifts = round_layers(exported.model, reached, bits_of_weight, settings=settings, calibration=calibration)
     replace_weights(exported.model, rounded)
     if settings.bias_correction == "on":
         correct_biases(exported.model, shifts)

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ....rounding.histogram import Histogram
+from ....rounding.learned import ActivationGrid
+from ....rounding.range_search import grid_between, least_squared_error, most_information
+from ....rounding.settings import ActivationRule
 from ..onnx_file import open_watching
-from .histogram import Histogram
-from .learned import ActivationGrid
-from .range_search import grid_between, least_squared_error, most_information
 from .recorded import Extremes, extremes_of
-from .settings import ActivationRule
 
 PERCENTILE = 99.99
 """Share of the values, in percent, below the upper end of a range; as many lie above the lower end."""

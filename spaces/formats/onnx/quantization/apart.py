@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ....rounding.bit_choice import BitChoice
+from ....rounding.layers import Layer
+from ....rounding.rounded_weights import RoundedWeight, round_to_nearest
+from ....rounding.settings import QuantizationSettings
 from ..onnx_file import drop_unread_initializers
-from .bit_choice import BitChoice
-from .rounding import RoundedWeight, round_to_nearest
-from .settings import QuantizationSettings
-from .weight_layers import Layer, read_weights, write_weights
+from .weight_layers import read_weights, write_weights
 from .weight_only import prepend_nodes
 
 OPERATORS = {"ConvTranspose": (1,), "GRU": (1, 2), "LSTM": (1, 2), "RNN": (1, 2)}

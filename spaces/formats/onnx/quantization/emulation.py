@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from ....rounding.learned import ActivationGrid
 from ..onnx_file import copy_of, open_session
-from .learned import ActivationGrid
 
 
 class EmulatedRounding:

@@ -16,9 +16,10 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from ....rounding.layers import Layer
+from ....rounding.rounded_weights import RoundedWeight
 from ..onnx_file import drop_unread_initializers
-from .rounding import RoundedWeight
-from .weight_layers import LAYER_OPERATORS, Layer
+from .weight_layers import LAYER_OPERATORS
 from .weight_only import quantize_weights
 
 Overrides = Mapping[str, list[dict[str, Any]]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ....notes import Note
-from .mean_shift import Shifts
-from .rounding import RoundedWeight
-from .weight_layers import Layer
+from ....rounding.layers import Layer
+from ....rounding.mean_shift import Shifts
+from ....rounding.rounded_weights import RoundedWeight
 
 ENOUGH_BITS = 7
 """What a weight of fewer bits loses was asked for."""

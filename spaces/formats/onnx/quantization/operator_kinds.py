@@ -9,9 +9,9 @@ from typing import get_args
 import onnx
 from onnx import helper
 
+from ....rounding.settings import OperatorKind
 from ..onnx_file import read_model
 from .preparation import STAGE, prepare_layers
-from .settings import OperatorKind
 
 OPERATOR_KINDS: tuple[OperatorKind, ...] = get_args(OperatorKind)
 

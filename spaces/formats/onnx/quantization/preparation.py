@@ -9,10 +9,11 @@ from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from .....errors import CandidateFailure
+from ....rounding.layers import Layer
 from ..constant_folding import fold_constants
 from ..onnx_file import constants_to_initializers, drop_unread_initializers
 from ..padding import fuse_padding
-from .weight_layers import Layer, find_layers, name_nodes, read_weights, separate_shared_weights
+from .weight_layers import find_layers, name_nodes, read_weights, separate_shared_weights
 
 STAGE = "quantization"
 

@@ -9,23 +9,23 @@ import numpy as np
 import onnx
 
 from .....errors import CandidateFailure
+from ....bit_names import MOST_BITS
 from ....notes import Note, untold
+from ....rounding.bit_choice import BitChoice
+from ....rounding.joint_zeroing import Zeroing
+from ....rounding.layers import Layer
+from ....rounding.learned import LearnedGrids
+from ....rounding.settings import QuantizationSettings
 from ..onnx_file import copy_of, open_session, read_model, write_model
-from .allocation import spread_bits
 from .apart import bits_apart, round_apart, store_apart, weights_apart
 from .bias_correction import correct_biases
-from .bit_choice import BitChoice
-from .joint_zeroing import Zeroing, zero_weights_once
-from .learned import LearnedGrids
+from .graph_rounding import replace_weights, round_layers, spread_over_layers, zero_layers
 from .lost_weights import leave_lost, lost_weights
 from .preparation import RUNTIME_ERRORS, STAGE, check_calibration, prepare, prepare_layers
 from .range_choice import outputs_of
-from .rounding import replace_weights, round_weights
-from .scales import MOST_BITS
-from .settings import QuantizationSettings
 from .static import has_int8_kernel, quantize_weights_and_activations
 from .unfolded_normalization import copy_if_normalized, correct_normalization
-from .weight_layers import LAYER_OPERATORS, OTHER_OPERATORS, Layer, find_layers
+from .weight_layers import LAYER_OPERATORS, OTHER_OPERATORS, find_layers
 from .weight_only import quantize_weights
 
 _PROBES = 2
@@ -82,10 +82,11 @@ def quantize(
             computes a non-finite value.
         ValueError: Where the calibration inputs have no meaning.
     """
-    settings, learned = settings or QuantizationSettings(), learned or LearnedGrids()
+    settings = settings or QuantizationSettings()
     check_calibration(calibration)
     model = read_model(source, STAGE)
     layers = prepare(model)
+    learned = (learned or LearnedGrids()).of_weights({tensor.name for tensor in model.graph.initializer})
     inputs = calibration
     with_activations = choice.activation_bits == MOST_BITS
     reached = _covered(model, layers, choice.activation_bits)
@@ -93,8 +94,8 @@ def quantize(
         raise CandidateFailure(STAGE, "weights can be zeroed in none of the layers: all are of other kinds")
     reach = _coverage(model, layers, reached, choice.activation_bits)
     try:
-        given = set(learned.weights_of(model))
-        bits = spread_bits(model, layers, reached, choice, inputs, settings, sensitivity, given) if reached else {}
+        given = set(learned.weights)
+        bits = spread_over_layers(model, layers, reached, choice, inputs, settings, sensitivity, given)
         before = copy_if_normalized(model, settings)
         apart = round_apart(model, layers, bits_apart(choice), choice.most_bits, settings)
         model = _quantize(
@@ -153,7 +154,7 @@ def zero_weights(
     inputs = calibration
     try:
         before = copy_if_normalized(model, settings)
-        shifts = zero_weights_once(model, layers, zeroing=zeroing, settings=settings, calibration=inputs)
+        shifts = zero_layers(model, layers, zeroing=zeroing, settings=settings, calibration=inputs)
         if settings.bias_correction == "on":
             correct_biases(model, shifts)
         if before is not None:
@@ -181,8 +182,8 @@ def _quantize(
     is_chosen = with_activations and settings.activation_ranges == "auto"
     wanted = outputs_of(model, inputs[: settings.sensitivity_samples]) if is_chosen else ()
     losses_db: dict[str, float] = {}
-    weights, shifts = round_weights(
-        model, layers, bits, settings=settings, calibration=inputs, given=learned.weights_of(model), zeroing=zeroing,
+    weights, shifts = round_layers(
+        model, layers, bits, settings=settings, calibration=inputs, given=learned.weights, zeroing=zeroing,
         told_loss=losses_db.__setitem__,
     )  # fmt: skip
     if zeroing is None and checked:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
+from ....rounding.learned import ActivationGrid
 from ..onnx_file import open_session
 from .activation_ranges import grids_by_rule, within_activation_functions
 from .emulation import EmulatedRounding
-from .learned import ActivationGrid
 from .recorded import Extremes
 from .segments import origin_of
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from ....rounding.learned import ActivationGrid
 from ..onnx_file import open_session
 from .emulation import EmulatedRounding
-from .learned import ActivationGrid
 from .rounding_noise import Noise, noise_by_channel
 
 LEAST_WHOLE_DB = 22.0

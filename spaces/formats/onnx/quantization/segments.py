@@ -10,9 +10,9 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from ....rounding.learned import LARGEST_UINT8, ActivationGrid
 from ..onnx_file import copy_of, drop_unread_initializers, open_session
 from .insertion import ROUNDED
-from .learned import LARGEST_UINT8, ActivationGrid
 
 _FED = "#fed"
 

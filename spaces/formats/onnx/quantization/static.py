@@ -11,19 +11,21 @@ import onnx
 from onnxruntime.quantization import QuantType
 
 from ....notes import Note, untold
+from ....rounding.layers import Layer
+from ....rounding.learned import ActivationGrid
+from ....rounding.rounded_weights import RoundedWeight
+from ....rounding.settings import QuantizationSettings
 from .activation_ranges import activation_grids, float_activations, within_activation_functions
+from .graph_rounding import replace_weights
 from .insertion import Spared, float_products, insert_grids
-from .learned import ActivationGrid
 from .operator_kinds import SLOWER, nodes_of_kinds
 from .range_choice import Grids, Outputs, best_grids
 from .recorded import extremes_of, is_finite, record
-from .rounding import RoundedWeight, replace_weights
 from .segments import segments_of
-from .settings import QuantizationSettings
 from .spared_notes import ENDLESS, tell_spared
 from .sparing import spare
 from .unfit import unfit_nodes
-from .weight_layers import LAYER_OPERATORS, Layer, find_layers
+from .weight_layers import LAYER_OPERATORS, find_layers
 
 QUANTIZED_OPERATORS = (
     *LAYER_OPERATORS,

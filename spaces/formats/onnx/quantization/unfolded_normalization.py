@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ....rounding.settings import QuantizationSettings
 from ..onnx_file import copy_of, drop_unread_initializers, open_session, opset_of
-from .settings import QuantizationSettings
 
 _BATCH = 64
 _LEAST_VARIANCE = 1e-12

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ....rounding.layers import Layer
+
 LAYER_OPERATORS = ("Conv", "Gemm", "MatMul")
 OTHER_OPERATORS = ("ConvTranspose", "Einsum", "GRU", "Gather", "LSTM", "RNN")
 """Operators whose weights are many, but are neither rounded nor zeroed at once."""
-
-FIRST_AND_LAST_BITS = 8
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One Conv, Gemm or MatMul whose weight is a float32 initializer.
-
-    Args:
-        node_name: Name of the node, unique in the graph.
-        weight_name: Name of the initializer.
-        channel_axis: Axis of the weight that numbers the outputs.
-    """
-
-    node_name: str
-    weight_name: str
-    channel_axis: int
 
 
 def find_layers(model: onnx.ModelProto) -> list[Layer]:

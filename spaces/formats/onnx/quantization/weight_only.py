@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 from onnx import helper, numpy_helper
 
+from ....rounding.layers import Layer
+from ....rounding.rounded_weights import RoundedWeight
 from ..onnx_file import drop_unread_initializers
-from .rounding import RoundedWeight
-from .weight_layers import Layer
 
 
 def quantize_weights(model: onnx.ModelProto, weights: dict[str, RoundedWeight], layers: list[Layer]) -> None:

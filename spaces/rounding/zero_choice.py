@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....sparsity_names import ZeroPattern
-from ....zero_patterns import PATTERNS
+from ..sparsity_names import ZeroPattern
+from ..zero_patterns import PATTERNS
 from .compensation import compensate
 
 _SHORT_ROW = 96

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx
 
 from .error_feedback import damped, round_with_feedback
 from .im2col import as_rows, from_rows
-from .input_covariance import CovarianceSource, InputCovariance, summed_second
-from .joint_zeroing import Zeroing, readers_of, zeroed_weights
+from .input_covariance import InputCovariance, summed_second
+from .joint_zeroing import Zeroing, zeroed_weights
+from .layers import Layer, readers_of
 from .mean_shift import Shifts, mean_shifts
 from .scales import along_axis, mse_scales, range_scales, round_to_grid
 from .settings import QuantizationSettings
-from .weight_layers import Layer, read_weights, write_weights
 from .weight_loss import signal_to_noise_db
 from .wide_layers import round_in_blocks
 
@@ -52,29 +51,30 @@ class RoundedWeight:
 
 
 def round_weights(
-    model: onnx.ModelProto,
+    weights: Mapping[str, np.ndarray],
     layers: list[Layer],
-    bits: dict[str, int],
+    bits: Mapping[str, int],
     *,
     settings: QuantizationSettings,
-    calibration: np.ndarray,
+    source: Iterable[dict[str, InputCovariance]],
     given: Mapping[str, RoundedWeight] | None = None,
     zeroing: Zeroing | None = None,
     told_loss: Callable[[str, float], None] | None = None,
 ) -> tuple[dict[str, RoundedWeight], Shifts]:
-    """Return the rounded weights by name, and the shifts of the layers' outputs; the model is left as it is.
+    """Return the rounded weights by name, and the shifts of the layers' outputs.
 
     Weights that are zeroed as well are zeroed first, the others making good for them; what is left is rounded by the
     same second moments, and neither ever moves a zero: both steps of "Optimal Brain Compression" (Frantar and Alistarh,
     NeurIPS 2022), as SparseGPT (ICML 2023) does them in one pass.
 
     Args:
-        model: Float32 model, its nodes named.
-        layers: Layers of that model.
+        weights: Weights by name, float32.
+        layers: The layers that read them; those that share a weight stand side by side in a portion of the source.
         bits: Bits of each weight by name.
-        settings: How weights are rounded: ``feedback`` means :func:`round_with_feedback` on the layers' calibration
-            inputs; rounding to nearest looks at no inputs, and so makes good for nothing and tells no shifts.
-        calibration: float32, shape (n, *input_shape).
+        settings: Whether each output has a scale of its own.
+        source: Moments of the layers' inputs by the layers' names, in portions; iterated more than once.
+            :func:`round_with_feedback` works on them. Without any, weights are rounded to nearest, and so nothing is
+            made good for, and there are no shifts.
         given: Weights that are on their grid already, as training has left them; they are taken as they are, and have
             no part in zeroing.
         zeroing: How many weights are zeroed, and where; none but those that are zero already where None.
@@ -82,14 +82,8 @@ def round_weights(
             their inputs are looked at.
     """
     given = given or {}
-    weights = read_weights(model, set(bits))
-    readers = readers_of([layer for layer in layers if layer.weight_name not in given])
-    # Layers that share a weight stand side by side, so that their moments come in one portion.
-    watched = [layer for name in readers for layer in readers[name]]
-    source: Iterable[dict[str, InputCovariance]] = []
-    if settings.rounding == "feedback":
-        source = CovarianceSource(model, watched, calibration)
-    wanted = weights if zeroing is None else {**weights, **zeroed_weights(weights, readers, source, zeroing)}
+    readers = readers_of(layer for layer in layers if layer.weight_name not in given)
+    wanted = {**weights} if zeroing is None else {**weights, **zeroed_weights(weights, readers, source, zeroing)}
     axes = {layer.weight_name: layer.channel_axis for layer in layers}
     # Scales fit what the weights have become: those of before clipped so much that 80 % zeros ruined a network.
     rounded = {}
@@ -107,11 +101,6 @@ def round_weights(
     return rounded, mean_shifts(layers, weights, {name: each.values for name, each in rounded.items()}, means)
 
 
-def replace_weights(model: onnx.ModelProto, weights: Mapping[str, RoundedWeight]) -> None:
-    """Replace weights, by name, by what they are rounded to, in place."""
-    write_weights(model, {name: rounded.values for name, rounded in weights.items()})
-
-
 def round_to_nearest(weight: np.ndarray, axis: int, bits: int, settings: QuantizationSettings) -> RoundedWeight:
     """Round one weight to nearest, by the scales of least squared error.
 
@@ -124,6 +113,22 @@ def round_to_nearest(weight: np.ndarray, axis: int, bits: int, settings: Quantiz
     scales_axis = axis if settings.granularity == "channel" else None
     scales = mse_scales(weight, bits, scales_axis)
     return RoundedWeight(round_to_grid(weight, scales, bits, scales_axis), scales, scales_axis)
+
+
+def round_alone(
+    weight: np.ndarray, axis: int, found: list[InputCovariance], bits: int, settings: QuantizationSettings
+) -> RoundedWeight:
+    """Round one weight as :func:`round_weights` does.
+
+    Args:
+        weight: Its outputs lie along ``axis``.
+        axis: See there.
+        found: Moments of the inputs of the layers that read it; rounded to nearest where there are none.
+        bits: 2 to 8.
+        settings: Whether each output has a scale of its own.
+    """
+    nearest = round_to_nearest(weight, axis, bits, settings)
+    return round_for_inputs(weight, nearest, axis, found, bits) if found else nearest
 
 
 def round_for_inputs(

@@ -8,10 +8,12 @@ from itertools import groupby
 
 import numpy as np
 import onnx
+from onnx import helper
 
+from ....rounding.im2col import Im2col
+from ....rounding.input_covariance import InputCovariance
+from ....rounding.layers import Layer
 from ..onnx_file import open_watching
-from .im2col import Im2col, im2col_of
-from .weight_layers import Layer
 
 MOST_ROWS = 16_384
 """Positions of a layer's input that enter its second moments; of more, a random choice."""
@@ -26,36 +28,6 @@ _MOST_BYTES = 2**30
 """Second moments held at a time; a network with more is run again for the rest."""
 
 _BATCH_ELEMENTS, _MOST_BATCH = 2_000_000, 64
-
-
-@dataclass(frozen=True)
-class InputCovariance:
-    """Statistics of a layer's unfolded inputs.
-
-    Args:
-        second: Sum of x x^T over the rows seen, shape (groups, columns, columns); (groups, 0, 0) for layers too wide
-            for it.
-        mean: Mean over all rows, shape (groups, columns).
-        rows: Of those, some of the rows themselves, shape (groups, rows, columns); else None.
-        count: Rows of which the second moments are the sum.
-    """
-
-    second: np.ndarray
-    mean: np.ndarray
-    rows: np.ndarray | None = None
-    count: int = 0
-
-
-def summed_second(found: list[InputCovariance]) -> np.ndarray | None:
-    """Return the second moments of all layers that read one weight, summed.
-
-    Args:
-        found: Theirs, at least one; where the layers divide the weight into groups differently, or are too wide for
-            second moments, the answer is None.
-    """
-    if len({len(covariances.second) for covariances in found}) != 1 or not found[0].second.size:
-        return None
-    return np.asarray(np.sum([covariances.second for covariances in found], axis=0))
 
 
 @dataclass(frozen=True)
@@ -123,6 +95,23 @@ def input_covariances(
         portion += more
     if portion:
         yield _run(model, portion, calibration, seed)
+
+
+def im2col_of(node: onnx.NodeProto, weight_shape: tuple[int, ...]) -> Im2col | None:
+    """Return how a layer's input unfolds, None for a product with a stack of matrices."""
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if node.op_type != "Conv":
+        return Im2col(transposed=bool(attributes.get("transA", 0))) if len(weight_shape) == 2 else None
+    kernel = weight_shape[2:]
+    automatic = attributes.get("auto_pad", b"NOTSET").decode()
+    return Im2col(
+        groups=attributes.get("group", 1),
+        kernel=kernel,
+        strides=tuple(attributes.get("strides", (1,) * len(kernel))),
+        dilations=tuple(attributes.get("dilations", (1,) * len(kernel))),
+        pads=tuple(attributes.get("pads", (0,) * 2 * len(kernel))) if automatic == "NOTSET" else (0,) * 2 * len(kernel),
+        same=automatic if automatic.startswith("SAME") else None,
+    )
 
 
 def _watchable(model: onnx.ModelProto, layers: list[Layer]) -> list[_Watched]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....candidate import FLOAT_BITS, MOST_BITS_BESIDE_INT8, BitAllocation
-from .scales import FEWEST_BITS, MOST_BITS
+from ..bit_names import FEWEST_BITS, FLOAT_BITS, MOST_BITS, MOST_BITS_BESIDE_INT8, BitAllocation
 
 
 @dataclass(frozen=True)

@@ -1,78 +1,32 @@
-"""How much each layer of a network minds few bits: what a budget of bits is spread by."""
+"""How sensitive each layer of an ONNX graph is to few bits, found by running it with one weight rounded at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import onnx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from ....artifact import write_bytes
+from ....rounding.input_covariance import InputCovariance
+from ....rounding.layers import Layer
+from ....rounding.mean_shift import mean_shifts
+from ....rounding.rounded_weights import round_alone
+from ....rounding.sensitivity import ALL_BITS, SensitivityTable, loss_increase
+from ....rounding.settings import QuantizationSettings
 from ..onnx_file import copy_of, run_in_batches
 from .bias_correction import correct_biases
-from .input_covariance import InputCovariance, input_covariances
-from .mean_shift import mean_shifts
-from .rounding import RoundedWeight, round_for_inputs, round_to_nearest
-from .scales import FEWEST_BITS, MOST_BITS
-from .settings import QuantizationSettings
-from .weight_layers import Layer, read_weights, write_weights
-
-ALL_BITS = tuple(range(FEWEST_BITS, MOST_BITS + 1))
+from .covariance_source import input_covariances
+from .weight_layers import read_weights, write_weights
 
 TABLE_VERSION = 3
 """Raised when a change of the code changes the tables that the same network gives."""
 
 _BATCH = 64
-
-
-@dataclass(frozen=True)
-class SensitivityTable:
-    """What the network's loss gains where one weight alone is rounded to few bits.
-
-    Args:
-        digest: Of all that the table follows from, see :func:`table_digest`.
-        names: The weights.
-        sizes: Elements of each.
-        bits: The bits tried, ascending.
-        loss_increases: Not negative, infinite where the outputs are not finite; a row for each weight, a number for
-            each of the bits; see :func:`loss_increase`.
-
-    Raises:
-        ValueError: Where the shapes do not agree.
-    """
-
-    digest: str
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    bits: tuple[int, ...]
-    loss_increases: tuple[tuple[float, ...], ...]
-
-    def __post_init__(self) -> None:
-        if not len(self.names) == len(self.sizes) == len(self.loss_increases):
-            got = f"{len(self.names)}, {len(self.sizes)}, {len(self.loss_increases)}"
-            raise ValueError(f"names, sizes and loss_increases must be equally long, got {got}")
-        if any(len(row) != len(self.bits) for row in self.loss_increases):
-            raise ValueError(f"loss_increases must have {len(self.bits)} numbers in each row, one for each of the bits")
-
-    def to_json(self) -> str:
-        """Return the table as JSON; infinity is written as Python's json does."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read what :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: Where the text is something else.
-        """
-        return TypeAdapter(cls).validate_json(text)
 
 
 def sensitivity_table(
@@ -103,7 +57,7 @@ def sensitivity_table(
         means = {node_name: covariances.mean for node_name, covariances in found.items()}
         row = []
         for each in bits:
-            after = _rounded(weights[name], readers[0].channel_axis, list(found.values()), each, settings).values
+            after = round_alone(weights[name], readers[0].channel_axis, list(found.values()), each, settings).values
             shifts = mean_shifts(readers, weights, {name: after}, means) if settings.bias_correction == "on" else {}
             row.append(probe.loss_increase(name, after, shifts))
         increases[name] = tuple(row)
@@ -158,25 +112,6 @@ def table_digest(model: onnx.ModelProto, calibration: np.ndarray, settings: Quan
     return digest.hexdigest()
 
 
-def loss_increase(before: np.ndarray, after: np.ndarray) -> float:
-    """Return how far outputs have moved: 0 where they have not, infinity where they are not finite any more.
-
-    For class scores, 2-D with at least two columns, that is the mean of KL(softmax(before) | softmax(after)) in nats;
-    for others the mean squared difference relative to the variance of ``before``.
-
-    Args:
-        before: Outputs of the float network, finite, shape (n, ...).
-        after: Outputs of the changed one, same shape.
-    """
-    if not np.isfinite(after).all():
-        return math.inf
-    before, after = before.astype(np.float64), after.astype(np.float64)
-    if before.ndim == 2 and before.shape[1] >= 2:
-        wanted, got = _log_softmax(before), _log_softmax(after)
-        return max(0.0, float((np.exp(wanted) * (wanted - got)).sum(axis=1).mean()))
-    return float(np.square(after - before).mean() / (before.var() or 1.0))
-
-
 class _Probe:
     """Compares a network that has one weight changed with the network as it was."""
 
@@ -209,16 +144,3 @@ def _seen(
                     left.discard(name)
                     yield name, found
     yield from ((name, {}) for name in names if name in left)
-
-
-def _rounded(
-    weight: np.ndarray, axis: int, found: list[InputCovariance], bits: int, settings: QuantizationSettings
-) -> RoundedWeight:
-    """Round a weight as :func:`~karui.spaces.formats.onnx.quantization.rounding.round_weights` does."""
-    nearest = round_to_nearest(weight, axis, bits, settings)
-    return round_for_inputs(weight, nearest, axis, found, bits) if found else nearest
-
-
-def _log_softmax(scores: np.ndarray) -> np.ndarray:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

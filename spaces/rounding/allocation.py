@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from pathlib import Path
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
-import onnx
 
 from .bit_choice import BitChoice
-from .sensitivity import SensitivityTable, kept_table
-from .settings import QuantizationSettings
-from .weight_layers import FIRST_AND_LAST_BITS, Layer
+from .layers import FIRST_AND_LAST_BITS, Layer
+from .sensitivity import SensitivityTable
 
 MOST_STATES = 2**14
 """Partial assignments that are kept from one weight to the next. While there are no more, the result is exact; else one
@@ -109,25 +106,14 @@ def _with_ends(layers: list[Layer], weight_bits: float, most_bits: int) -> dict[
 
 
 def spread_bits(
-    model: onnx.ModelProto,
-    layers: list[Layer],
-    reached: list[Layer],
-    choice: BitChoice,
-    inputs: np.ndarray,
-    settings: QuantizationSettings,
-    sensitivity: Path | None,
-    given: Set[str] = frozenset(),
+    reached: list[Layer], choice: BitChoice, table: Callable[[], SensitivityTable], given: Set[str] = frozenset()
 ) -> dict[str, int]:
     """Return the bits of each weight that is reached, by name.
 
     Args:
-        model: Float32 model.
-        layers: All of its layers.
-        reached: Those among them that are quantized.
+        reached: The layers that are rounded.
         choice: How many bits, and how they are spread.
-        inputs: Calibration inputs, float32, shape (n, *input_shape), for a budget.
-        settings: How weights are rounded, for a budget.
-        sensitivity: Where the table that a budget is spread by is kept; None to keep it nowhere.
+        table: Returns the table that a budget is spread by, and is called for no other.
         given: Weights that training has rounded already; they have no part in a budget.
     """
     if not reached:
@@ -139,8 +125,6 @@ def spread_bits(
     if choice.allocation == "budget":
         bits = {layer.weight_name: choice.most_bits for layer in reached}
         if sharing := [layer for layer in reached if layer.weight_name not in given]:
-            # Of all layers, so that the table serves float activations as well.
-            table = kept_table(sensitivity, model, layers, inputs, settings)
-            bits |= budget_bits(table, sharing, choice.weight_bits, most_bits=choice.most_bits)
+            bits |= budget_bits(table(), sharing, choice.weight_bits, most_bits=choice.most_bits)
         return bits
     return uniform_bits(reached, int(choice.weight_bits), most_bits=choice.most_bits)

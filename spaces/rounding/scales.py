@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-FEWEST_BITS = 2
-MOST_BITS = 8
+from ..bit_names import FEWEST_BITS, MOST_BITS
 
 _BLOCK_ELEMENTS = 65_536
 """Elements searched at a time, so that the temporaries stay in the processor's cache."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .im2col import as_rows
-from .weight_layers import Layer
+from .layers import Layer
 
 Shifts = dict[str, np.ndarray]
 """By node name, what rounding and zeroing take from a layer's mean output, E[x] (W - W'), float64, shape (outputs,)."""

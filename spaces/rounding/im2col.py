@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import helper
 
 
 @dataclass(frozen=True)
@@ -71,23 +69,6 @@ class Im2col:
             smaller, larger = missing // 2, missing - missing // 2
             pads.append((smaller, larger) if self.same == "SAME_UPPER" else (larger, smaller))
         return pads
-
-
-def im2col_of(node: onnx.NodeProto, weight_shape: tuple[int, ...]) -> Im2col | None:
-    """Return how a layer's input unfolds, None for a product with a stack of matrices."""
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    if node.op_type != "Conv":
-        return Im2col(transposed=bool(attributes.get("transA", 0))) if len(weight_shape) == 2 else None
-    kernel = weight_shape[2:]
-    automatic = attributes.get("auto_pad", b"NOTSET").decode()
-    return Im2col(
-        groups=attributes.get("group", 1),
-        kernel=kernel,
-        strides=tuple(attributes.get("strides", (1,) * len(kernel))),
-        dilations=tuple(attributes.get("dilations", (1,) * len(kernel))),
-        pads=tuple(attributes.get("pads", (0,) * 2 * len(kernel))) if automatic == "NOTSET" else (0,) * 2 * len(kernel),
-        same=automatic if automatic.startswith("SAME") else None,
-    )
 
 
 def as_rows(weight: np.ndarray, channel_axis: int, groups: int) -> np.ndarray:

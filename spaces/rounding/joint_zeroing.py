@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
-from ....sparsity_names import ZeroPattern
-from ....zero_patterns import TINY_LAYER, check_fraction
+from ..sparsity_names import ZeroPattern
+from ..zero_patterns import TINY_LAYER, check_fraction
 from .error_feedback import damped
 from .im2col import as_rows, from_rows
-from .input_covariance import CovarianceSource, InputCovariance, summed_second
-from .mean_shift import Shifts, mean_shifts
-from .settings import QuantizationSettings
-from .weight_layers import Layer, read_weights, write_weights
+from .input_covariance import InputCovariance, summed_second
+from .layers import Layer
 from .zero_choice import pattern_counts, saliences, zero_rows, zero_smallest
 
 
@@ -75,44 +71,6 @@ def seen_weights(
                 yield name, SeenWeight(as_rows(weights[name], readers[name][0].channel_axis, len(second)), second)
     for name in left:
         yield name, SeenWeight(as_rows(weights[name], readers[name][0].channel_axis, 1), None)
-
-
-def zero_weights_once(
-    model: onnx.ModelProto,
-    layers: list[Layer],
-    *,
-    zeroing: Zeroing,
-    settings: QuantizationSettings,
-    calibration: np.ndarray,
-) -> Shifts:
-    """Zero float32 weights in place, and return what that takes from the layers' mean outputs.
-
-    Args:
-        model: Float32 model, its nodes named; the weights of its layers are replaced.
-        layers: Layers of that model.
-        zeroing: How many weights, and where; see :func:`zeroed_weights`.
-        settings: With rounding to ``nearest``, weights go by magnitude, nothing makes good for them, and there are no
-            shifts, since no inputs are looked at.
-        calibration: float32, shape (n, *input_shape).
-    """
-    readers = readers_of(layers)
-    weights = read_weights(model, set(readers))
-    watched = [layer for name in readers for layer in readers[name]]
-    source: Iterable[dict[str, InputCovariance]] = []
-    if settings.rounding == "feedback":
-        source = CovarianceSource(model, watched, calibration)
-    zeroed = zeroed_weights(weights, readers, source, zeroing)
-    means = {node_name: found.mean for covariances in source for node_name, found in covariances.items()}
-    write_weights(model, zeroed)
-    return mean_shifts(layers, weights, zeroed, means)
-
-
-def readers_of(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
-    """Return the layers that read each weight, by its name."""
-    readers: dict[str, list[Layer]] = defaultdict(list)
-    for layer in layers:
-        readers[layer.weight_name].append(layer)
-    return dict(readers)
 
 
 def zeroed_weights(

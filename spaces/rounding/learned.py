@@ -1,19 +1,18 @@
-"""Grids of weights and activations that training has found, in the terms of the exported file."""
+"""Grids of weights and activations that training has found, by the names that the exported file has for them."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from .....errors import OutputError
-from ....artifact import write_bytes
-from .rounding import RoundedWeight
+from ...errors import OutputError
+from ..artifact import write_bytes
+from .rounded_weights import RoundedWeight
 
 LARGEST_UINT8 = 255
 
@@ -43,17 +42,16 @@ class LearnedGrids:
     """What training with rounded weights hands to the quantization of the exported file.
 
     Args:
-        weights: The integers and scales of each weight by initializer name.
+        weights: The integers and scales of each weight by its name in the file.
         activations: The grids of activations by tensor name.
     """
 
     weights: Mapping[str, RoundedWeight] = field(default_factory=dict)
     activations: Mapping[str, ActivationGrid] = field(default_factory=dict)
 
-    def weights_of(self, model: onnx.ModelProto) -> dict[str, RoundedWeight]:
-        """Return the weights that the model holds."""
-        names = {tensor.name for tensor in model.graph.initializer}
-        return {name: weight for name, weight in self.weights.items() if name in names}
+    def of_weights(self, names: Set[str]) -> LearnedGrids:
+        """Return them without the weights that have none of these names."""
+        return replace(self, weights={name: weight for name, weight in self.weights.items() if name in names})
 
     def save(self, path: Path) -> None:
         """Write everything to one ``.npz`` file of plain arrays, whole or not at all."""

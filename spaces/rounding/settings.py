@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ....section import Section
+from ..section import Section
 
 Rounding = Literal["nearest", "feedback"]
 Granularity = Literal["channel", "tensor"]
@@ -15,8 +15,7 @@ OperatorKind = Literal[
     "moves",
 ]  # fmt: skip
 """``thin`` are convolutions of few channels, ``pointwise`` others of 1 x 1; ``linear`` are products with a weight,
-``attention`` products of two computed tensors, ``moves`` what only moves values; see
-:mod:`~karui.spaces.formats.onnx.quantization.operator_kinds`."""
+``attention`` products of two computed tensors, ``moves`` what only moves values."""
 
 ActivationRule = Literal["minmax", "percentile", "mse", "entropy"]
 ActivationRanges = Literal["auto", ActivationRule]
