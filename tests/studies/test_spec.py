@@ -138,11 +138,8 @@ def test_further_objectives_come_after_the_three_with_their_bounds(tmp_path: Pat
             HEAD + "[exits]\n[latency]\ninputs = 'random'\n",
             ("depends on its inputs", "latency.inputs", "'real', where", "got: 'random'", "or the section [exits]"),
         ),
-        (
-            HEAD + BITS + "[gates]\nstop_at = ['untrained proxies']\n",
-            ("gates.stop_at[0]", "'proxy' or 'rungs'", "'untrained proxies'"),
-        ),
-        (HEAD + BITS + "[gates]\nstop_at = 'proxy'\n", ("gates.stop_at", "a list", "'proxy'")),
+        (HEAD + BITS + "[gates]\nstop_at = ['drafts']\n", ("gates.stop_at[0]", "'draft' or 'rungs'", "'drafts'")),
+        (HEAD + BITS + "[gates]\nstop_at = 'draft'\n", ("gates.stop_at", "a list", "'draft'")),
         (HEAD + BITS + "[gates]\nstop_at = true\n", ("gates.stop_at", "true or false")),
         (HEAD + BITS + "[gates]\naudit = 1.5\n", ("gates.audit", "less than or equal to 1", "1.5")),
         (HEAD + BITS + "[gates]\naudit = nan\n", ("gates.audit", "nan")),
