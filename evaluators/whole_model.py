@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import CandidateFailure
-from ..spaces.bit_names import HALF_BITS
+from ..spaces.axes.axis import INT8, all_axes, whole_variants
 from ..spaces.building.recipe import steps_of
 from ..spaces.building.untrained_proxy import write_untrained_proxy
 from ..spaces.candidate import Candidate
@@ -26,17 +26,6 @@ from .timing.alternating import PairTiming, TimingSettings
 
 WHOLE = "the whole model"
 """What the layer of a row is called that is no layer."""
-
-INT8 = "8-bit weights and activations"
-
-WHOLE_VARIANTS = {
-    "float16 weights": Candidate(weight_bits=HALF_BITS),
-    "8-bit weights": Candidate(weight_bits=8),
-    "4-bit weights": Candidate(weight_bits=4),
-    INT8: Candidate(weight_bits=8, activation_bits=8),
-    "4-bit weights, 8-bit activations": Candidate(weight_bits=4, activation_bits=8),
-}
-"""What is tried on the whole model, by the words in which it is told."""
 
 _MOST_KINDS = 4
 """So many steps at most: each of them tries all that is left."""
@@ -93,16 +82,19 @@ class WholeModel:
         Raises:
             KaruiError: Where the target is at fault.
         """
-        for name, candidate in WHOLE_VARIANTS.items():
-            self._told(f"{WHOLE}, {name}")
-            try:
-                file = self._proxy(candidate, kinds, "whole", checked=True)
-                timing = self._time(self._reference, file)
-            except CandidateFailure as failure:
-                yield ProbeRow(WHOLE, 1.0, "bits", name, 1.0, None, reason=failure.reason)
-                continue
-            size_ratio = file.stat().st_size / self._reference.stat().st_size
-            yield ProbeRow(WHOLE, 1.0, "bits", name, size_ratio, timing.ratio, timing.ratio_spread)
+        for section, axis in all_axes().items():
+            for name, candidate in axis.whole_variants().items():
+                yield self._row(section, name, candidate, kinds)
+
+    def _row(self, section: str, name: str, candidate: Candidate, kinds: tuple[OperatorKind, ...]) -> ProbeRow:
+        self._told(f"{WHOLE}, {name}")
+        try:
+            file = self._proxy(candidate, kinds, "whole", checked=True)
+            timing = self._time(self._reference, file)
+        except CandidateFailure as failure:
+            return ProbeRow(WHOLE, 1.0, section, name, 1.0, None, reason=failure.reason)
+        size_ratio = file.stat().st_size / self._reference.stat().st_size
+        return ProbeRow(WHOLE, 1.0, section, name, size_ratio, timing.ratio, timing.ratio_spread)
 
     def float_kinds(self) -> tuple[OperatorKind, ...]:
         """Return which operators had better stay float32 beside 8-bit activations: those whose int8 costs time.
@@ -112,7 +104,7 @@ class WholeModel:
         by one of them alone may be lost again by changes of type on both its sides.
         """
         try:
-            best = _Tried((), self._proxy(WHOLE_VARIANTS[INT8], (), "best"))
+            best = _Tried((), self._proxy(whole_variants()[INT8], (), "best"))
             kinds = kinds_of_file(self._reference)
         except CandidateFailure:
             return ()  # its row says why
@@ -137,7 +129,7 @@ class WholeModel:
                 continue
             self._told(f"{WHOLE}, {INT8}, float32: {', '.join(kinds)}")
             try:
-                file = self._proxy(WHOLE_VARIANTS[INT8], kinds, f"step{len(best.kinds)}-{number}")
+                file = self._proxy(whole_variants()[INT8], kinds, f"step{len(best.kinds)}-{number}")
                 timing = self._time(best.file, file)
             except CandidateFailure:
                 continue

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..errors import KaruiError, describe_error
-from .outcome import AWARE, RECOVERY, FaultKind, Outcome, UnexpectedError
+from ..spaces.building.recipe import RECOVERY, training_names
+from .outcome import FaultKind, Outcome, UnexpectedError
 
 _MACHINE_ERRNOS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ESTALE, errno.ENODEV)
@@ -112,8 +113,6 @@ TRIES = 3
 TRIES_AFTER_SIGNALS = 10
 """Likewise where somebody ends its worker process from outside, which says little about the candidate."""
 
-_TRAINING = (RECOVERY, AWARE)
-
 _REMEDIES: dict[FaultKind, str] = {
     "memory": "see what else uses the memory, then give fewer --workers, a smaller batch_size in [recovery], or "
     'device = "cpu" there',
@@ -145,11 +144,12 @@ class FailureGuard:
 
     def came_through(self, key: str, outcome: Outcome) -> None:
         """Take in that a candidate was measured."""
-        trained = not outcome.stages or any(each.stage in _TRAINING and not each.cached for each in outcome.stages)
+        trainings = training_names()
+        trained = not outcome.stages or any(each.stage in trainings and not each.cached for each in outcome.stages)
         self._passed, self._trained = True, self._trained or trained
         self._of_any_kind = 0
         self.forget(key)
-        for error in [error for error in self._row if trained or self._stage[error] not in _TRAINING]:
+        for error in [error for error in self._row if trained or self._stage[error] not in trainings]:
             self._row[error].clear()
 
     def forget(self, key: str) -> None:
@@ -173,7 +173,7 @@ class FailureGuard:
         self._stage[same] = error.stage
         self._tries[key] += 1
         self._of_any_kind += 1
-        others_pass = self._trained if error.stage in _TRAINING else self._passed
+        others_pass = self._trained if error.stage in training_names() else self._passed
         is_alone = set(row) == {key}
         limit = TRIES_AFTER_SIGNALS if error.kind == "signal" else TRIES
         if is_alone and others_pass:
@@ -205,6 +205,6 @@ def stopped_by(error: UnexpectedError, times: int) -> KaruiError:
 def _signature(error: UnexpectedError) -> str:
     """Return what identical errors have in common; what a machine lacks is the same at whatever size or address."""
     if error.kind in ("memory", "accelerator", "signal"):
-        training = RECOVERY if error.stage in _TRAINING else ""
+        training = RECOVERY if error.stage in training_names() else ""
         return f"{error.kind} {training}"
     return f"{error.kind} {error.stage} {re.sub(r'0x[0-9a-f]+|[0-9]+', '#', error.reason)}"

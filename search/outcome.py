@@ -85,12 +85,6 @@ def is_rung(epoch: int, epochs: int) -> bool:
     return epoch < epochs and epoch & (epoch - 1) == 0
 
 
-RECOVERY, AWARE = "recovery", "aware training"
-"""The stages that train."""
-
-ADOPTION = "statistics"
-"""The stage that a network has in place of its recovery where a supernet's weights are taken as they are."""
-
 Training = tuple[str, str]
 """The stage, and what tells one training of that stage from the others."""
 

@@ -21,11 +21,12 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState, create_trial
 
+from ..spaces.building.recipe import ARCHITECTURE, RECOVERY, STATISTICS, training_names
 from ..spaces.candidate import Candidate
 from .front import pareto_mask
 from .noise import Differences, Floats, edge_of_front
 from .objectives import Objective
-from .outcome import ADOPTION, AWARE, RECOVERY, Training, trainings_of
+from .outcome import Training, trainings_of
 from .record import PROMOTED, TrialRecord
 from .trial_index import TrialIndex, counts
 
@@ -98,9 +99,9 @@ def _once(members: Sequence[Member]) -> list[Member]:
 MOST_RESERVED = 0.5
 """Most of a search's time that is left to promotion; where it needs more, it goes as far as it comes."""
 
-_NOT_AGAIN = (RECOVERY, ADOPTION, AWARE, "architecture", "draft")
-"""Stages that a promoted candidate does not have as its twin had them: it trains for longer, needs no proxy, and what
-making its architecture may have trained, a supernet, is there."""
+_NOT_AGAIN = (STATISTICS, ARCHITECTURE, "draft")
+"""Beside trainings, which take longer, stages that a promoted candidate does not have as its twin had them: it needs no
+proxy, and what making its architecture may have trained, a supernet, is there."""
 
 
 class Promotion:
@@ -159,13 +160,13 @@ class Promotion:
         for training in trainings:
             if training[0] in done:
                 self._seconds[training] = done[training[0]] / record.candidate.epochs_factor
-        if ADOPTION in done:
+        if STATISTICS in done:
             self._untried.update(training for training in trainings if training[0] == RECOVERY)
         if record.candidate.epochs_factor == self.factor:
             self._trained.update(trainings)
         if record.candidate.epochs_factor < self.factor and record.feasible:
             self._feasible.append(self._member(record, done))
-        if not record.is_promoted and any(stage in done for stage in (RECOVERY, AWARE)):
+        if not record.is_promoted and any(stage in done for stage, _ in trainings):
             self._trials_seconds.append(sum(done.values()))
 
     def missing(self, seconds_left: float = math.inf) -> list[Member]:
@@ -259,6 +260,7 @@ class Promotion:
         return math.isinf(expected) or expected <= seconds_left
 
     def _member(self, record: TrialRecord, done: Mapping[str, float]) -> Member:
+        not_again = training_names().union(_NOT_AGAIN)
         promoted = replace(record.candidate or Candidate(), epochs_factor=self.factor).canonical()
         return Member(
             trial=record.number,
@@ -268,7 +270,7 @@ class Promotion:
             promoted=promoted,
             key=promoted.key,
             trainings=trainings_of(promoted),
-            seconds=sum(seconds for stage, seconds in done.items() if stage not in _NOT_AGAIN),
+            seconds=sum(seconds for stage, seconds in done.items() if stage not in not_again),
         )
 
     def _left(self, member: Member) -> list[Training]:

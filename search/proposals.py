@@ -14,9 +14,10 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers._tpe import sampler as optuna_tpe
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from ..spaces.building.recipe import RECOVERY, STATISTICS
 from ..spaces.candidate import Candidate, network_of
 from ..spaces.space import SearchSpace, problem_of
-from .outcome import ADOPTION, RECOVERY, Outcome
+from .outcome import Outcome
 from .record import PROMOTED, TrialRecord
 from .trial_index import TrialIndex, counts
 from .weight_sharing import Followers, WeightSharing, is_followed
@@ -75,7 +76,7 @@ class Proposals:
         stages = {stage.stage for stage in outcome.stages}
         # What another study has trained is as good as trained here: the search goes the same way.
         found = "network" in stages and self._network(trial.params) not in self._networks and self._is_trained(trial)
-        if not self.space.has_followers or not (found or stages & {RECOVERY, ADOPTION}):
+        if not self.space.has_followers or not (found or stages & {RECOVERY, STATISTICS}):
             return
         for _ in range(self.followers):
             self.study.enqueue_trial(self.space.follower_parameters(trial.params), user_attrs={FOLLOWER: True})

@@ -109,6 +109,13 @@ class Candidate:
             candidate = axis.through(candidate, stage)
         return candidate.canonical()
 
+    def starting_from(self, other: Candidate) -> Candidate:
+        """Return the candidate with the network that another one starts from, before any training."""
+        candidate: Candidate = replace(self, architecture=other.architecture)
+        for axis in AXES.all.values():
+            candidate = axis.starting_from(candidate, other)
+        return candidate
+
     @property
     def is_trained(self) -> bool:
         """Whether its file takes any training: all do but those of the baseline's own weights."""

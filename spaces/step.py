@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .training.training_settings import TrainingSettings
 
 
+UNTRAINED_SAMPLES = 16
+"""Inputs that give an untrained file's activations some range; which one does not touch size or latency."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of what makes a candidate's file.
@@ -31,6 +35,8 @@ class Step:
         training: What kind of training it is, such as ``warm``, ``from scratch`` or ``aware``; empty where it is none.
         epochs: How many epochs it trains, once a study has said so.
         is_learnt: Whether how fast the file is depends on what was learnt, so that no untrained file can tell.
+        in_integers: Whether the file computes in integers from here on: there a target may be slower than in float32.
+        one_by_one: Whether the file takes one input at a time.
     """
 
     name: str
@@ -40,6 +46,8 @@ class Step:
     training: str = ""
     epochs: int = 0
     is_learnt: bool = False
+    in_integers: bool = False
+    one_by_one: bool = False
 
 
 @dataclass(frozen=True)

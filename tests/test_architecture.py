@@ -6,13 +6,17 @@ import ast
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import karui
+from karui.spaces.axes.axis import NetworkAxis, all_axes
 from karui.spaces.axes.builtin import AXES
+from karui.spaces.building.recipe import training_names, trainings_of
+from karui.spaces.candidate import Candidate
 
 PACKAGE = Path(str(karui.__file__)).parent
 ORDER = ("errors", "spaces", "evaluators", "search", "studies")
@@ -110,29 +114,120 @@ def test_no_module_is_loaded_twice() -> None:
 
 
 NAME_AXES = {
-    "spaces/axes/builtin.py",  # the registry
-    "studies/preflight/preflight.py",  # tries on small layers what fewer bits, zeros and fewer channels win
-    "studies/preflight/preflight_sentences.py",
-    "spaces/axes/students/axis.py",  # a student is the model with channels removed, told in the same sentence
+    "spaces/axes/builtin.py": "the registry",
+    "spaces/candidate.py": "holds what they choose, in the words in which its users and its JSON say it",
+    "spaces/building/probes/variants.py": "which axis a probe of a layer is for",
+    "studies/preflight/preflight_sentences.py": "what fewer bits, zeros and fewer channels win on a target, in words",
+    "studies/results/tables.py": "the columns of trials.csv, in their order",
+    # The same words for other things: arguments and fields of their own, which no candidate comes near.
+    "spaces/building/untrained_proxy.py": "what a step of training is told of zeros",
+    "spaces/training/recovery.py": "an argument",
+    "spaces/training/qat/matching.py": "where the training fails",
+    "evaluators/row_scores.py": "bits of an array",
+    "search/outcome.py": "the stages of a build",
+    "search/record.py": "the stages of a build",
+    "studies/watching/log.py": "the stages of a build",
+    "studies/report/points.py": "the bits of a layer in a file",
 }
-"""The files that name an axis, its own folder and the public face aside."""
+"""The files that name an axis or what one chooses, the axes' own folders and the public face aside, and why."""
+
+ROUND = ("spaces/rounding/", "spaces/formats/")
+"""Rooms where the same words are fields of BitChoice, which knows of no candidate."""
+
+OWN_OF_CANDIDATES = {"architecture", "epochs_factor", "further"}
+"""The fields of a candidate that are no axis's."""
+
+CHOICES = {each.name for each in fields(Candidate)} - OWN_OF_CANDIDATES
+FOLDERS = {place.partition(":")[0].rpartition(".")[0] for place in AXES.places}
+CLASSES = {place.rpartition(":")[2] for place in AXES.places}
+
+
+def words_of_axes() -> set[str]:
+    """Return what axes are called: their sections, the kinds of their networks, and the steps that are theirs alone."""
+    kinds = {axis.kind for axis in all_axes().values() if issubclass(axis, NetworkAxis)}
+    return {*AXES.own, *kinds, *(name for axis in all_axes().values() for name in axis.trainings), "exit"}
+
+
+def names_of_axes(path: Path) -> list[str]:
+    """Return where a file reads what an axis chooses, imports from its folder, or names it."""
+    words, prefixes = words_of_axes(), tuple(axis.prefix for axis in all_axes().values())
+    named = [module for module in imported_modules(path) if any(module.startswith(f"{each}.") for each in FOLDERS)]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Attribute(attr=name) | ast.keyword(arg=str(name)) if name in CHOICES:
+                named.append(name)
+            case ast.Constant(value=str(text)) if text in words | CHOICES:
+                named.append(text)
+            case ast.Constant(value=str(text)) if text.startswith(prefixes) and " " not in text:
+                named.append(text)
+            case ast.Constant(value=str(text)) if any(f"{each}.axis:" in text for each in FOLDERS):
+                named.append(text)
+            case ast.Name(id=name) | ast.alias(name=name) if name in CLASSES:
+                named.append(name)
+    return named
 
 
 def test_no_other_file_names_an_axis() -> None:
-    places = {place.rpartition(":")[2]: place.partition(":")[0] for place in AXES.places}
-    folders = {module.rpartition(".")[0]: name for name, module in places.items()}
-    named = set()
+    files = {path.relative_to(PACKAGE).as_posix(): path for path in MODULES}
+    own = {folder.removeprefix("karui.").replace(".", "/") for folder in FOLDERS}
+    others = {
+        file: path for file, path in files.items() if file.rpartition("/")[0] not in own and not file.startswith(ROUND)
+    }
+    assert {file for file, path in others.items() if names_of_axes(path)} == set(NAME_AXES)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bits = candidate.weight_bits",
+        "Candidate(exit_depth=0.3)",
+        "plain['candidate'].get('removed_channels')",
+        "spec.axis(BitsAxis)",
+        "import karui.spaces.axes.exits.compose",
+        "parameters['bits.weights']",
+        "kind == 'cell'",
+        "step.name == 'aware training'",
+    ],
+)
+def test_a_named_axis_is_seen(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    file = tmp_path / "search" / "other.py"
+    file.parent.mkdir()
+    file.write_text(line, encoding="utf-8")
+    assert names_of_axes(file)
+
+
+KNOW_OTHER_AXES = {
+    ("students", "sparsity"): "a student is the model with channels removed, told in the same sentence",
+    ("sparsity", "bits"): "what is zeroed at once is zeroed by the same pass that rounds",
+}
+"""Which axis imports from the folder of which other one, and why; an axis may well read what those before it chose."""
+
+
+def test_axes_know_few_of_each_other() -> None:
+    known = set()
+    for folder in FOLDERS:
+        for path in (PACKAGE / folder.removeprefix("karui.").replace(".", "/")).glob("*.py"):
+            imports = imported_modules(path)
+            others = {each for each in FOLDERS - {folder} if any(name.startswith(f"{each}.") for name in imports)}
+            known |= {(folder.rpartition(".")[2], other.rpartition(".")[2]) for other in others}
+    assert known == set(KNOW_OTHER_AXES)
+
+
+def test_formats_know_no_candidate_and_no_axis() -> None:
+    """So that words which are those of an axis are their own there."""
     for path in MODULES:
-        file = path.relative_to(PACKAGE).as_posix()
-        own = "karui." + file.rpartition("/")[0].replace("/", ".")
-        text = path.read_text(encoding="utf-8")
-        imports = {module for module in imported_modules(path) if module.rpartition(".")[2] in ("axis", "choice")}
-        others = [(folder, name) for folder, name in folders.items() if folder != own]
-        if any(f"{folder}.axis" in imports or f"{folder}.choice" in imports for folder, _ in others) or any(
-            f"{folder}.axis:" in text for folder, _ in others
-        ):
-            named.add(file)
-    assert named == NAME_AXES
+        if path.relative_to(PACKAGE).as_posix().startswith(ROUND):
+            imports = imported_modules(path)
+            assert "karui.spaces.candidate" not in imports
+            assert not any(module.startswith("karui.spaces.axes") for module in imports)
+
+
+def test_an_axis_names_the_steps_that_train() -> None:
+    """What the search takes for trainings are those of the recipe."""
+    candidates = (Candidate(weight_bits=4, bit_training="aware"), Candidate(removed_channels=0.5), Candidate())
+    trained = {name for candidate in candidates for name, _ in trainings_of(candidate)}
+    assert trained == training_names()
 
 
 def test_there_are_six_axes_and_each_has_a_folder() -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+INT8 = "8-bit weights and activations"
+"""How the model is told whose every layer computes in 8-bit integers; see :meth:`Axis.whole_variants`."""
+
 Sentences = Callable[["Task", Path], Iterable[str]]
 """Says, given the task and the model's float32 file, what an axis reaches of the model."""
 
@@ -72,6 +75,9 @@ class Axis(Section):
     uses: ClassVar[Mapping[str, str]] = {}
     """What a candidate may use of it, each with its words, such as ``{"exits": "early exits"}``."""
 
+    trainings: ClassVar[Sequence[str]] = ()
+    """The names of those steps of its own that train."""
+
     # What may be chosen in this study.
 
     def suggest(self, trial: Suggester, candidate: Candidate) -> Candidate:
@@ -112,6 +118,11 @@ class Axis(Section):
         return ()
 
     @property
+    def computes_in_integers(self) -> bool:
+        """Whether some of its files compute in integers."""
+        return False
+
+    @property
     def trains_later(self) -> bool:
         """Whether it may go on training after a network was trained."""
         return False
@@ -122,7 +133,10 @@ class Axis(Section):
         return False
 
     def cuts(self) -> Iterable[Candidate]:
-        """Return the canonical candidates whose networks it cuts out of the model, by nothing but their structure."""
+        """Return the canonical candidates whose networks it cuts out of the model, by nothing but their structure.
+
+        The plainest description of a network comes first.
+        """
         return ()
 
     # What a choice means, in whatever study it was made.
@@ -138,6 +152,19 @@ class Axis(Section):
         return candidate
 
     @classmethod
+    def starting_from(cls, candidate: Candidate, other: Candidate) -> Candidate:  # noqa: ARG003
+        """Return the candidate with what this axis decides of the untrained network as another one has it.
+
+        Its architecture is that of the other one already.
+        """
+        return candidate
+
+    @classmethod
+    def keeps_by(cls, candidate: Candidate) -> str:  # noqa: ARG003
+        """Return by what it decides which part of the model stays, beside the shapes of what stays."""
+        return ""
+
+    @classmethod
     def trains(cls, candidate: Candidate) -> bool:  # noqa: ARG003
         """Say whether it makes a candidate go on training once its network is trained."""
         return False
@@ -146,6 +173,11 @@ class Axis(Section):
     def problem(cls, candidate: Candidate) -> str | None:  # noqa: ARG003
         """Say why a candidate cannot be made at all, or None where it can."""
         return None
+
+    @classmethod
+    def whole_variants(cls) -> Mapping[str, Candidate]:
+        """Return what of it is tried on the whole model of a target before anything is trained, by how it is told."""
+        return {}
 
     # What it does.
 
@@ -221,6 +253,9 @@ class NetworkAxis(Axis):
     kind: ClassVar[str]
     """What is said of its networks, :attr:`~karui.spaces.architectures.Architecture.kind`."""
 
+    label: ClassVar[str] = ""
+    """What its networks are called in legends of plots; their kind where left out."""
+
     def suggest(self, trial: Suggester, candidate: Candidate) -> Candidate:
         """Choose a network, where the trial has chosen a network of this kind."""
         raise NotImplementedError
@@ -267,6 +302,11 @@ class NetworkAxis(Axis):
 def all_axes() -> dict[str, type[Axis]]:
     """Return every axis that there is, by the name of its section: karui's own, then those of other packages."""
     return AXES.all
+
+
+def whole_variants() -> dict[str, Candidate]:
+    """Return what is tried on the whole model of a target, by how it is told."""
+    return {name: variant for axis in all_axes().values() for name, variant in axis.whole_variants().items()}
 
 
 def axis_of(architecture: Architecture) -> type[NetworkAxis] | None:

@@ -172,11 +172,11 @@ class Builder:
     def float_twin(self, candidate: Candidate) -> Iterator[Path | None]:
         """Yield the float32 file of the network that a candidate's file was made of, to be timed beside it.
 
-        None where it is gone, where that network is the baseline, which every file is timed beside, and where how fast
-        the file is depends on what it has learnt.
+        None where it is gone, where the file computes as it does in float32, where that network is the baseline, which
+        every file is timed beside, and where how fast the file is depends on what it has learnt.
         """
         recipe = self._recipes.of(candidate)
-        if recipe.is_learnt or network_of(recipe.candidate) == Candidate():
+        if recipe.is_learnt or not recipe.in_integers or network_of(recipe.candidate) == Candidate():
             yield None
             return
         with self._cache.found(recipe.network_key) as entry:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain
 
 import torch
 from torch import nn
 
 from ...errors import CandidateFailure
+from ..axes.axis import all_axes
 from ..candidate import Architecture, Baseline, Candidate
 from ..space import SearchSpace
 from ..step import NetworkMaterials
 from ..task import Task
 from .network_factory import loss_gradient, make_network
-
-_DECIDING = ("architecture", "removed_channels", "channel_importance", "channel_scope")
-"""The fields of a candidate that decide which network, cut out of the baseline, it starts from."""
 
 GRADIENT_BATCH = 64
 """Samples of a batch by whose gradients channels are ranked here: where layers compete, their counts follow from it."""
@@ -42,7 +39,7 @@ class Equivalence:
         gradient = loss_gradient(task, GRADIENT_BATCH, seed=0)
         materials = NetworkMaterials(task.model, task.calibration_batch(2), channel_multiple, gradient)
         whole = _signature(task.model, Baseline())
-        representatives: dict[tuple[_Signature, str], Candidate] = {}
+        representatives: dict[tuple[_Signature, tuple[str, ...]], Candidate] = {}
         self._stands_for: dict[Candidate, Candidate] = {}
         for choice in _warm_choices(space):
             try:
@@ -52,27 +49,22 @@ class Equivalence:
                 continue  # it fails again when it is built, and is recorded then
             signature = _signature(network, choice.architecture)
             # By what channels were chosen matters only where some are gone.
-            ranked_by = "" if signature == whole else choice.channel_importance
-            self._stands_for[choice] = representatives.setdefault((signature, ranked_by), choice)
+            axes = () if signature == whole else all_axes().values()
+            kept_by = tuple(axis.keeps_by(choice) for axis in axes)
+            self._stands_for[choice] = representatives.setdefault((signature, kept_by), choice)
 
     def __call__(self, candidate: Candidate) -> Candidate:
         """Return the candidate that stands for all that mean the same file."""
         candidate = candidate.canonical()
-        representative = self._stands_for.get(_start_of(candidate))
-        if representative is None:
-            return candidate
-        return replace(candidate, **{name: getattr(representative, name) for name in _DECIDING}).canonical()
-
-
-def _start_of(candidate: Candidate) -> Candidate:
-    """Return the candidate with nothing but what decides the network that it starts from."""
-    return Candidate(**{name: getattr(candidate, name) for name in _DECIDING})
+        # Nothing but what decides the network that it starts from.
+        representative = self._stands_for.get(Candidate().starting_from(candidate))
+        return candidate if representative is None else candidate.starting_from(representative).canonical()
 
 
 def _warm_choices(space: SearchSpace) -> list[Candidate]:
     """Return what starts from the baseline's weights, the plainest description of a network first."""
-    found = dict.fromkeys([Candidate(), *chain.from_iterable(axis.cuts() for axis in space.axes)])
-    return sorted(found, key=lambda cut: (cut.architecture.kind != Baseline.kind, cut.removed_channels))
+    cuts = dict.fromkeys([Candidate(), *chain.from_iterable(axis.cuts() for axis in space.axes)])
+    return sorted(cuts, key=lambda cut: cut.architecture.kind != Baseline.kind)
 
 
 def _signature(network: nn.Module, architecture: Architecture) -> _Signature:

@@ -40,6 +40,11 @@ class Recipe:
         return sum(step.epochs for step in self.at(BuildStage.TRAINING))
 
     @property
+    def in_integers(self) -> bool:
+        """Whether its file computes in integers."""
+        return any(step.in_integers for step in self.steps)
+
+    @property
     def is_learnt(self) -> bool:
         """Whether how fast its file is depends on what it has learnt."""
         return any(step.is_learnt for step in self.steps)
@@ -67,6 +72,11 @@ def trainings_of(candidate: Candidate) -> tuple[tuple[str, str], ...]:
     """Return the trainings behind a candidate's file: the step, and what tells it from others of that name."""
     candidate = candidate.canonical()
     return tuple((step.name, candidate.through(step.stage).key) for step in steps_of(candidate) if step.training)
+
+
+def training_names() -> frozenset[str]:
+    """Return the names of all steps that train."""
+    return frozenset({RECOVERY}.union(*(axis.trainings for axis in all_axes().values())))
 
 
 def trains_on(candidate: Candidate) -> bool:

@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 from ..axes.axis import all_axes
-from ..axes.bits.steps import UNTRAINED_SAMPLES
 from ..candidate import BuildStage
 from ..formats.onnx.export import PARITY_SAMPLES, export_onnx
 from ..formats.onnx.packing import pack
-from ..step import FileWork, Step
+from ..step import UNTRAINED_SAMPLES, FileWork, Step
 from ..training.zeroing import zero_weights
 
 CALIBRATION_SAMPLES = UNTRAINED_SAMPLES

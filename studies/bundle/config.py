@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import OutputError
+from ...spaces.building.recipe import steps_of
+from ...spaces.candidate import Candidate
+from ...spaces.step import Step
 from .samples import TaskPaper
 
 CONFIG, SCHEMA, SAMPLES = "config.json", "config.schema.json", "samples/samples.npz"
@@ -91,7 +95,7 @@ def bundle_config(described: dict[str, Any], paper: TaskPaper | None, sample_cou
         paper: What is known of the task.
         sample_count: Samples with expected outputs; 0 for none.
     """
-    integers = described["candidate"].get("activation_bits", 32) == 8
+    integers = any(step.in_integers for step in steps_in(described))
     samples = {
         "file": SAMPLES,
         "count": sample_count,
@@ -105,6 +109,11 @@ def bundle_config(described: dict[str, Any], paper: TaskPaper | None, sample_cou
         "task": task,
         "samples": samples if sample_count else None,
     }
+
+
+def steps_in(config: Mapping[str, Any]) -> tuple[Step, ...]:
+    """Return the steps that made the file which a ``config.json``, or what lies beside a file, is about."""
+    return steps_of(Candidate.from_dict(config["candidate"]).canonical())
 
 
 def _lists(paper: TaskPaper) -> dict[str, list[Any]]:

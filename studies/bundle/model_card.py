@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .config import SAMPLES
+from .config import SAMPLES, steps_in
 
 
 def model_card(config: dict[str, Any]) -> str:
@@ -120,7 +120,6 @@ def _statistic(found: dict[str, Any]) -> str:
 
 
 def _limits(config: dict[str, Any]) -> str:
-    bits = config["candidate"].get("activation_bits", 32)
     lines = [
         "- Latency holds for the device it was measured on. On another one measure again: "
         "`karui verify . --reference baseline.onnx`.",
@@ -131,7 +130,7 @@ def _limits(config: dict[str, Any]) -> str:
         "- Points of a front are chosen by validation accuracy; that of the test split is reported, and nothing is "
         "chosen by it. If this one was taken for its test accuracy, the luck of that choice is in the number.",
     ]
-    if bits == 8:
+    if any(step.in_integers for step in steps_in(config)):
         lines.append(
             "- Activations are rounded to 8 bits: another processor may give outputs that differ by a step, see "
             f"`tolerance` in `config.json`{' and the samples' if config['samples'] else ''}."
@@ -181,7 +180,7 @@ def _text(value: Any) -> str:
 
 
 def _one_by_one(config: dict[str, Any]) -> str:
-    return ", given one at a time" if config["candidate"].get("exit_depth") else ""
+    return ", given one at a time" if any(step.one_by_one for step in steps_in(config)) else ""
 
 
 def _interval(measurement: dict[str, Any], digits: int) -> str:

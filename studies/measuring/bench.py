@@ -16,7 +16,7 @@ from ...search.pruning_rules import PruningRules, UntrainedProxy
 from ...search.record import Outcome, TrialRecord
 from ...spaces.artifact import Artifact, StageRecord, file_digest
 from ...spaces.building.build import Builder
-from ...spaces.candidate import FLOAT_BITS, Candidate
+from ...spaces.candidate import Candidate
 from ..storage.shared_files import SharedFiles
 from .bench_targets import LATENCY
 from .beside_float import slower_than_float
@@ -80,8 +80,8 @@ class Bench(StudyEvaluators):
         )
 
     def _slower_than_float(self, candidate: Candidate, artifact: Artifact) -> list[str]:
-        """Say where 8-bit activations cost time; found once for each file."""
-        if self._over_inputs or candidate.activation_bits == FLOAT_BITS:
+        """Say where computing in integers costs time; found once for each file."""
+        if self._over_inputs:
             return []
         if artifact.digest not in self._beside_float:
             with self._builder.float_twin(candidate) as twin:

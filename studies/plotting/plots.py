@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from ...search.objectives import OBJECTIVES, Objective
+from ...spaces.architectures import Baseline
+from ...spaces.axes.axis import NetworkAxis, all_axes
 from ..choosing.judge import accuracy_column
 from ..choosing.recommend import recommend
 from ..storage.folder import explain_os_errors, write_atomically
@@ -25,9 +28,31 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 # Okabe & Ito's palette, told apart by colour-blind readers.
-_COLOURS = {"baseline": "#0072B2", "student": "#D55E00", "cell": "#009E73", "stages": "#E69F00"}
-_MARKERS = {"baseline": "o", "student": "s", "cell": "^", "stages": "D"}
-_LABELS = {"baseline": "baseline, compressed", "student": "student", "cell": "NAS cells", "stages": "NAS stages"}
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#F0E442")
+_MARKERS = "os^Dvp"
+
+
+@dataclass(frozen=True)
+class KindStyle:
+    """How points of one kind of architecture are drawn.
+
+    Args:
+        colour: Of marker and error bar.
+        marker: Matplotlib's letter of it.
+        label: What the kind is called in the legend.
+    """
+
+    colour: str
+    marker: str
+    label: str
+
+
+def kind_styles() -> dict[str, KindStyle]:
+    """Return how each kind of architecture is drawn: the baseline first, then those of the axes in their order."""
+    labels = {Baseline.kind: "baseline, compressed"}
+    labels |= {axis.kind: axis.label or axis.kind for axis in all_axes().values() if issubclass(axis, NetworkAxis)}
+    styles = zip(labels.items(), cycle(zip(_COLOURS, _MARKERS, strict=True)), strict=False)
+    return {kind: KindStyle(colour, marker, label) for (kind, label), (colour, marker) in styles}
 
 
 @dataclass(frozen=True)
@@ -112,7 +137,7 @@ def front_numbers(
     on_test = "test_accuracy" in front.columns
     column = "test_accuracy" if on_test else "accuracy"
     evaluated = trials[trials["feasible"].astype("boolean").fillna(False).astype(bool)] if len(trials) else trials
-    kinds = [kind for kind in _COLOURS if len(front) and (front["kind"] == kind).any()]
+    kinds = [kind for kind in kind_styles() if len(front) and (front["kind"] == kind).any()]
     by_kind = {kind: _series(front[front["kind"] == kind], column) for kind in kinds}
     return FrontNumbers(
         trials=_series(evaluated, "accuracy") if len(evaluated) else Series((), (), (), ()),
@@ -169,18 +194,20 @@ def draw_front(axes: Axes, numbers: FrontNumbers, cost: str) -> None:
         )
     chosen = "best by validation at each cost" if numbers.on_test else None
     axes.step(*numbers.steps[cost], where="post", color="0.35", linewidth=1.2, zorder=2, label=chosen)
+    styles = kind_styles()
     for kind, series in numbers.front.items():
+        style = styles[kind]
         axes.errorbar(
             getattr(series, cost),
             series.accuracies,
             yerr=series.accuracy_spreads,
-            fmt=_MARKERS[kind],
-            color=_COLOURS[kind],
+            fmt=style.marker,
+            color=style.colour,
             markersize=6,
             elinewidth=0.8,
-            ecolor=(*to_rgb(_COLOURS[kind]), 0.45),
+            ecolor=(*to_rgb(style.colour), 0.45),
             zorder=3,
-            label=f"front: {_LABELS[kind]}",
+            label=f"front: {style.label}",
         )
     axes.scatter(
         getattr(numbers.baseline, cost),

@@ -19,7 +19,6 @@ from ...evaluators.targets.telling import tell_nobody
 from ...evaluators.timing.alternating import TimingSettings
 from ...evaluators.whole_model import WholeModel
 from ...spaces.artifact import file_digest
-from ...spaces.axes.bits.axis import BitsAxis
 from ...spaces.building.probes.probe_layers import largest_layers
 from ...spaces.building.untrained_proxy import CALIBRATION_SAMPLES
 from ...spaces.rounding.settings import QuantizationSettings
@@ -62,10 +61,9 @@ def preflight_of(bench: Bench, spec: StudySpec, folder: RunFolder, told: Callabl
             told=next_layer,
             inputs=inputs,
             quantization=spec.quantization,
-            bits=bits is not None and bits.has_integers and 8 in bits.activations,
+            integers=any(axis.computes_in_integers for axis in spec.space.axes),
         )
 
-    bits = spec.axis(BitsAxis)
     inputs = bench.task.calibration_batch(CALIBRATION_SAMPLES).numpy()
     targets = bench.targets.on_each(fly_on)
     training = training_speed_of(bench.task, spec, kept=folder.preflight, told=told, alone=bench.lock.measuring)
@@ -143,7 +141,7 @@ def fly(
     told: Callable[[str], None] = tell_nobody,
     inputs: NDArray[Any] | None = None,
     quantization: QuantizationSettings | None = None,
-    bits: bool = True,
+    integers: bool = True,
 ) -> Preflight:
     """Time the probes of a model on a target, or return what an earlier preflight found there.
 
@@ -159,14 +157,14 @@ def fly(
         inputs: Inputs of the model, shape (n, *input_shape), on which the whole of it is timed with fewer bits; None to
             time its layers alone.
         quantization: How weights and activations are rounded.
-        bits: Whether it matters what 8-bit activations bring.
+        integers: Whether it matters what 8-bit activations bring.
 
     Raises:
         CandidateFailure: Where the model has no layer that a probe can be built of.
         KaruiError: Where the target is at fault.
     """
     quantization = quantization or QuantizationSettings()
-    whole = inputs if bits else None
+    whole = inputs if integers else None
     key = _key(name, target, baseline, settings, layers, batch_size, None if whole is None else quantization)
     known = read_kept(kept)
     if key in known:

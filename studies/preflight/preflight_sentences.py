@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from ...spaces.axes.axis import INT8
 from ...spaces.axes.bits.axis import BitsAxis
 from ...spaces.axes.sparsity.axis import SparsityAxis
 from ..study_file.spec import StudySpec
 from .training_check import training_sentences
 from .verdicts import Findings, Preflight, Verdict
 
-INT8, ZEROS, CHANNELS = "8-bit weights and activations", "80 % zeroed weights", "half of the channels"
+ZEROS, CHANNELS = "80 % zeroed weights", "half of the channels"
 
 
 def sentences(found: Findings, spec: StudySpec) -> list[str]:

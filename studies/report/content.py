@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import DAMAGED
 from ...evaluators.measurement import metric_range
-from ...spaces.candidate import Candidate
+from ...spaces.axes.axis import INT8, whole_variants
 from ..choosing.ranking import Flip, front_flips, target_columns
 from ..choosing.recommend import least_accuracy
 from ..results.certification import CHOSEN_BY_TEST, read_certification
@@ -165,7 +165,7 @@ def _interactive(material: Material, command: list[str]) -> dict[str, Any]:
 
 def _uniform_int8(material: Material) -> dict[str, Any] | None:
     """Return the values of the model with all weights and activations rounded to 8 bits and nothing else, or None."""
-    plain = Candidate(weight_bits=8, activation_bits=8)
+    plain = whole_variants()[INT8]
     names = {plain.describe(), plain.canonical().describe()}
 
     def first(rows: pd.DataFrame) -> pd.Series[Any] | None:

@@ -15,7 +15,8 @@ from torch import nn
 
 from karui.evaluators.targets.target import Target
 from karui.evaluators.timing.alternating import PairTiming, TimingSettings
-from karui.evaluators.whole_model import INT8, WHOLE_VARIANTS, WholeModel
+from karui.evaluators.whole_model import WholeModel
+from karui.spaces.axes.axis import INT8, whole_variants
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.rounding.settings import OperatorKind, QuantizationSettings
 
@@ -95,7 +96,7 @@ def test_what_is_slower_in_int8_stays_float(
 def test_the_rows_are_of_the_whole_file(float_file: Path, tmp_path: Path) -> None:
     target = Costs({"convolution": (2.0, 1.0), "depthwise": (1.0, 3.0), "Gemm": (1.0, 1.0)})
     rows = {row.variant: row for row in model_on(target, float_file, tmp_path).rows(())}
-    assert list(rows) == list(WHOLE_VARIANTS)
+    assert list(rows) == list(whole_variants())
     assert rows[INT8].time_ratio == pytest.approx((1.0 + 1.0 + 3.0 + 1.0) / (2.0 + 2.0 + 1.0 + 1.0))
     assert rows["8-bit weights"].time_ratio == pytest.approx(1.0)
     assert rows["4-bit weights"].size_ratio < rows["8-bit weights"].size_ratio < rows["float16 weights"].size_ratio < 1

@@ -93,7 +93,8 @@ def write_study(folder: Path, workers: int = 0, most: int = 1_000) -> None:
 
 
 def test_a_whole_search_with_report_and_pick(installed: Path, tmp_path: Path) -> None:
-    write_study(tmp_path)
+    """Candidates are made and measured in a worker process, which has to see by itself what is installed."""
+    write_study(tmp_path, workers=1)
     ran = karui(installed, tmp_path, "search", "added.toml")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     results = tmp_path / "runs" / "added"

@@ -22,12 +22,15 @@ from ...bit_names import (
 from ...candidate import BuildStage, Candidate
 from ...section import Choices
 from ...step import FileWork, LaterTraining, Step
-from ..axis import Axis, Sentences, Suggester, choose
+from ..axis import INT8, Axis, Sentences, Suggester, choose
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ...task import Task
+
+AWARE_TRAINING = "aware training"
+"""The step that trains on with rounded weights."""
 
 _HARMLESS_BITS = 4
 """Bits of weights below which rounding costs accuracy in networks of all kinds."""
@@ -66,6 +69,7 @@ class BitsAxis(Axis):
     prefix: ClassVar[str] = "bits."
     first_stage: ClassVar[BuildStage] = BuildStage.AWARE_TRAINING
     uses: ClassVar[Mapping[str, str]] = {"bits": "fewer bits"}
+    trainings: ClassVar[Sequence[str]] = (AWARE_TRAINING,)
 
     weights: Choices[WeightBits] = (2, 3, 4, 8, 32)
     activations: Choices[ActivationBits] = (8, 32)
@@ -146,6 +150,11 @@ class BitsAxis(Axis):
             yield partial(_layers, self.activations)
 
     @property
+    def computes_in_integers(self) -> bool:
+        """Whether activations may be rounded beside integer weights."""
+        return self.has_integers and 8 in self.activations
+
+    @property
     def trains_later(self) -> bool:
         """Whether training may go on with rounded weights."""
         return "aware" in self.training and self.has_integers
@@ -190,6 +199,17 @@ class BitsAxis(Axis):
         return candidate.bit_training == "aware"
 
     @classmethod
+    def whole_variants(cls) -> Mapping[str, Candidate]:
+        """Return the model with fewer bits of weights, and with activations of 8 bits beside them."""
+        return {
+            "float16 weights": Candidate(weight_bits=HALF_BITS),
+            "8-bit weights": Candidate(weight_bits=8),
+            "4-bit weights": Candidate(weight_bits=4),
+            INT8: Candidate(weight_bits=8, activation_bits=8),
+            "4-bit weights, 8-bit activations": Candidate(weight_bits=4, activation_bits=8),
+        }
+
+    @classmethod
     def add_steps(cls, candidate: Candidate, steps: Sequence[Step]) -> Sequence[Step]:
         """Round the file, zeroing what is to be zeroed at once in the same go, and train on before where that is asked.
 
@@ -208,9 +228,10 @@ class BitsAxis(Axis):
         zeroing = [step for step in steps if step.stage == BuildStage.ROUNDING and "zeroed_weights" in step.settings]
         found = [step for step in steps if step not in zeroing]
         if candidate.bit_training == "aware":
-            found.append(Step("aware training", BuildStage.AWARE_TRAINING, "bits", choice, training="aware"))
+            found.append(Step(AWARE_TRAINING, BuildStage.AWARE_TRAINING, "bits", choice, training="aware"))
         zeros = {"zeros": zeroing[0].settings} if zeroing else {}
-        return [*found, Step("quantization", BuildStage.ROUNDING, "bits", choice | zeros)]
+        in_integers = candidate.activation_bits != FLOAT_BITS
+        return [*found, Step("quantization", BuildStage.ROUNDING, "bits", choice | zeros, in_integers=in_integers)]
 
     @classmethod
     def train_on(cls, step: Step, training: LaterTraining, folder: Path) -> None:

@@ -18,10 +18,7 @@ from ...rounding.bit_choice import BitChoice
 from ...rounding.joint_zeroing import Zeroing
 from ...rounding.sensitivity import ALL_BITS, SensitivityTable
 from ...rounding.settings import QuantizationSettings
-from ...step import FileWork, Step
-
-UNTRAINED_SAMPLES = 16
-"""Inputs that give an untrained file's activations some range; which one does not touch size or latency."""
+from ...step import UNTRAINED_SAMPLES, FileWork, Step
 
 
 def round_file(source: Path, destination: Path, step: Step, work: FileWork) -> None:

@@ -42,6 +42,7 @@ class CellsAxis(NetworkAxis):
     """
 
     kind: ClassVar[str] = CellNetwork.kind
+    label: ClassVar[str] = "NAS cells"
     prefix: ClassVar[str] = "cell."
     uses: ClassVar[Mapping[str, str]] = {"cell": "NAS cells"}
 

@@ -103,7 +103,7 @@ class ExitsAxis(Axis):
         if not candidate.exit_depth:
             return steps
         choice = {"depth": candidate.exit_depth, "threshold": candidate.exit_threshold}
-        leave = Step("exit", BuildStage.PACKING, "exits", choice, is_learnt=True)
+        leave = Step("exit", BuildStage.PACKING, "exits", choice, is_learnt=True, one_by_one=True)
         return [*(step for step in steps if step.stage != BuildStage.PACKING), leave]
 
     @classmethod

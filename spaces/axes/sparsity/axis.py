@@ -112,7 +112,7 @@ class SparsityAxis(Axis):
 
     def cuts(self) -> Iterable[Candidate]:
         """Return the model with fewer channels, chosen in every way."""
-        for share in self.removed_channels:
+        for share in sorted(self.removed_channels):
             for importance, scope in product(self.importances, self.scopes):
                 fewer = Candidate(removed_channels=share, channel_importance=importance, channel_scope=scope)
                 yield fewer.canonical()
@@ -131,6 +131,21 @@ class SparsityAxis(Axis):
         """Return the candidate without the zeros that come later than a stage."""
         zeroed_at = BuildStage.TRAINING if candidate.zeroing == "gradual" else BuildStage.ROUNDING
         return candidate if stage >= zeroed_at else replace(candidate, zeroed_weights=0.0)
+
+    @classmethod
+    def starting_from(cls, candidate: Candidate, other: Candidate) -> Candidate:
+        """Return the candidate with as many channels removed as of the other one, and chosen like there."""
+        return replace(
+            candidate,
+            removed_channels=other.removed_channels,
+            channel_importance=other.channel_importance,
+            channel_scope=other.channel_scope,
+        )
+
+    @classmethod
+    def keeps_by(cls, candidate: Candidate) -> str:
+        """Return by what the channels that stay are chosen."""
+        return candidate.channel_importance
 
     @classmethod
     def add_steps(cls, candidate: Candidate, steps: Sequence[Step]) -> Sequence[Step]:

@@ -44,6 +44,7 @@ class StagesAxis(NetworkAxis):
     """
 
     kind: ClassVar[str] = StageNetwork.kind
+    label: ClassVar[str] = "NAS stages"
     prefix: ClassVar[str] = "stages."
     uses: ClassVar[Mapping[str, str]] = {"stages": "inverted-residual stages"}
 
