@@ -16,6 +16,7 @@ from ..spaces.axes.axis import INT8, all_axes, whole_variants
 from ..spaces.building.recipe import steps_of
 from ..spaces.building.untrained_proxy import write_untrained_proxy
 from ..spaces.candidate import Candidate
+from ..spaces.formats.format import find_format
 from ..spaces.formats.onnx.quantization.operator_kinds import LAYER_KINDS, kinds_of_file
 from ..spaces.rounding.settings import OperatorKind, QuantizationSettings
 from ..spaces.step import FileWork
@@ -147,6 +148,7 @@ class WholeModel:
             torch.from_numpy(self._calibration),
             self._quantization.model_copy(update={"float_operators": kinds}),
             self._place,
+            find_format(),
             is_untrained=True,
             is_checked=checked,
         )

@@ -1,4 +1,4 @@
-"""Artifact: the one ONNX file of a candidate, and the record of how it was made."""
+"""Artifact: the one file of a candidate, and the record of how it was made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+USUAL_FORMAT = "onnx"
+"""The format of a file where nothing else is said."""
 
 BASELINE_FILE, EXPORTED_ANEW = "baseline.onnx", "baseline-exported-anew.onnx"
 """The baseline's file in a results folder, and what it is compared with where a study has begun with it."""
@@ -32,16 +35,18 @@ class Artifact:
     """A file that can be measured and deployed, byte for byte the same.
 
     Args:
-        path: The ONNX file.
+        path: The file.
         digest: SHA-256 of its bytes, hexadecimal.
         stages: The stages that made it, in their order.
         notes: What it was made of otherwise than asked for, a sentence each.
+        format: What kind of file it is, one of :data:`~karui.spaces.formats.format.FORMATS`.
     """
 
     path: Path
     digest: str
     stages: tuple[StageRecord, ...] = ()
     notes: tuple[str, ...] = ()
+    format: str = USUAL_FORMAT
 
 
 def file_digest(path: Path) -> str:

@@ -13,6 +13,7 @@ from .notes import Note, untold
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from .formats.format import Format
     from .rounding.settings import QuantizationSettings
     from .task import Task
     from .training.teacher import Teacher
@@ -92,6 +93,7 @@ class FileWork:
         calibration: Inputs on which rounding is decided, float32 or integers, shape (n, *input_shape).
         quantization: How the study rounds.
         folder: Where new files go.
+        format: What kind of file it is.
         sensitivity: Where is kept how much each layer's rounding costs; None to keep it nowhere.
         learned: What training with rounded weights has found; None where there was none.
         is_untrained: Whether the file is to be about as large and as fast as the real one, and what it answers means
@@ -105,6 +107,7 @@ class FileWork:
     calibration: Tensor
     quantization: QuantizationSettings
     folder: Path
+    format: Format
     sensitivity: Path | None = None
     learned: Any = None
     is_untrained: bool = False

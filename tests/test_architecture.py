@@ -46,6 +46,25 @@ def layer_of(module: str) -> str | None:
     return parts[1] if parts[0] == "karui" and len(parts) > 1 and parts[1] in ORDER else None
 
 
+ROOMS = ("rounding", "training", "formats", "step", "axes", "building")
+"""Rooms of ``spaces``, each of which imports from none that comes later, not even for types."""
+
+
+@pytest.mark.parametrize("number", range(len(ROOMS)), ids=ROOMS)
+def test_rooms_of_spaces_are_ordered(number: int) -> None:
+    room, later = ROOMS[number], ROOMS[number + 1 :]
+    files = [path for path in MODULES if path.relative_to(PACKAGE).with_suffix("").parts[:2] == ("spaces", room)]
+    assert files
+    for path in files:
+        reached = {module.split(".")[2] for module in imported_modules(path) if module.startswith("karui.spaces.")}
+        assert not reached.intersection(later), f"{path.name} imports from {reached.intersection(later)}"
+
+
+def test_rounding_knows_no_format_and_no_torch() -> None:
+    for path in (PACKAGE / "spaces" / "rounding").rglob("*.py"):
+        assert not {module.split(".")[0] for module in imported_modules(path)} & {"onnx", "onnxruntime", "torch"}
+
+
 def test_there_is_something_to_check() -> None:
     assert {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} == set(ORDER)
 
@@ -122,7 +141,7 @@ NAME_AXES = {
     # The same words for other things: arguments and fields of their own, which no candidate comes near.
     "spaces/building/untrained_proxy.py": "what a step of training is told of zeros",
     "spaces/training/recovery.py": "an argument",
-    "spaces/training/qat/matching.py": "where the training fails",
+    "spaces/training/qat/rounded_network.py": "where the training fails",
     "evaluators/row_scores.py": "bits of an array",
     "search/outcome.py": "the stages of a build",
     "search/record.py": "the stages of a build",

@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ...errors import KaruiError
+from ...spaces.artifact import USUAL_FORMAT
 from .onnxruntime_runner import CPU_PROVIDER, Runner, check_provider
 from .openvino_runner import OpenVinoRunner, check_device, openvino_version
 from .runtime_registry import RUNTIMES
@@ -38,7 +39,7 @@ class OpensFile(Protocol):
         """Open it.
 
         Args:
-            path: The ONNX file.
+            path: The file, of a format that it reads.
             stage: Stage under which a failure of the file is recorded.
             provider: What runs it: an execution provider or device of the runtime.
             threads: Threads of one inference.
@@ -57,11 +58,13 @@ class Runtime:
         open: Opens a file.
         check: Refuses, by a :class:`~karui.errors.KaruiError`, a provider that is not available.
         version: Returns the version that is installed.
+        formats: Names of the formats that it reads, of :data:`~karui.spaces.formats.format.FORMATS`.
     """
 
     open: OpensFile
     check: Callable[[str], None]
     version: Callable[[], str]
+    formats: tuple[str, ...] = (USUAL_FORMAT,)
 
 
 ONNXRUNTIME = Runtime(Runner, check_provider, lambda: str(onnxruntime.__version__))
@@ -79,6 +82,32 @@ def find_runtime(name: str) -> Runtime:
             "there is no such runtime", where="runtime", expected=f"one of {', '.join(RUNTIMES)}", got=name
         )
     return RUNTIMES[name]
+
+
+def check_reads(name: str, format_name: str, *, where: str = "runtime") -> None:
+    """Check that a runtime reads a format.
+
+    Args:
+        name: Of the runtime.
+        format_name: Of the format.
+        where: Where the runtime is named.
+
+    Raises:
+        KaruiError: Where it does not, naming the runtimes that do; and where there is no such runtime.
+    """
+    formats = find_runtime(name).formats
+    if format_name not in formats:
+        raise KaruiError(
+            "the runtime cannot read the files that are made",
+            where=where,
+            expected=f"one that reads {format_name}: {', '.join(_readers_of(format_name)) or 'none is installed'}",
+            got=f"{name}, which reads {', '.join(formats) or 'none'}",
+            remedy="name another runtime there",
+        )
+
+
+def _readers_of(format_name: str) -> list[str]:
+    return [name for name, runtime in RUNTIMES.all.items() if format_name in runtime.formats]
 
 
 def works_in_calling_thread(provider: str, threads: int) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
@@ -15,8 +14,7 @@ from torch import Tensor
 
 from ...errors import CandidateFailure, KaruiError, OutputError, TaskError
 from ..artifact import BASELINE_FILE, EXPORTED_ANEW, Artifact, file_digest
-from ..formats.onnx.export import PARITY_SAMPLES, export_onnx
-from ..formats.onnx.onnx_file import run_in_batches
+from ..formats.format import PARITY_SAMPLES, find_format
 from ..networks.memory_layout import lay_channels_first
 from ..networks.weights_file import save_weights
 from ..notes import Note, untold
@@ -85,7 +83,7 @@ def prepare_baseline(
     path = folder / EXPORTED_ANEW if is_there else own
     examples = task.calibration_batch(PARITY_SAMPLES)
     try:
-        export_onnx(task.model, examples, path)
+        find_format().export(task.model, examples, path)
     except CandidateFailure as failure:
         raise TaskError(
             "the task's model cannot be exported to ONNX",
@@ -119,8 +117,7 @@ def _compute_the_same(one: Path, other: Path, examples: Tensor) -> bool:
 
 
 def _answers(path: Path, batches: list[Tensor]) -> list[np.ndarray]:
-    model = onnx.load(str(path))
-    return [run_in_batches(model, batch.numpy(), PARITY_SAMPLES) for batch in batches]
+    return [find_format().answers(path, batch.numpy(), PARITY_SAMPLES) for batch in batches]
 
 
 def _are_alike(first: np.ndarray, second: np.ndarray) -> bool:

@@ -25,8 +25,7 @@ from ..axes.axis import Axis, all_axes
 from ..axes.supernet.shared_axes import SharingAxes
 from ..candidate import BuildStage, Candidate
 from ..candidate import network_of as network_of
-from ..formats.onnx.export import PARITY_SAMPLES, export_onnx
-from ..formats.onnx.packing import pack
+from ..formats.format import PARITY_SAMPLES, Format, find_format
 from ..networks.code_state import array_digest
 from ..networks.weights_file import save_weights
 from ..notes import Note, read_notes, untold, write_notes
@@ -86,6 +85,7 @@ class Builder:
         between_steps: Called between two steps of any training, and while another process makes what is wanted here;
             it may wait.
         on_stage: Told of each stage that begins.
+        format: What kind of file is made; ONNX where left out.
     """
 
     def __init__(
@@ -99,7 +99,9 @@ class Builder:
         cache: StageCache | None = None,
         between_steps: Callable[[], None] = do_nothing,
         on_stage: Callable[[str], None] | None = None,
+        format: Format | None = None,
     ) -> None:
+        self._format = format or find_format()
         self._between_steps = between_steps
         self._on_stage = on_stage
         self._task = task
@@ -122,10 +124,10 @@ class Builder:
 
     def file_of(self, candidate: Candidate) -> Path:
         """Return where the candidate's file lies once it is made."""
-        return self._files / f"{candidate.key}.onnx"
+        return self._files / f"{candidate.key}{self._format.suffix}"
 
     def build(self, candidate: Candidate, on_epoch: OnEpoch | None = None) -> Artifact:
-        """Make the candidate's ONNX file.
+        """Make the candidate's file.
 
         Args:
             candidate: What to make.
@@ -150,7 +152,8 @@ class Builder:
                 source = changed
             self._change_file(build, source, destination, last, work)
         digest = file_digest(destination)
-        return Artifact(destination, digest, tuple(build.stages), tuple(dict.fromkeys(build.notes)))
+        notes = tuple(dict.fromkeys(build.notes))
+        return Artifact(destination, digest, tuple(build.stages), notes, self._format.name)
 
     @contextmanager
     def untrained_proxy(self, candidate: Candidate) -> Iterator[Artifact | None]:
@@ -190,7 +193,7 @@ class Builder:
                 write_untrained_proxy(path, recipe.steps, work, kept=kept, start=lambda: self._start(recipe))
         except CandidateFailure:
             return None
-        return Artifact(path, file_digest(path))
+        return Artifact(path, file_digest(path), format=self._format.name)
 
     def _has_to_train(self, recipe: Recipe, network_is_there: bool) -> bool:
         if recipe.is_learnt:
@@ -202,7 +205,13 @@ class Builder:
 
     def _work(self, folder: Path, note: Note) -> FileWork:
         return FileWork(
-            self._calibration, self._quantization, folder, kept=self._kept, note=note, known_task=self._task
+            self._calibration,
+            self._quantization,
+            folder,
+            self._format,
+            kept=self._kept,
+            note=note,
+            known_task=self._task,
         )
 
     def _change_file(self, build: _Build, source: Path, destination: Path, step: Step, work: FileWork) -> None:
@@ -210,7 +219,7 @@ class Builder:
             if step.axis:
                 all_axes()[step.axis].change_file(source, destination, step, work)
             else:
-                pack(source, destination)
+                self._format.pack(source, destination)
 
     def _network_file(self, build: _Build) -> Path:
         """Return the float32 file of the candidate's trained network, making it where it is not kept yet."""
@@ -225,7 +234,7 @@ class Builder:
                     self._recover(build, network, step)
             with self._stage(EXPORT, build.stages):
                 save_weights(network, folder / WEIGHTS)
-                export_onnx(network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
+                self._format.export(network, self._calibration[:PARITY_SAMPLES], folder / NETWORK)
             write_notes(told, folder)
 
         return self._entry("network", recipe.network_key, make, build).folder / NETWORK

@@ -15,8 +15,7 @@ from torch import nn
 
 from ..axes.axis import all_axes
 from ..candidate import BuildStage
-from ..formats.onnx.export import PARITY_SAMPLES, export_onnx
-from ..formats.onnx.packing import pack
+from ..formats.format import PARITY_SAMPLES
 from ..step import UNTRAINED_SAMPLES, FileWork, Step
 from ..training.zeroing import zero_weights
 
@@ -51,13 +50,13 @@ def write_untrained_proxy(
             if step.stage == BuildStage.TRAINING:
                 zeros = step.settings
                 zero_weights(network, zeros.get("zeroed_weights", 0.0), zeros.get("zero_pattern", "free"))
-        export_onnx(network, work.calibration[:PARITY_SAMPLES], source)
+        work.format.export(network, work.calibration[:PARITY_SAMPLES], source)
     for number, step in enumerate(steps):
         if step.stage == BuildStage.ROUNDING:
             changed = work.folder / f"untrained_proxy.{number}.onnx"
             all_axes()[step.axis].change_file(source, changed, step, work)
             source = changed
-    pack(source, path)
+    work.format.pack(source, path)
 
 
 def _disturb_constants(network: nn.Module) -> None:

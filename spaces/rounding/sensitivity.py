@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -56,6 +57,21 @@ class SensitivityTable:
             ValueError: Where the text is something else.
         """
         return TypeAdapter(cls).validate_json(text)
+
+
+def even_table(digest: str, sizes: Mapping[str, int]) -> SensitivityTable:
+    """Return a table by which every weight minds few bits alike, so that a budget of bits is spread evenly.
+
+    Which layer gets more of the bits does not change their sum; measuring it costs more than all else of a file that
+    only is timed.
+
+    Args:
+        digest: Of what the measured table would follow from.
+        sizes: Elements of each weight, by name.
+    """
+    # The squared error of rounding falls to a quarter with each bit.
+    increases = tuple(tuple(float(size) * 0.25**bits for bits in ALL_BITS) for size in sizes.values())
+    return SensitivityTable(digest, tuple(sizes), tuple(sizes.values()), ALL_BITS, increases)
 
 
 def loss_increase(before: np.ndarray, after: np.ndarray) -> float:

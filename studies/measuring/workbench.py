@@ -118,14 +118,26 @@ def prepare_task(spec: StudySpec, task: Task | None) -> Task:
 
     Raises:
         TaskError: Where it cannot be loaded.
+        KaruiError: Where a runtime of the study cannot read the files that it makes.
     """
     from .guard import guarded
 
+    _check_runtimes(spec)
     if task is None:
         task = load_task(spec.task, spec.folder, spec.task_options)
     task = guarded(task)
     task.model.cpu()  # wherever the user left it: training moves it, everything else runs here
     return task
+
+
+def _check_runtimes(spec: StudySpec) -> None:
+    from ...evaluators.runtimes.runtime import check_reads
+    from ...spaces.artifact import USUAL_FORMAT
+
+    check_reads(spec.latency.runtime, USUAL_FORMAT, where="runtime in [latency]")
+    for target in spec.target or ():
+        if target.runtime is not None:
+            check_reads(target.runtime, USUAL_FORMAT, where=f"runtime of the target {target.name!r}")
 
 
 def cache_of(spec: StudySpec, folder: RunFolder) -> StageCache:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 TASK = """
@@ -159,3 +161,50 @@ def test_a_package_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     refused = karui(tmp_path, tmp_path, "search", "added.toml")
     assert refused.returncode == 2, refused.stderr
     assert "package broken" in refused.stderr
+
+
+RUNTIME_STUDY = """
+task = "added_task.py:make_task"
+trials = 2
+workers = 0
+[bits]
+weights = [4, 32]
+activations = [32]
+[latency]
+runtime = "{runtime}"
+max_seconds = 0.02
+[recovery]
+epochs = 1
+[preflight]
+layers = 0
+"""
+
+
+def test_a_runtime_answers_and_is_timed(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "added_task.py").write_text(TASK, encoding="utf-8")
+    (tmp_path / "added.toml").write_text(RUNTIME_STUDY.format(runtime="reference"), encoding="utf-8")
+    ran = karui(installed, tmp_path, "search", "added.toml")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    results = tmp_path / "runs" / "added"
+    names: dict[str, Any] = {}
+    exec(TASK, names)
+    task = names["make_task"]()
+    inputs, targets = task.test.tensors
+    with torch.no_grad():
+        right = (task.model(inputs).argmax(1) == targets).double().mean().item()
+    tried = [row for row in rows_of(results / "trials.csv") if row["state"] == "evaluated"]
+    (plain,) = [row for row in tried if row["candidate"] == "baseline, float32"]
+    assert float(plain["accuracy"]) == pytest.approx(right)
+    for row in rows_of(results / "front.csv"):
+        assert '"runtime": "reference"' in (results / row["file"]).with_suffix(".json").read_text(encoding="utf-8")
+
+
+def test_a_runtime_that_cannot_read_the_files_is_refused(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "added_task.py").write_text(TASK, encoding="utf-8")
+    (tmp_path / "added.toml").write_text(RUNTIME_STUDY.format(runtime="paper"), encoding="utf-8")
+    refused = karui(installed, tmp_path, "search", "added.toml")
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "runtime in [latency]" in refused.stderr
+    assert "one that reads onnx: onnxruntime, openvino, reference" in refused.stderr
+    assert "paper, which reads paper" in refused.stderr
+    assert not list((tmp_path / "runs").rglob("*.onnx")), "nothing was made"

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from karui.spaces.artifact import EXPORTED_ANEW, file_digest
-from karui.spaces.building import baseline
 from karui.spaces.building.baseline import prepare_baseline
 from karui.spaces.building.build_settings import BuildSettings
 from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.format import ONNX
 from karui.spaces.formats.onnx.onnx_file import run_in_batches
 from karui.spaces.task import Task
 
@@ -42,7 +42,7 @@ def test_an_earlier_export_stays_where_it_computes_the_same(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = prepare_baseline(task, BuildSettings(), tmp_path)
-    monkeypatch.setattr(baseline, "export_onnx", otherwise)
+    monkeypatch.setattr(ONNX, "export", otherwise)
     told: list[str] = []
     found = prepare_baseline(task, BuildSettings(), tmp_path, began_with=begun.digest, note=told.append)
     assert found == begun
@@ -80,5 +80,5 @@ def test_answers_that_are_no_number_in_both_are_alike(tmp_path: Path, monkeypatc
     task = Task(model=Scaled(), train=split, validation=split, test=split)
     begun = prepare_baseline(task, BuildSettings(), tmp_path)
     assert np.isnan(run_in_batches(onnx.load(begun.path), np.zeros((1, 4), np.float32), 1)).all()
-    monkeypatch.setattr(baseline, "export_onnx", otherwise)
+    monkeypatch.setattr(ONNX, "export", otherwise)
     assert prepare_baseline(task, BuildSettings(), tmp_path, began_with=begun.digest) == begun

@@ -21,8 +21,8 @@ from torch.utils.data import TensorDataset
 from karui.errors import CandidateFailure, OutputError
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.onnx_file import open_session
+from karui.spaces.formats.onnx.quantization.aware_start import aware_start, bits_of_modules, learned_grids
 from karui.spaces.formats.onnx.quantization.quantize import quantize
-from karui.spaces.rounding.allocation import grouped_bits, uniform_bits
 from karui.spaces.rounding.bit_choice import BitChoice
 from karui.spaces.rounding.learned import ActivationGrid, LearnedGrids
 from karui.spaces.rounding.rounded_weights import RoundedWeight
@@ -30,12 +30,34 @@ from karui.spaces.rounding.settings import ActivationRanges, QuantizationSetting
 from karui.spaces.task import Task
 from karui.spaces.training.qat.folding import fold_batch_norm
 from karui.spaces.training.qat.grids import InputGrid, WeightGrid
-from karui.spaces.training.qat.qat_training import AwareResult, bits_by_module, learned_grids, train_aware
+from karui.spaces.training.qat.qat_training import AwareResult, train_aware
 from karui.spaces.training.recovery import TrainingSettings, metric_of, train
 from karui.spaces.training.zeroing import zero_weights
 
 QUICK = TrainingSettings(epochs=2, batch_size=32, learning_rate=1e-2, device="cpu")
 FLOAT_TOLERANCE = 1e-4
+
+
+def trained_on(
+    network: nn.Module,
+    task: Task,
+    training: TrainingSettings,
+    *,
+    teacher: nn.Module,
+    bits: dict[str, int],
+    activation_bits: int,
+    calibration: Tensor,
+    quantization: QuantizationSettings | None = None,
+) -> AwareResult:
+    how = quantization or QuantizationSettings()
+    return train_aware(
+        network,
+        task,
+        training,
+        teacher=teacher,
+        start=lambda folded: aware_start(folded, bits, activation_bits, calibration, how),
+        calibration=calibration,
+    )
 
 
 def aware(
@@ -49,14 +71,10 @@ def aware(
     quantization: QuantizationSettings | None = None,
 ) -> AwareResult:
     calibration = task.calibration_batch(64)
-    most_bits = 7 if activation_bits == 8 else 8
-    bits = bits_by_module(
-        network,
-        calibration,
-        lambda _, layers: uniform_bits(layers, weight_bits, most_bits=most_bits),
-        activation_bits=activation_bits,
+    bits = bits_of_modules(
+        network, BitChoice(weight_bits, activation_bits), calibration, quantization or QuantizationSettings(), None
     )
-    return train_aware(
+    return trained_on(
         network,
         task,
         training,
@@ -421,7 +439,7 @@ def test_loss_that_is_not_finite_fails_as_a_candidate(trained: nn.Module, tiny_t
 
 def test_bits_without_meaning_are_refused(tiny_network: nn.Module, tiny_task: Task) -> None:
     run = partial(
-        train_aware,
+        trained_on,
         tiny_network,
         tiny_task,
         QUICK,
@@ -443,11 +461,14 @@ def test_bits_are_those_that_quantization_gives(
     tiny_network: nn.Module, example: Tensor, activation_bits: int, ends: int
 ) -> None:
     """The ends are those of the graph, and so are the runs of layers that have bits of their own."""
-    allocate = partial(bits_by_module, tiny_network, example, activation_bits=activation_bits)
-    bits = allocate(lambda _, layers: uniform_bits(layers, 3, most_bits=ends))
+
+    def spread(choice: BitChoice) -> dict[str, int]:
+        return bits_of_modules(tiny_network, choice, example, QuantizationSettings(), None)
+
+    bits = spread(BitChoice(3, activation_bits))
     modules = {name for name, module in tiny_network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     assert bits == {name: ends if name in ("stem.0", "head") else 3 for name in modules}
-    halves = allocate(lambda _, layers: grouped_bits(layers, (4, 2), most_bits=8))
+    halves = spread(BitChoice(4, activation_bits, "groups", (4, 2)))
     assert {halves["stem.0"], halves["stage1.0.conv2"]} == {4}
     assert {halves["stage2.1.conv1"], halves["head"]} == {2}
 
@@ -617,7 +638,7 @@ def test_layers_that_share_a_weight_share_its_grid_and_one_scale_may_do(tmp_path
     torch.manual_seed(0)
     network = Tied()
     task = task_for(network, torch.randn(96, 4))
-    result = train_aware(
+    result = trained_on(
         network,
         task,
         QUICK,

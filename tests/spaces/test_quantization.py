@@ -21,9 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from karui.errors import CandidateFailure
+from karui.spaces.formats.format import QuantizationCoverage
 from karui.spaces.formats.onnx.export import export_onnx
 from karui.spaces.formats.onnx.quantization import insertion
-from karui.spaces.formats.onnx.quantization.quantize import QuantizationCoverage, quantize
+from karui.spaces.formats.onnx.quantization.quantize import quantize
 from karui.spaces.formats.onnx.quantization.weight_layers import find_layers
 from karui.spaces.rounding.bit_choice import BitChoice
 from karui.spaces.rounding.scales import mse_scales, round_to_grid

@@ -29,8 +29,7 @@ from torch.utils.data import TensorDataset
 import karui
 from karui.errors import CandidateFailure, KaruiError, NothingFits, OutputError, StudyFileError
 from karui.spaces.artifact import Artifact
-from karui.spaces.axes.bits import steps
-from karui.spaces.building import build
+from karui.spaces.formats.onnx.format import ONNX
 from karui.spaces.formats.onnx.packing import pack
 from karui.spaces.formats.onnx.quantization.quantize import quantize
 from karui.spaces.rounding.bit_choice import BitChoice
@@ -452,7 +451,7 @@ def test_a_candidate_that_cannot_be_made_is_a_status(tmp_path: Path, monkeypatch
             raise ValueError("four bits, of all\nthings")
         quantize(source, destination, choice, **options)
 
-    monkeypatch.setattr(steps, "quantize", picky)
+    monkeypatch.setattr(ONNX, "round", picky)
     result = karui.run_study(write_study(tmp_path, axes=FEW), out=tmp_path / "results")
     table = tried(pd.read_csv(result.folder / "trials.csv")).set_index("bits.weights")
     assert result.ending == "every candidate of the space has been tried"
@@ -521,7 +520,7 @@ def test_a_full_disk_keeps_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
     pack_until_full = Mock(wraps=pack, side_effect=chain([DEFAULT, DEFAULT], repeat(full)))
     study = write_study(tmp_path, axes=FEW)
     with monkeypatch.context() as patched:
-        patched.setattr(build, "pack", pack_until_full)
+        patched.setattr(ONNX, "pack", pack_until_full)
         with pytest.raises(OutputError, match=r"No space left(?s:.*)what was found so far is kept"):
             karui.run_study(study, out=tmp_path / "results")
     states = pd.read_csv(tmp_path / "results" / "trials.csv")["state"]

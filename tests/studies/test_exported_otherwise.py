@@ -13,8 +13,8 @@ from torch.utils.data import TensorDataset
 import karui
 from karui.errors import KaruiError
 from karui.spaces.artifact import file_digest
-from karui.spaces.building import baseline
 from karui.spaces.formats.onnx.export import export_onnx
+from karui.spaces.formats.onnx.format import ONNX
 from karui.studies.storage.store import open_study
 from karui.studies.study_file.spec import StudySpec
 from karui.studies.watching.watcher import Watcher
@@ -53,7 +53,7 @@ def test_a_study_goes_on_with_the_file_that_it_began_with(tmp_path: Path, monkey
     out, kept = tmp_path / "out", tmp_path / "out" / "baseline.onnx"
     karui.run_study(spec, task=task_of(0), out=out)
     digest = file_digest(kept)
-    monkeypatch.setattr(baseline, "export_onnx", otherwise)
+    monkeypatch.setattr(ONNX, "export", otherwise)
     watcher = Notes()
     more = karui.run_study(spec, task=task_of(0), out=out, trials=2, watcher=watcher)
     assert (more.trials["state"] == "evaluated").sum() == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ....errors import CandidateFailure
 from ...bit_names import FLOAT_BITS
-from ...formats.onnx.quantization.quantize import quantization_coverage
+from ...formats.format import find_format
 from ...reasons import listed
 
 
@@ -16,7 +16,7 @@ def describe_layers(activations: tuple[int, ...], baseline: Path) -> Iterator[st
     for bits in activations:
         beside = "float32" if bits == FLOAT_BITS else f"{bits}-bit"
         try:
-            reach = quantization_coverage(baseline, bits)
+            reach = find_format().coverage(baseline, bits)
         except CandidateFailure as failure:
             yield f"weights of none of the model's layers can be rounded beside {beside} activations: {failure.reason}"
             continue

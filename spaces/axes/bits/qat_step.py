@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...formats.onnx.export import PARITY_SAMPLES, export_onnx
-from ...formats.onnx.quantization.graph_rounding import spread_over_layers
+from torch import nn
+
+from ...formats.format import PARITY_SAMPLES
 from ...rounding.learned import LearnedGrids
 from ...step import LaterTraining, Step
-from ...training.qat.qat_training import bits_by_module, learned_grids, train_aware
+from ...training.qat.qat_training import train_aware
+from ...training.qat.rounded_network import AwareStart
 from .steps import bit_choice
 
 NETWORK, GRIDS = "network.onnx", "network.npz"
@@ -21,28 +23,23 @@ def train_on(step: Step, training: LaterTraining, folder: Path) -> None:
     network, inputs = training.network(), work.calibration
     # of the network before this training; beside 8-bit activations, with its int8 layers alone
     table = training.weights.with_name(f"aware-a{choice.activation_bits}.sensitivity.json")
-    bits = bits_by_module(
-        network,
-        inputs,
-        lambda model, layers: spread_over_layers(
-            model, layers, layers, choice, inputs.numpy(), work.quantization, table
-        ),
-        activation_bits=choice.activation_bits,
-    )
+    bits = work.format.bits_of_modules(network, choice, inputs, work.quantization, table)
+
+    def start(folded: nn.Module) -> AwareStart:
+        return work.format.aware_start(folded, bits, choice.activation_bits, inputs, work.quantization)
+
     result = train_aware(
         network,
         work.task,
         training.settings,
         teacher=training.teacher,
-        bits=bits,
-        activation_bits=choice.activation_bits,
+        start=start,
         calibration=inputs,
-        quantization=work.quantization,
         on_epoch=training.on_epoch,
         between_steps=training.between_steps,
     )
-    export_onnx(result.network, inputs[:PARITY_SAMPLES], folder / NETWORK)
-    learned_grids(result, folder / NETWORK).save(folder / GRIDS)
+    work.format.export(result.network, inputs[:PARITY_SAMPLES], folder / NETWORK)
+    work.format.learned_grids(result, folder / NETWORK).save(folder / GRIDS)
 
 
 def read_grids(folder: Path) -> LearnedGrids:

@@ -18,6 +18,7 @@ from ...data.lengths import Varying, check_varying, other_lengths, own_varying
 from ...networks.parametrizations import fold_parametrizations
 from ...networks.quiet import quiet
 from ...networks.running import outputs_of
+from ..format import PARITY_SAMPLES as PARITY_SAMPLES
 from .identities import remove_identities as remove_identities
 from .known_shapes import fold_known_shapes
 from .onnx_file import constants_to_initializers, names_in_subgraphs, open_session, read_model, write_model
@@ -29,9 +30,6 @@ OPSET = 18
 
 PARITY_TOLERANCE = 1e-3
 """Largest difference between file and network, relative to the largest output (at least 1)."""
-
-PARITY_SAMPLES = 8
-"""Inputs that are enough to tell whether file and network compute the same."""
 
 _STAGE = "export"
 

@@ -13,6 +13,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from ...networks.running import copy_network, outputs_of
 from ...prediction import evaluation_mode
 
+FOLDING_SAMPLES = 8
+"""Inputs that are enough to tell whether the folded network computes the same."""
+
 RELATIVE_TOLERANCE = 1e-4
 """Largest change of the outputs that folding may bring, relative to the largest output."""
 

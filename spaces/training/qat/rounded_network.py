@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from ...prediction import EVALUATION_BATCH, evaluation_mode
 from ...rounding.learned import ActivationGrid
 from ...rounding.rounded_weights import RoundedWeight
 from .grids import InputGrid, WeightGrid
+
+STAGE = "aware training"
 
 QuantizedModule = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
@@ -39,6 +41,22 @@ class InputGroup:
     names: tuple[str, ...]
     ends: Ends | None = None
     limits: Ends = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class AwareStart:
+    """Where training with rounded weights begins: at what rounding after training gives, as a file will hold it.
+
+    Args:
+        weights: By name of a module, its integers and scales, the outputs along the first axis, and its bits.
+        shifts: By name of a module, what rounding takes from its mean output, to be added to its bias, float64,
+            shape (outputs,).
+        inputs: Modules that have a grid for what they read; none where that stays float32.
+    """
+
+    weights: Mapping[str, tuple[RoundedWeight, int]]
+    shifts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    inputs: tuple[InputGroup, ...] = ()
 
 
 class AwareNetwork(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ....rounding.joint_zeroing import Zeroing
 from ....rounding.layers import Layer
 from ....rounding.learned import LearnedGrids
 from ....rounding.settings import QuantizationSettings
+from ...format import QuantizationCoverage
 from ..onnx_file import copy_of, open_session, read_model, write_model
 from .apart import bits_apart, round_apart, store_apart, weights_apart
 from .bias_correction import correct_biases
@@ -30,22 +31,6 @@ from .weight_only import quantize_weights
 
 _PROBES = 2
 _MOST_NAMED = 4
-
-
-@dataclass(frozen=True)
-class QuantizationCoverage:
-    """How much of the network was quantized.
-
-    Args:
-        quantized_layers: Layers whose weight is now stored as integers.
-        all_layers: Layers that hold a float32 weight: Conv, Gemm and MatMul, and operators of other kinds.
-        left: Which nodes stay float32, and why, a text for each: layers that are not reached, products of two tensors
-            that are both computed, and operators of other kinds that hold weights.
-    """
-
-    quantized_layers: int
-    all_layers: int
-    left: tuple[str, ...] = ()
 
 
 def quantize(

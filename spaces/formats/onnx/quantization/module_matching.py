@@ -13,16 +13,15 @@ import numpy as np
 import onnx
 from torch import Tensor, nn
 
-from ...bit_names import FLOAT_BITS
-from ...formats.onnx.export import PARITY_SAMPLES, export_onnx
-from ...formats.onnx.onnx_file import constants_to_initializers, read_model
-from ...formats.onnx.quantization.static import has_int8_kernel
-from ...formats.onnx.quantization.weight_layers import find_layers, name_nodes, read_weights, separate_shared_weights
-from ...rounding.layers import Layer
-from ...rounding.rounded_weights import RoundedWeight
-from .rounded_network import quantizable_modules
-
-STAGE = "aware training"
+from ....bit_names import FLOAT_BITS
+from ....rounding.layers import Layer
+from ....rounding.rounded_weights import RoundedWeight
+from ....training.qat.rounded_network import STAGE, quantizable_modules
+from ...format import PARITY_SAMPLES
+from ..export import export_onnx
+from ..onnx_file import constants_to_initializers, read_model
+from .static import has_int8_kernel
+from .weight_layers import find_layers, name_nodes, read_weights, separate_shared_weights
 
 _MOVERS = ("Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that move values or drop some; the runtime wants their output on the grid of their input."""
