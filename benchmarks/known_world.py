@@ -40,8 +40,7 @@ from karui.spaces.axes.cells.choice import CellNetwork
 from karui.spaces.axes.sparsity.axis import SparsityAxis
 from karui.spaces.axes.students.axis import StudentsAxis
 from karui.spaces.axes.students.choice import Student
-from karui.spaces.building.build import network_of
-from karui.spaces.candidate import FLOAT_BITS, Baseline, Candidate
+from karui.spaces.candidate import FLOAT_BITS, Baseline, Candidate, network_of
 from karui.spaces.space import SearchSpace, problem_of
 
 SPACE = SearchSpace(

@@ -41,7 +41,7 @@ from karui.search.executor import InProcess
 from karui.search.front import pareto_mask
 from karui.search.loop import Budget, SearchLoop
 from karui.search.proposals import SAMPLERS, OneSplitTPESampler, SamplerName
-from karui.spaces.building.build import network_of
+from karui.spaces.candidate import network_of
 from karui.studies.watching.watcher import Watcher
 
 SEEDS = range(10)

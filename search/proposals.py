@@ -14,8 +14,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers._tpe import sampler as optuna_tpe
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ..spaces.building.recipe import RECOVERY, STATISTICS
-from ..spaces.candidate import Candidate, network_of
+from ..spaces.building.recipe import RECOVERY, STATISTICS, trains_network
+from ..spaces.candidate import Candidate
 from ..spaces.space import SearchSpace, problem_of
 from .outcome import Outcome
 from .record import PROMOTED, TrialRecord
@@ -117,8 +117,8 @@ class Proposals:
         return str(sorted(self.space.network_parameters(parameters).items()))
 
     def _is_trained(self, trial: Trial) -> bool:
-        """Say whether the trial's network is trained before it is rounded: any but the baseline itself."""
-        return network_of(Candidate.from_dict(trial.user_attrs["candidate"])) != Candidate()
+        """Say whether the trial's network is trained before it is rounded."""
+        return trains_network(Candidate.from_dict(trial.user_attrs["candidate"]))
 
     def _is_new(self, candidate: Candidate) -> bool:
         return self.trial_index.is_new(self.canonical(candidate).key)

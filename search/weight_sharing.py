@@ -19,8 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..spaces.building.recipe import trains_on
-from ..spaces.candidate import Candidate, network_of
+from ..spaces.building.recipe import trains_network, trains_on
 from .front import HypervolumeHistory
 from .objectives import OBJECTIVES
 from .record import TrialRecord
@@ -121,10 +120,7 @@ class WeightSharing:
 
 
 def is_followed(record: TrialRecord) -> bool:
-    """Say whether a trial was evaluated whose network was trained, for as many epochs as others.
-
-    Any network is trained before it is rounded but the baseline itself.
-    """
+    """Say whether a trial was evaluated whose network was trained, for as many epochs as others."""
     if record.outcome is None or record.candidate is None or record.is_promoted:
         return False
-    return network_of(record.candidate) != Candidate()
+    return trains_network(record.candidate)

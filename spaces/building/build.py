@@ -24,7 +24,6 @@ from ..artifact import Artifact, StageRecord, file_digest
 from ..axes.axis import Axis, all_axes
 from ..axes.supernet.shared_axes import SharingAxes
 from ..candidate import BuildStage, Candidate
-from ..candidate import network_of as network_of
 from ..formats.format import PARITY_SAMPLES, Format, find_format
 from ..networks.code_state import array_digest
 from ..networks.weights_file import save_weights
@@ -179,7 +178,7 @@ class Builder:
         every file is timed beside, and where how fast the file is depends on what it has learnt.
         """
         recipe = self._recipes.of(candidate)
-        if recipe.is_learnt or not recipe.in_integers or network_of(recipe.candidate) == Candidate():
+        if recipe.is_learnt or not recipe.in_integers or not recipe.at(BuildStage.TRAINING):
             yield None
             return
         with self._cache.found(recipe.network_key) as entry:

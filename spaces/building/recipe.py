@@ -79,6 +79,11 @@ def training_names() -> frozenset[str]:
     return frozenset({RECOVERY}.union(*(axis.trainings for axis in all_axes().values())))
 
 
+def trains_network(candidate: Candidate) -> bool:
+    """Say whether a candidate's network is trained before it is exported: any but the baseline is."""
+    return any(step.stage == BuildStage.TRAINING for step in steps_of(candidate.canonical()))
+
+
 def trains_on(candidate: Candidate) -> bool:
     """Say whether a candidate goes on training once its network is trained and exported."""
     return any(step.training and step.stage > BuildStage.EXPORT for step in steps_of(candidate.canonical()))

@@ -11,7 +11,7 @@ import pytest
 from karui.errors import KaruiError
 from karui.spaces import registry
 from karui.spaces.axes.students.choice import Student
-from karui.spaces.building.recipe import steps_of, trainings_of, trains_on
+from karui.spaces.building.recipe import steps_of, trainings_of, trains_network, trains_on
 from karui.spaces.candidate import BuildStage, Candidate, network_of
 from karui.spaces.registry import Registry
 
@@ -53,6 +53,17 @@ def drawn(chance: random.Random) -> Candidate:
         exit_depth=chance.choice([0.0, 0.4]),
         exit_threshold=0.9,
     ).canonical()
+
+
+def test_steps_say_what_whoever_measures_and_describes_wants_to_know() -> None:
+    chance = random.Random(2)
+    for _ in range(300):
+        candidate = drawn(chance)
+        steps = steps_of(candidate)
+        assert any(step.in_integers for step in steps) == (candidate.activation_bits == 8)
+        assert any(step.one_by_one for step in steps) == (candidate.exit_depth > 0)
+        gradually = candidate.zeroed_weights > 0 and candidate.zeroing == "gradual"
+        assert trains_network(candidate) == (candidate.removed_channels > 0 or gradually)
 
 
 def test_trainings_are_those_of_the_network_and_of_rounded_weights() -> None:
