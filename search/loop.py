@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from ..spaces.candidate import Candidate
 from ..spaces.space import SearchSpace
@@ -20,7 +21,7 @@ from .noise import Differences
 from .objectives import Objective
 from .proposals import SamplerName, make_sampler
 from .record import Listener, OneAtATime
-from .runner import Runner
+from .runner import Callback, Runner
 from .trial_objective import TrialObjective
 from .turns import Alone, Turn, Turns
 from .weight_sharing import Followers
@@ -36,8 +37,8 @@ class SearchLoop:
         objectives: Names, directions, bounds, in the order of the study's directions.
         baseline: The baseline's value of each objective and limit, for relative bounds.
         executor: Makes and measures candidates.
-        sampler: Name of the sampler.
-        seed: Seed of the sampler; a resumed search goes on with other random numbers than it began with.
+        sampler: Name of the sampler, or one itself.
+        seed: Seed of a sampler of that name; a resumed search goes on with other random numbers than it began with.
         followers: How many trials that differ in nothing but bits are queued after each newly trained network, since
             they cost next to nothing; ``auto`` for as many as are worth it. The sampler chooses their bits.
         canonical: Maps a candidate to the one that stands for all that mean the same file.
@@ -51,6 +52,8 @@ class SearchLoop:
         differences: How well differences of files are known, where better than by the spreads of their values.
         clock: Seconds that only grow.
         sleep: Waits for so many seconds; None to be woken by whatever happens.
+        callbacks: What Optuna calls after each trial, one at a time; ``stop()`` of the study that they are handed ends
+            the search.
     """
 
     study: optuna.Study
@@ -58,7 +61,7 @@ class SearchLoop:
     objectives: Sequence[Objective]
     baseline: Mapping[str, float]
     executor: Executor
-    sampler: SamplerName = "tpe"
+    sampler: SamplerName | optuna.samplers.BaseSampler = "tpe"
     seed: int = 0
     followers: Followers = 0
     canonical: Callable[[Candidate], Candidate] = Candidate.canonical
@@ -70,6 +73,7 @@ class SearchLoop:
     differences: Differences | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] | None = None
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
         self._heartbeat = Heartbeat(self.study, self.turns.exclusive)
@@ -95,14 +99,19 @@ class SearchLoop:
                 with turn:
                     self.recover_stale(listener)
                     objective.begin(self.study, self._heartbeat)
-                    trials = len(self.study.get_trials(deepcopy=False))
-                    self.study.sampler = make_sampler(self.sampler, self.seed + trials)
-                    if not trials:
+                    trials = self.study.get_trials(deepcopy=False)
+                    self.study.sampler = self._made_sampler(len(trials))
+                    if all(trial.state == TrialState.WAITING for trial in trials):  # queued by the user, or by us
                         objective.proposals.queue_first(first)
                 recover = partial(self.recover_stale, listener)
                 return self._runner(objective, budget, recover).run()
         finally:
             self.executor.close()
+
+    def _made_sampler(self, trials: int) -> optuna.samplers.BaseSampler:
+        if isinstance(self.sampler, optuna.samplers.BaseSampler):
+            return self.sampler
+        return make_sampler(self.sampler, self.seed + trials)
 
     def recover_stale(self, listener: Listener | None = None) -> int:
         """Take up what a killed search left running; return how many trials were found stale."""
@@ -132,4 +141,4 @@ class SearchLoop:
         )
 
     def _runner(self, objective: TrialObjective, budget: Budget, recover: Callable[[], object]) -> Runner:
-        return Runner(self.study, objective, budget, recover, self.idle, self.clock, self.sleep)
+        return Runner(self.study, objective, budget, recover, self.idle, self.clock, self.sleep, self.callbacks)

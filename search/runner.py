@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Barrier, BrokenBarrierError, Condition, RLock, Thread
@@ -23,6 +23,11 @@ from .trial_objective import Held, TrialObjective, candidate_of
 _RECOVERS_EVERY_SECONDS = 60.0
 _LOOKS_EVERY_SECONDS = 1.0
 
+Callback = Callable[[optuna.Study, FrozenTrial], None]
+"""What Optuna calls after each trial; ``stop()`` of the study that it is handed ends the search."""
+
+STOPPED_BY_CALLBACK = "a callback or the sampler ended it"
+
 
 @dataclass
 class Runner:
@@ -36,6 +41,7 @@ class Runner:
         idle: Does one short piece of work, and says whether there was any; None for none.
         clock: Seconds that only grow.
         sleep: Waits for so many seconds; None to be woken by whatever happens.
+        callbacks: Are called after each trial, one at a time.
     """
 
     study: optuna.Study
@@ -45,6 +51,7 @@ class Runner:
     idle: Callable[[], bool] | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] | None = None
+    callbacks: Sequence[Callback] = ()
     _held: dict[int, Trial] = field(default_factory=dict, init=False)
     _faulted: list[int] = field(default_factory=list, init=False)
     _left: float = field(default=math.inf, init=False)
@@ -52,6 +59,7 @@ class Runner:
     _error: BaseException | None = field(default=None, init=False)
     _is_given_up: bool = field(default=False, init=False)
     _is_promoting: bool = field(default=False, init=False)
+    _is_stopped: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._over = None if self.budget.seconds is None else self.clock() + self.budget.seconds
@@ -151,6 +159,7 @@ class Runner:
         promotion = self.objective.promotion
         missing = len(promotion.missing(self._until_end()))
         self._is_promoting = bool(missing)
+        self._is_stopped = False  # what ended the search lets promotion begin, as its budget does
         if missing:
             told = {"candidates": missing, "epochs_factor": promotion.factor}
             self.objective.listener.happened("promotion begun", **told)
@@ -193,20 +202,43 @@ class Runner:
         """Let Optuna's loop run; return why not, where no more candidates are to be begun."""
         if (ending := self._why_not()) is not None:
             return ending
+        is_pause = False
+
+        def look(study: optuna.Study, trial: FrozenTrial) -> None:  # noqa: ARG001
+            nonlocal is_pause
+            if is_pause := self._is_to_pause():
+                study.stop()
+
         try:
-            study.optimize(self.objective, callbacks=[self._after])
+            study.optimize(self.objective, callbacks=[self._call_back, look])
         except Held as held:
             self._hold(held)
+        else:
+            if not is_pause and not self.objective.is_exhausted:  # by a sampler that has no more to ask for
+                self._stop()
         return None
 
-    def _after(self, study: optuna.Study, trial: FrozenTrial) -> None:  # noqa: ARG002
-        """Learn what came of a trial, and say whether Optuna's loop goes on: its callback after each."""
+    def _stop(self) -> None:
+        self._is_stopped = True
+
+    def _stoppable(self, study: optuna.Study) -> optuna.Study:
+        """Return a copy whose ``stop()`` ends the search, not only the loop that runs just now, if any does."""
+        study = copy.copy(study)
+        study.stop = self._stop  # type: ignore[method-assign]
+        return study
+
+    def _call_back(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        for callback in self.callbacks:
+            callback(self._stoppable(study), copy.deepcopy(trial))
+
+    def _is_to_pause(self) -> bool:
+        """Learn what came of a trial, and say whether Optuna's loop is to end here for something else."""
         self.objective.take_in()
         if time.monotonic() - self._recovered_at >= _RECOVERS_EVERY_SECONDS:
             self._recover()
-        if self._is_due() or self._why_not() is not None or self._error is not None:
-            study.stop()
+        is_to_pause = self._is_due() or self._why_not() is not None or self._error is not None
         self._tell_others()
+        return is_to_pause
 
     def _why_not(self) -> str | None:
         """Return why no more candidates are begun; where they are, the turn is held, and all that has ended is known.
@@ -215,6 +247,8 @@ class Runner:
         """
         objective, trials = self.objective, self.budget.trials
         trial_index = objective.trial_index
+        if self._is_stopped:
+            return STOPPED_BY_CALLBACK
         if trial_index.promised >= trials:
             return "all trials are done"
         if objective.pruning_policy is not None and trial_index.stopped >= STOPPED_PER_TRIAL * trials:
@@ -236,6 +270,8 @@ class Runner:
         """
         if self._until_end() <= 0:
             return TIME_IS_UP
+        if self._is_stopped:
+            return STOPPED_BY_CALLBACK
         objective = self.objective
         objective.turn.take()
         objective.take_in()
@@ -252,19 +288,21 @@ class Runner:
 
     def _run(self, study: optuna.Study, trial: Trial, end: Callable[[], tuple[float, ...]]) -> None:
         """Run a trial as Optuna's loop does, one that it did not ask for itself."""
+        study = self._stoppable(study)  # samplers stop it when they are told
         try:
             values = end()
         except Held as held:
             self._hold(held)
             return
         except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
+            frozen = study.tell(trial, state=TrialState.PRUNED)
         except (Exception, KeyboardInterrupt):
             study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             raise
         else:
             has_failed = any(map(math.isnan, values))
-            study.tell(trial, None if has_failed else values, state=TrialState.FAIL if has_failed else None)
+            frozen = study.tell(trial, None if has_failed else values, state=TrialState.FAIL if has_failed else None)
+        self._call_back(study, frozen)
         self.objective.take_in()
         self._tell_others()
 

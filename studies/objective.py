@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import Trial
 
 from ..search.trial_objective import TrialObjective, check_directions
+from .handed_over import check_storage
 from .session import Session
 from .storage.folder import RunFolder
 from .storage.shared_files import open_shared_files
@@ -18,6 +19,9 @@ from .study_file.spec import StudySpec
 from .study_file.spec_reading import check_space, load_spec
 from .watching.log import LoggedWatcher, SearchLog
 from .watching.watcher import Watcher
+
+IN_MEMORY = "sqlite:///:memory:"
+"""Where a study lies that no other process has."""
 
 if TYPE_CHECKING:
     from ..search.objectives import Direction
@@ -36,6 +40,8 @@ class Objective:
         spec: A specification made in Python, the path of a study file, or the name of a bundled study.
         task: The task itself, instead of the one that the study names.
         out: Results folder; ``runs/<name>`` where left out.
+        storage: SQLAlchemy URL of the storage that the Optuna study lies in; where searches of several results folders
+            share it, one of them at a time then prepares the baseline.
         watcher: Is told how it goes.
 
     Raises:
@@ -51,12 +57,14 @@ class Objective:
         task: Task | None = None,
         *,
         out: str | Path | None = None,
+        storage: str | None = None,
         watcher: Watcher | None = None,
     ) -> None:
         self.spec = spec if isinstance(spec, StudySpec) else load_spec(spec)
         check_space(self.spec, self.spec.name)
         self._task = task
         self._folder = RunFolder((Path(out) if out is not None else Path("runs") / self.spec.name).absolute())
+        self._storage = storage
         self._watcher = watcher
         self._begin()
 
@@ -79,6 +87,8 @@ class Objective:
 
     def _prepared(self, study: optuna.Study) -> TrialObjective:
         check_directions(study, self.spec.objectives())
+        if self._storage is not None:
+            check_storage(study, self._storage)
         self._folder.prepare()
         files = open_shared_files(self.spec.artifacts, self.spec.folder)
         if files is not None:
@@ -86,7 +96,7 @@ class Objective:
         watcher = LoggedWatcher(self._watcher or Watcher(), SearchLog(self._folder.log))
         if study.metric_names is None:
             name_values(study, self.spec.objectives())
-        session = Session(self.spec, self._folder, study, _storage_of(study), watcher, files)
+        session = Session(self.spec, self._folder, study, self._storage or IN_MEMORY, watcher, files)
         return session.objective(self._task)
 
     def _begin(self) -> None:
@@ -100,9 +110,3 @@ class Objective:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin()
-
-
-def _storage_of(study: optuna.Study) -> str:
-    """Return the URL of a study's database, by which searches take turns at its baseline; one in memory otherwise."""
-    storage = study._storage
-    return str(getattr(getattr(storage, "_backend", storage), "url", "sqlite:///:memory:"))

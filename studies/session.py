@@ -43,8 +43,11 @@ from .watching.watcher import WAITING_FOR_BASELINE, WAITING_FOR_MEASURING, WAITI
 from .workers.pool import Workers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..evaluators.timing.machine_lock import MachineLock
     from ..search.noise import Differences
+    from ..search.runner import Callback
     from ..search.turns import Turns
     from ..spaces.task import Task
     from .measuring.bench import Bench
@@ -53,7 +56,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """One run of one study."""
+    """One run of one study.
+
+    Args:
+        spec: The study.
+        folder: Its results folder.
+        study: Optuna's.
+        storage: URL of the storage that it lies in.
+        watcher: Is told how it goes.
+        files: Where files that several machines share are kept.
+        sampler: The caller's own, instead of the one that the study names.
+        callbacks: The caller's own, called after each trial.
+    """
 
     spec: StudySpec
     folder: RunFolder
@@ -61,6 +75,8 @@ class Session:
     storage: str
     watcher: Watcher
     files: SharedFiles | None = None
+    sampler: optuna.samplers.BaseSampler | None = None
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
         """Begin with what the study says, before a preflight settles what that leaves open."""
@@ -348,7 +364,13 @@ class Session:
         decisions = self._decisions(bench)
         objectives, baseline = decisions["objectives"], decisions["baseline"]
         loop = SearchLoop(
-            study=self.study, executor=executor, sampler=self.spec.sampler, turns=self._turns, idle=idle, **decisions
+            study=self.study,
+            executor=executor,
+            sampler=self.sampler or self.spec.sampler,
+            turns=self._turns,
+            idle=idle,
+            callbacks=self.callbacks,
+            **decisions,
         )
         known = read_records(self.study)
         bench.remember(known)

@@ -69,11 +69,14 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     for block in blocks:
         code = re.sub(r"\btrials=\d+", "trials=4", block).replace("n_trials=50", "n_trials=2")
         exec(compile(code, "README.md", "exec"), names)
+        if "load_front" in block:
+            assert list(names["front"]["point"]) == list(names["result"].front["point"])  # type: ignore[index,attr-defined]
+        if "study.optimize" in block:
+            assert len(names["study"].trials) == 2  # type: ignore[attr-defined]
     plt.close("all")
     assert (tmp_path / "deploy" / "model.onnx").is_file()
-    study = names["study"]
-    assert len(study.trials) == 2  # type: ignore[attr-defined]
-    assert list(names["front"]["point"]) == list(names["result"].front["point"])  # type: ignore[index,attr-defined]
+    trials = names["study"].trials  # type: ignore[attr-defined]
+    assert [trial.number for trial in trials] == list(names["result"].trials["trial"])  # type: ignore[attr-defined]
 
 
 LOADED = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from ...errors import StudyFileError
 from ...spaces.axes.builtin import AXES
@@ -72,33 +72,49 @@ def change_spec(spec: StudySpec, changes: dict[str, Any], where: str) -> StudySp
     return _validate({**{name: getattr(spec, name) for name in StudySpec.model_fields}, **changes}, where)
 
 
-def resolve_spec(
-    study: str | Path | StudySpec,
-    *,
-    trials: int | None = None,
-    hours: float | None = None,
-    seed: int | None = None,
-    data: str | Path | None = None,
-    workers: int | None = None,
-    cache: str | Path | None = None,
-    artifacts: str | Path | None = None,
-    gates: bool = True,
-) -> StudySpec:
+class SpecChanges(TypedDict, total=False):
+    """What a caller may give instead of what a study says; None leaves it as it is.
+
+    Args:
+        trials: Candidates to evaluate in all.
+        hours: Longest time of this run.
+        seed: Seed.
+        data: Folder of the data, handed to the task's function as ``data_dir``.
+        workers: Processes that make and measure candidates; 0 for none.
+        cache: Folder of trained networks that studies share.
+        artifacts: Folder that several machines share, or fsspec URL, where the files of all candidates are kept.
+        gates: Whether candidates are stopped as the study says; False to evaluate every one to its end.
+    """
+
+    trials: int | None
+    hours: float | None
+    seed: int | None
+    data: str | Path | None
+    workers: int | None
+    cache: str | Path | None
+    artifacts: str | Path | None
+    gates: bool
+
+
+def resolve_spec(study: str | Path | StudySpec, **instead: Unpack[SpecChanges]) -> StudySpec:
     """Read the study and put in what the caller gives instead of what the file says.
 
     Raises:
         StudyFileError: Where the study cannot be read, or what is given has no meaning.
+        TypeError: On a keyword that there is not.
     """
+    if unknown := instead.keys() - SpecChanges.__annotations__.keys():
+        raise TypeError(f"an unexpected keyword argument: {min(unknown)!r}")
     spec = study if isinstance(study, StudySpec) else load_spec(study)
-    given = {"trials": trials, "hours": hours, "seed": seed, "workers": workers}
+    given = {name: instead.get(name) for name in ("trials", "hours", "seed", "workers")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if data is not None:
+    if (data := instead.get("data")) is not None:
         changes["task_options"] = {**spec.task_options, "data_dir": str(data)}
-    if not gates:
+    if not instead.get("gates", True):
         changes["gates"] = GatesSpec(stop_at=())
-    if cache is not None:
+    if (cache := instead.get("cache")) is not None:
         changes["cache"] = {**spec.cache.model_dump(), "folder": str(Path(cache).absolute())}
-    if artifacts is not None:
+    if (artifacts := instead.get("artifacts")) is not None:
         changes["artifacts"] = absolute_location(str(artifacts))
     return change_spec(spec, changes, f"study {spec.name}, as it is called") if changes else spec
 
