@@ -85,7 +85,7 @@ def _accuracy(network: Network, wanted: np.ndarray, given: np.ndarray) -> str:
 
 
 def _outputs(path: Path, inputs: torch.Tensor) -> np.ndarray:
-    return run_in_batches(read_model(path, "benchmark"), inputs.numpy(), BATCH)
+    return np.asarray(run_in_batches(read_model(path, "benchmark"), inputs.numpy(), BATCH))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def _measure_seed(seed: int, folder: Path) -> Iterator[dict[str, Any]]:
 
 def _outputs(path: Path, inputs: np.ndarray) -> np.ndarray:
     runner = Runner(path, stage="benchmark", provider=CPU_PROVIDER, threads=1)
-    return run_batches(runner, inputs, 256)
+    return np.asarray(run_batches(runner, inputs, 256))
 
 
 def _report(table: pd.DataFrame, seconds: float) -> str:

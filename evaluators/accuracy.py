@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import CandidateFailure
 from ..spaces.artifact import Artifact
 from ..spaces.data.batches import (
+    Outputs,
     Pairs,
     Targets,
     iterate,
@@ -25,6 +26,7 @@ from ..spaces.data.batches import (
     targets_digest,
     targets_of,
 )
+from ..spaces.data.named import contiguous, joined, map_parts, parts_of, with_rows
 from ..spaces.prediction import one_number
 from ..spaces.task import Metric
 from .measurement import Measurement, metric_range
@@ -97,7 +99,7 @@ class AccuracyEvaluator:
         self._rows = rows
         self._clock = clock
         batches = list(iterate(split, batch_size))
-        self._inputs = np.ascontiguousarray(torch.cat([inputs for inputs, _ in batches]).numpy())
+        self._inputs = contiguous(joined([inputs for inputs, _ in batches]).numpy())
         self._targets = join_targets([targets for _, targets in batches])
 
     def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
@@ -108,7 +110,7 @@ class AccuracyEvaluator:
                 the metric raises or gives no finite number.
         """
         runner = self._runtime.open(artifact.path, stage=self.name, provider=self._provider, threads=self._threads)
-        outputs = torch.from_numpy(run_batches(runner, self._inputs, self._batch_size))
+        outputs = map_parts(torch.from_numpy, run_batches(runner, self._inputs, self._batch_size))
         self._check_outputs(outputs, artifact.path.name)
         start = self._clock()
         value = self._score(outputs, self._targets)
@@ -129,18 +131,18 @@ class AccuracyEvaluator:
             spread = metric_range(value) * min(1.0, 3.0 / len(self._inputs))
         return (Measurement(self._measurement_name, value, "1", spread, len(self._inputs), conditions),)
 
-    def _check_outputs(self, outputs: torch.Tensor, file_name: str) -> None:
-        if len(outputs) != len(self._inputs):
-            raise CandidateFailure(
-                self.name, f"{file_name} answers with {len(outputs)} rows to {len(self._inputs)} inputs"
-            )
-        broken = int((~torch.isfinite(outputs).reshape(len(outputs), -1).all(dim=1)).sum())
-        if broken:
-            raise CandidateFailure(
-                self.name, f"{file_name} answers with NaN or infinity to {broken} of {len(outputs)} inputs"
-            )
+    def _check_outputs(self, outputs: Outputs, file_name: str) -> None:
+        for name, part in parts_of(outputs).items():
+            of = f" in {name}" if name else ""
+            if len(part) != len(self._inputs):
+                told = f"answers with {len(part)} rows{of} to {len(self._inputs)} inputs"
+                raise CandidateFailure(self.name, f"{file_name} {told}")
+            broken = int((~torch.isfinite(part).reshape(len(part), -1).all(dim=1)).sum())
+            if broken:
+                told = f"answers with NaN or infinity{of} to {broken} of {len(part)} inputs"
+                raise CandidateFailure(self.name, f"{file_name} {told}")
 
-    def _score(self, outputs: torch.Tensor, targets: Targets) -> float:
+    def _score(self, outputs: Outputs, targets: Targets) -> float:
         # The metric is the user's code: whatever it raises is reported with its name, and the search goes on.
         try:
             # and it may change in place what it is given
@@ -158,7 +160,7 @@ class AccuracyEvaluator:
             raise CandidateFailure(self.name, f"the metric {self._metric_name!r} gave {value}")
         return value
 
-    def _resample(self, outputs: torch.Tensor, seconds_per_call: float) -> list[float]:
+    def _resample(self, outputs: Outputs, seconds_per_call: float) -> list[float]:
         affordable = self._resampling_seconds / max(seconds_per_call, 1e-9)
         count = int(min(RESAMPLES, max(_FEWEST_RESAMPLES, affordable)))
         rows = np.random.default_rng(0).integers(len(outputs), size=(count, len(outputs)))
@@ -171,7 +173,7 @@ class AccuracyEvaluator:
                 continue
         return values
 
-    def _score_rows(self, outputs: torch.Tensor, value: float) -> NDArray[np.float64] | None:
+    def _score_rows(self, outputs: Outputs, value: float) -> NDArray[np.float64] | None:
         """Return what the metric says of each row alone; None where it has no mean, or that would take too long."""
         count = len(outputs)
         start, first = self._clock(), min(_FIRST_ROWS, count)
@@ -189,7 +191,7 @@ class AccuracyEvaluator:
                 return None
         return np.array(scores) if _is_mean(scores, value) else None
 
-    def _score_row(self, outputs: torch.Tensor, row: int) -> float:
+    def _score_row(self, outputs: Outputs, row: int) -> float:
         return self._score(outputs[row : row + 1], slice_targets(self._targets, slice(row, row + 1)))
 
     @cached_property
@@ -203,8 +205,8 @@ def _is_mean(scores: Sequence[float], value: float) -> bool:
     return abs(float(np.mean(np.array(scores) / largest)) - value / largest) <= _MEAN_TOLERANCE
 
 
-def run_batches(runner: OpenedFile, inputs: NDArray[Any], batch_size: int) -> NDArray[Any]:
-    """Return a file's outputs for inputs of any number, shape (n, ...).
+def run_batches(runner: OpenedFile, inputs: Any, batch_size: int) -> Any:
+    """Return a file's outputs for inputs of any number, shape (n, ...); named ones where it has several.
 
     A file that accepts one batch size only gets that size, the last batch filled up with copies of its first input.
     """
@@ -214,6 +216,6 @@ def run_batches(runner: OpenedFile, inputs: NDArray[Any], batch_size: int) -> ND
         batch = inputs[start : start + size]
         rows = len(batch)
         if runner.fixed_batch_size is not None and rows < size:
-            batch = np.concatenate([batch, np.repeat(batch[:1], size - rows, axis=0)])
+            batch = with_rows(batch, size)
         outputs.append(runner.run(batch)[:rows])
-    return np.concatenate(outputs)
+    return joined(outputs)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import KaruiError
 from ..spaces.artifact import Artifact
+from ..spaces.data.named import contiguous
 from .measurement import Measurement
 from .metric import Metric
 from .targets.target import MeasuresEnergy, Target
@@ -35,7 +35,7 @@ class EnergyEvaluator:
             raise _no_energy(target)
         self._target = target
         self._reference = reference
-        self._inputs = np.ascontiguousarray(inputs)
+        self._inputs = contiguous(inputs)
         self._settings = settings
 
     def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:

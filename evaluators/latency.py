@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..spaces.artifact import Artifact
+from ..spaces.data.named import contiguous
 from .measurement import Measurement
 from .targets.target import Target
 from .timing.alternating import PairTiming, TimingSettings
@@ -49,7 +49,7 @@ class LatencyEvaluator:
             raise ValueError(f"reference_ms: a positive number expected, got {reference_ms!r}")
         self._target = target
         self._reference = reference
-        self._inputs = np.ascontiguousarray(inputs)
+        self._inputs = contiguous(inputs)
         self._settings = settings
         self._reference_ms = reference_ms
         self._noise = RunToRun()
@@ -84,9 +84,9 @@ def measure_reference(
     Raises:
         KaruiError: Where the reference cannot be run, or the target is at fault.
     """
-    contiguous = np.ascontiguousarray(inputs)
-    timing = target.time_pair(reference.path, reference.path, contiguous, settings)
-    return against_itself(timing, timing.pairs, _conditions(target, contiguous, timing), reference)
+    timed = contiguous(inputs)
+    timing = target.time_pair(reference.path, reference.path, timed, settings)
+    return against_itself(timing, timing.pairs, _conditions(target, timed, timing), reference)
 
 
 def against_reference(

@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..spaces.artifact import Artifact
+from ..spaces.data.named import contiguous
 from .latency import against_itself, against_reference
 from .measurement import Measurement
 from .targets.target import Target
@@ -52,7 +52,7 @@ class LatencyOverInputsEvaluator:
             raise ValueError(f"reference_ms: a positive number expected, got {reference_ms!r}")
         self._target = target
         self._reference = reference
-        self._inputs = np.ascontiguousarray(inputs)
+        self._inputs = contiguous(inputs)
         self._split_name = split_name
         self._settings = settings
         self._reference_ms = reference_ms
@@ -86,8 +86,7 @@ def measure_reference_over_inputs(
     Raises:
         KaruiError: Where the reference cannot be run, or the target is at fault.
     """
-    contiguous = np.ascontiguousarray(inputs)
-    timing = target.time_pair_over_inputs(reference.path, reference.path, contiguous, settings)
+    timing = target.time_pair_over_inputs(reference.path, reference.path, contiguous(inputs), settings)
     return against_itself(timing, timing.inputs, _conditions(target, timing, split_name), reference)
 
 

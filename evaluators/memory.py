@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import KaruiError
 from ..spaces.artifact import Artifact
+from ..spaces.data.named import contiguous
 from .measurement import Measurement
 from .metric import Metric
 from .targets.target import MeasuresMemory, Target
@@ -37,7 +37,7 @@ class MemoryEvaluator:
         if not isinstance(target, MeasuresMemory):
             raise _no_memory(target)
         self._target = target
-        self._inputs = np.ascontiguousarray(inputs)
+        self._inputs = contiguous(inputs)
 
     def measure(self, artifact: Artifact) -> tuple[Measurement, ...]:
         """Return one measurement, ``session_peak_bytes``.

@@ -16,6 +16,7 @@ from ..spaces.axes.axis import INT8, all_axes, whole_variants
 from ..spaces.building.recipe import steps_of
 from ..spaces.building.untrained_proxy import write_untrained_proxy
 from ..spaces.candidate import Candidate
+from ..spaces.data.named import map_parts
 from ..spaces.formats.format import find_format
 from ..spaces.formats.onnx.quantization.operator_kinds import LAYER_KINDS, kinds_of_file
 from ..spaces.rounding.settings import OperatorKind, QuantizationSettings
@@ -68,7 +69,7 @@ class WholeModel:
         self._target = target
         self._reference = baseline
         self._calibration = inputs
-        self._timed = np.resize(inputs, (batch_size, *inputs.shape[1:]))
+        self._timed = map_parts(lambda part: np.resize(part, (batch_size, *part.shape[1:])), inputs)
         self._settings = settings
         self._quantization = quantization
         self._place = place
@@ -145,7 +146,7 @@ class WholeModel:
     ) -> Path:
         path = self._place / f"{name}.onnx"
         work = FileWork(
-            torch.from_numpy(self._calibration),
+            map_parts(torch.from_numpy, self._calibration),
             self._quantization.model_copy(update={"float_operators": kinds}),
             self._place,
             find_format(),

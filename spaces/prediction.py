@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CandidateFailure, KaruiError
-from .data.batches import Pairs, Targets, iterate, join_targets
+from .data.batches import Outputs, Pairs, Targets, iterate, join_targets
+from .data.named import joined
 from .task import Task
 
 EVALUATION_BATCH = 256
@@ -45,7 +46,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def predict(network: nn.Module, split: Pairs, *, device: str | torch.device | None = None) -> tuple[Tensor, Targets]:
+def predict(network: nn.Module, split: Pairs, *, device: str | torch.device | None = None) -> tuple[Outputs, Targets]:
     """Return outputs and targets of a whole split, both on the CPU; the network runs in evaluation mode.
 
     Args:
@@ -59,7 +60,7 @@ def predict(network: nn.Module, split: Pairs, *, device: str | torch.device | No
     with evaluation_mode(network):
         batches = [(network(inputs.to(place)).cpu(), targets) for inputs, targets in iterate(split, EVALUATION_BATCH)]
     outputs, targets = zip(*batches, strict=True)
-    return torch.cat(outputs), join_targets(targets)
+    return joined(outputs), join_targets(targets)
 
 
 def metric_of(network: nn.Module, task: Task, split: Pairs, device: str | torch.device | None = None) -> float:

@@ -12,45 +12,60 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TaskError
+from .data.batches import Inputs, Targets, collate_targets, is_held_in_memory, read_inputs, spread_rows
 from .data.batches import Pairs as Pairs
-from .data.batches import Targets, collate_targets, is_held_in_memory, read_inputs, spread_rows
 from .data.batches import iterate as iterate
 from .data.batches import spread_batch as spread_batch
 from .data.class_targets import cross_entropy
 from .data.class_targets import top1_accuracy as top1_accuracy
 from .data.float32_data import in_float32
+from .data.named import Named, Shapes, shapes_of
+from .data.structured_split import Collate, StructuredSplit, structured, unloaded
+from .data.structures import SeesStructure
 from .networks.plain_model import plain_model
+from .networks.trial_run import Wrapped, in_structure
+from .training.output_losses import Distillation, check_distillation
 
-Loss = Callable[[Tensor, Targets], Tensor]
-Metric = Callable[[Tensor, Targets], float]
+Loss = Callable[[Any, Targets], Tensor]
+Metric = Callable[[Any, Targets], float]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """What karui is to make light, and how it can tell whether the result is still good.
 
-    Every data set yields pairs ``(input, target)`` of one sample each. Inputs are tensors of one fixed shape, of
-    floats, integers or truth values, whose type the file takes as well. Targets are tensors, numbers or texts of one
-    shape, alone or in dicts, tuples and lists; loss and metric are given batches of them in that structure. Samples are
-    read by ``split[i]``, so what a data set makes of them there is what everything works on.
+    Every data set yields pairs ``(inputs, target)`` of one sample each, or dicts with the targets among the inputs.
+    Inputs are tensors of one fixed shape, of floats, integers or truth values, whose type the file takes as well: one,
+    a tuple of them, given to the model in order, or a dict, given by name. Targets are tensors, numbers or texts of one
+    shape, alone or in dicts, tuples and lists; or what ``collate`` makes of them, a list having one entry for each
+    sample. Loss and metric are given batches of them in that structure. Samples are read by ``split[i]``, so what a
+    data set makes of them there is what everything works on. A ``DataLoader`` stands for its data and its collate.
 
     Args:
         model: The network to make light, already trained unless ``baseline_epochs`` is given. It takes one batch of
-            inputs and returns one tensor whose first axis is the batch. What is in a DataParallel,
-            DistributedDataParallel, AveragedModel or compiled module is taken out of it, and a model in half or double
-            precision is taken in float32, with a warning.
+            inputs and returns a tensor whose first axis is the batch, or several in tuples, lists, dicts, named tuples
+            and dataclasses, such as a ``ModelOutput``; what is no tensor among them is left out, with a warning. What
+            is in a DataParallel, DistributedDataParallel, AveragedModel or compiled module is taken out of it, and a
+            model in half or double precision is taken in float32, with a warning.
         train: Data for recovery training.
         validation: Data by which the search compares candidates.
         test: Held-out data, touched only to re-measure the final front.
         calibration: Data from which ranges of activations are taken, by samples spread over them; ``train`` where None.
-        loss: Maps (outputs, targets) of a batch to a scalar tensor.
-        metric: Maps (outputs, targets) of a whole split to a number; higher is better.
+        loss: Maps (outputs, targets) of a batch to a scalar tensor; outputs are in the model's own structure.
+        metric: Maps (outputs, targets) of a whole split to a number; higher is better. Outputs as for the loss.
         metric_name: What the metric is called in tables and plots.
         baseline_epochs: Epochs for which karui trains ``model`` once before the search; 0 for a trained model.
         augment: Optional change of a training batch of inputs (for example random flips), applied in training only.
         preprocessing: How raw data become inputs, in words or as JSON-able numbers (such as mean and deviation): what
             whoever deploys the file has to do. It is handed on as it is, never applied.
         labels: Names of the outputs, in their order; of classes where the outputs are logits.
+        collate: Makes a batch of a list of samples, as in a ``DataLoader``; torch's where None.
+        targets: Names of the targets, where samples are dicts that hold them beside the inputs; the loss is given the
+            only one, or several in a dict.
+        distillation: What the outputs are, from which candidates learn beside the task's loss: ``logits``, ``values``,
+            ``embedding`` (by the cosine), ``features``, ``none``, or a function of (outputs, the teacher's); in a dict
+            by the names of several outputs. Where None, that of a single output follows from the loss, and several are
+            not learnt from a teacher.
 
     Raises:
         TaskError: Where a part has the wrong type, or a data set is empty.
@@ -68,6 +83,9 @@ class Task:
     augment: Callable[[Tensor], Tensor] | None = None
     preprocessing: Mapping[str, Any] | str | None = None
     labels: Sequence[str] = ()
+    collate: Collate | None = None
+    targets: str | Sequence[str] = ()
+    distillation: Distillation = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -77,10 +95,17 @@ class Task:
                 expected="an instance of torch.nn.Module",
                 got=_type_name(self.model),
             )
+        if self.collate is not None and not callable(self.collate):
+            raise TaskError(
+                "the task's collate cannot be called",
+                where="Task(collate=...)",
+                expected="a function of a list of samples, as a DataLoader's",
+                got=_type_name(self.collate),
+            )
         for name in ("train", "validation", "test", "calibration"):
-            split = getattr(self, name)
+            split, collate = unloaded(getattr(self, name), self.collate)
             if split is not None or name != "calibration":
-                _check_split(name, split)
+                object.__setattr__(self, name, _checked(name, split, collate, self._target_names, self.model))
         for name in ("loss", "metric"):
             if not callable(getattr(self, name)):
                 raise TaskError(
@@ -114,20 +139,75 @@ class Task:
                 converted.append(name)
         if converted:
             told.append(f"the inputs of the {', '.join(converted)} data are read as float32")
+        told += self._take_structure()
         for sentence in told:
             warnings.warn(f"Task: {sentence}", stacklevel=4)
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch axis."""
-        return tuple(self.train[0][0].shape)
+    def _take_structure(self) -> list[str]:
+        """Put model, loss and metric behind the call of one batch where the model has several inputs or outputs."""
+        wrapped: Wrapped = in_structure(self.model, self.train)
+        object.__setattr__(self, "model", wrapped.model)
+        object.__setattr__(self, "_output_names", () if wrapped.outputs is None else wrapped.outputs.names)
+        check_distillation(self.distillation, self.output_names)
+        if wrapped.outputs is None:
+            return []
+        for name in ("loss", "metric"):
+            function = getattr(self, name)
+            if function in (cross_entropy, top1_accuracy):
+                raise TaskError(
+                    f"the task's model gives several outputs, and the task no {name} that reads them",
+                    where=f"Task({name}=...)",
+                    expected=f"a function of (outputs, targets), outputs with {', '.join(wrapped.outputs.names)}",
+                    got=f"none, for which karui's own {function.__name__} stands",
+                    remedy=f"give the task a {name}, such as {function.__name__} of one of the outputs",
+                )
+            if not isinstance(getattr(function, "guards", function), SeesStructure):
+                object.__setattr__(self, name, SeesStructure(function, wrapped.outputs))
+        told = list(wrapped.told)
+        if self.distillation is None:
+            names = ", ".join(wrapped.outputs.names)
+            told.append(
+                f"candidates learn by the loss alone: what the outputs {names} are, so that they can be compared with "
+                "the baseline's, is said by Task(distillation=...), which may also be 'none'"
+            )
+        return told
 
     @property
-    def input_type(self) -> str:
-        """Type of the numbers of an input, as numpy calls it; that of the file's input."""
-        return str(self.train[0][0].dtype).removeprefix("torch.")
+    def _target_names(self) -> tuple[str, ...]:
+        names = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
+        if not all(isinstance(name, str) and name for name in names):
+            raise TaskError(
+                "the task's targets are no names",
+                where="Task(targets=...)",
+                expected='a name in the dicts that the data yield, or several, such as "labels"',
+                got=repr(self.targets)[:200],
+            )
+        return names
 
-    def calibration_batch(self, samples: int) -> Tensor:
+    @property
+    def input_shape(self) -> Shapes:
+        """Shape of one input, without the batch axis; by name where there are several."""
+        return shapes_of(self._one_input())
+
+    @property
+    def input_type(self) -> Any:
+        """Type of an input's numbers, as numpy calls it; that of the file's input. By name where there are several."""
+        given = self._one_input()
+        if isinstance(given, Named):
+            return {name: str(part.dtype).removeprefix("torch.") for name, part in given.parts.items()}
+        return str(given.dtype).removeprefix("torch.")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs of the model, and of the file, where they have names of their own."""
+        names: tuple[str, ...] = getattr(self, "_output_names", ())
+        return names
+
+    def _one_input(self) -> Inputs:
+        given = self.train[0][0]
+        return given.map(lambda part: part[None]) if isinstance(given, Named) else given[None]
+
+    def calibration_batch(self, samples: int) -> Inputs:
         """Return inputs spread over the calibration data, shape (min(samples, available), *input_shape).
 
         They are the same samples at every call, in new tensors.
@@ -136,7 +216,18 @@ class Task:
         return read_inputs(split, spread_rows(len(split), samples))  # type: ignore[arg-type]
 
 
-def _check_split(name: str, split: Any) -> None:
+def _checked(name: str, split: Any, collate: Collate | None, targets: tuple[str, ...], model: nn.Module) -> Any:
+    """Return a split as everything works on it, checked by its first sample."""
+    if isinstance(split, StructuredSplit):
+        return split
+    sample = _first_sample(name, split)
+    found = structured(split, f"Task({name}=...)", collate, targets, model)
+    if found is None:
+        _check_pairs(name, split, sample)
+    return split if found is None else found
+
+
+def _first_sample(name: str, split: Any) -> Any:
     where = f"Task({name}=...)"
     try:
         count = len(split)
@@ -160,12 +251,20 @@ def _check_split(name: str, split: Any) -> None:
         raise TaskError(
             f"the task's {name} data is empty", where=where, expected="at least one sample", got="0 samples"
         )
+    return sample
+
+
+def _check_pairs(name: str, split: Any, sample: Any) -> None:
+    where = f"Task({name}=...)"
     if not (isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], Tensor)):
         raise TaskError(
             f"the task's {name} data does not yield pairs",
             where=where,
-            expected="(input tensor, target) for each index",
+            expected="(input tensor, target) for each index; or (tuple or dict of tensors, target)",
             got=_type_name(sample),
+            remedy='name the targets that are among the inputs: Task(targets="labels")'
+            if isinstance(sample, Mapping)
+            else None,
         )
     inputs = sample[0]
     if (
@@ -182,7 +281,7 @@ def _check_split(name: str, split: Any) -> None:
             got=f"{inputs.dtype}, {inputs.layout}{', on no device' if inputs.is_meta else ''}",
             remedy="turn them into dense tensors in the data set, complex numbers into two channels",
         )
-    _check_targets(split, where, count, sample[1])
+    _check_targets(split, where, len(split), sample[1])
 
 
 def _check_targets(split: Any, where: str, count: int, first: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from .data.named import Named
 from .networks.code_digest import Description, describe, describe_network
 from .networks.code_state import array_digest
 from .networks.computation import describe_computation
@@ -84,6 +85,8 @@ def _digest(task: Task) -> TaskDigest:
         "metric": describe(task.metric),
         "augment": describe(task.augment),
     }
+    if task.distillation is not None:
+        described["distillation"] = describe(task.distillation)
     with _randomness_kept():
         described["what the model computes"] = describe_computation(task.model, task.calibration_batch(2))
         for name in ("train", "validation", "calibration"):
@@ -117,11 +120,25 @@ def _describe_samples(split: Pairs) -> str:
 
 
 def _describe_sample(sample: tuple[Any, ...]) -> str:
-    return str([array_digest(part) if isinstance(part, Tensor) else describe(part).text for part in sample])
+    return str([_describe_part(part) for part in sample])
+
+
+def _describe_part(part: Any) -> str:
+    if isinstance(part, Named):
+        return str([(name, array_digest(tensor)) for name, tensor in part.parts.items()])
+    return array_digest(part) if isinstance(part, Tensor) else describe(part).text
 
 
 def _shapes(sample: tuple[Any, ...]) -> str:
-    return str([(tuple(np.shape(part)), str(getattr(part, "dtype", type(part).__name__))) for part in sample])
+    parts = [tensor for part in sample for tensor in (part.tensors if isinstance(part, Named) else (part,))]
+    return str([(_shape(part), str(getattr(part, "dtype", type(part).__name__))) for part in parts])
+
+
+def _shape(part: Any) -> tuple[int, ...]:
+    try:
+        return tuple(np.shape(part))
+    except ValueError:  # a ragged target
+        return ()
 
 
 @contextmanager

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from onnxruntime.capi import (
     onnxruntime_pybind11_state as _runtime_state,
 )
 
 from ...errors import CandidateFailure, KaruiError
+from ...spaces.data.named import Named, feeds_of
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
@@ -37,6 +36,22 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
 """What onnxruntime raises where a file cannot be loaded or run."""
 
 
+def check_names(names: Sequence[str], batch: Any, stage: str) -> None:
+    """Check that a batch holds what a file takes.
+
+    Args:
+        names: Of the file's inputs.
+        batch: An array, or named ones.
+        stage: Stage under which a failure is recorded.
+
+    Raises:
+        CandidateFailure: Where an input is missing, or one array is given for several inputs.
+    """
+    given = batch.names if isinstance(batch, Named) else names[:1]
+    if missing := [name for name in names if name not in given]:
+        raise CandidateFailure(stage, f"the file takes {', '.join(names)}; nothing was given for {', '.join(missing)}")
+
+
 def check_provider(provider: str) -> None:
     """Check that this installation of onnxruntime has the execution provider.
 
@@ -55,7 +70,7 @@ def check_provider(provider: str) -> None:
 
 
 class Runner:
-    """One file opened for one input tensor and one output tensor.
+    """One file opened.
 
     Args:
         path: The ONNX file.
@@ -65,7 +80,7 @@ class Runner:
         profile: With which path the file begins that a profile is written to; None for no profile.
 
     Raises:
-        CandidateFailure: Where the file cannot be loaded, or has not one input and one output.
+        CandidateFailure: Where the file cannot be loaded.
         KaruiError: Where the provider is not available or cannot be started.
     """
 
@@ -76,27 +91,24 @@ class Runner:
         self._stage = stage
         self._session = self._open(path, provider, _session_options(threads, profile))
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise CandidateFailure(
-                stage, f"{path.name} has {len(inputs)} inputs and {len(outputs)} outputs, one of each was expected"
-            )
-        self._input_name: str = inputs[0].name
-        self._output_names: list[str] = [outputs[0].name]
-        batch = inputs[0].shape[0] if inputs[0].shape else None
+        self._input_names = tuple(each.name for each in inputs)
+        self._output_names = [each.name for each in outputs]
+        batch = inputs[0].shape[0] if inputs and inputs[0].shape else None
         self.fixed_batch_size: int | None = batch if isinstance(batch, int) else None
         """The only batch size that the file accepts, or None where it takes any."""
 
-    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Return the output for one batch of inputs.
+    def run(self, batch: Any) -> Any:
+        """Return the output for one batch of inputs; see :class:`~karui.evaluators.runtimes.runtime.OpenedFile`.
 
         Raises:
             CandidateFailure: Where onnxruntime cannot run the file on this batch.
         """
+        check_names(self._input_names, batch, self._stage)
         try:
-            (output,) = self._session.run(self._output_names, {self._input_name: batch})
+            outputs = self._session.run(self._output_names, feeds_of(self._input_names, batch))
         except RUNTIME_ERRORS as error:
             raise CandidateFailure(self._stage, f"onnxruntime cannot run the file: {error}") from error
-        return np.asarray(output)
+        return outputs[0] if len(outputs) == 1 else Named(dict(zip(self._output_names, outputs)))  # noqa: B905
 
     def end_profile(self) -> Path:
         """Return the file that the profile of all runs so far was written to."""

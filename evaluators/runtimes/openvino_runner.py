@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...errors import CandidateFailure, KaruiError
-from .onnxruntime_runner import CPU_PROVIDER
+from ...spaces.data.named import Named, feeds_of
+from .onnxruntime_runner import CPU_PROVIDER, check_names
 
 
 def check_device(provider: str) -> None:
@@ -46,8 +46,7 @@ def openvino_version() -> str:
 
 
 class OpenVinoRunner:
-    """One file opened by OpenVINO for one input tensor and one output tensor; see
-    :class:`~karui.evaluators.runtimes.runtime.OpenedFile`.
+    """One file opened by OpenVINO; see :class:`~karui.evaluators.runtimes.runtime.OpenedFile`.
 
     The file is run in the precision it has: on processors that know bfloat16, OpenVINO would take that for float32.
     It is compiled for batches of one input where it takes any, and anew for others when they come: OpenVINO checks
@@ -60,7 +59,7 @@ class OpenVinoRunner:
         threads: Threads of one inference; 0 lets OpenVINO take every core.
 
     Raises:
-        CandidateFailure: Where OpenVINO cannot read or compile the file, or it has not one input and one output.
+        CandidateFailure: Where OpenVINO cannot read or compile the file.
         KaruiError: Where OpenVINO is not installed.
     """
 
@@ -70,39 +69,46 @@ class OpenVinoRunner:
         path.stat()  # a file that karui made and that is gone is no fault of the candidate
         try:
             model = core.read_model(str(path))
-            if len(model.inputs) != 1 or len(model.outputs) != 1:
-                told = f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
-                raise CandidateFailure(stage, f"{path.name} has {told}, one of each was expected")
-            shape = model.inputs[0].partial_shape
-            fixed = len(shape) > 0 and shape[0].is_static
-            self.fixed_batch_size: int | None = int(shape[0].get_length()) if fixed else None
+            self._names = [each.get_any_name() for each in model.inputs]
+            self._output_names = [each.get_any_name() for each in model.outputs]
+            shapes = {each.get_any_name(): each.partial_shape for each in model.inputs}
+            first: Any = next(iter(shapes.values()), ())
+            fixed = len(first) > 0 and first[0].is_static
+            self.fixed_batch_size: int | None = int(first[0].get_length()) if fixed else None
             self._compile: Callable[[], Any] = lambda: core.compile_model(model, device, _settings(device, threads))
             self._model = model
-            self._request = self._compile_for([1, *shape[1:]] if len(shape) > 0 and not fixed else shape)
+            self._request = self._compile_for(
+                {name: [1, *shape[1:]] if len(shape) > 0 and not fixed else shape for name, shape in shapes.items()}
+            )
         # OpenVINO raises nothing more particular.
         except RuntimeError as error:
             raise CandidateFailure(stage, f"OpenVINO cannot load the file: {error}") from error
 
-    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+    def run(self, batch: Any) -> Any:
         """Return the output for one batch of inputs.
 
         Raises:
             CandidateFailure: Where OpenVINO cannot run the file on this batch.
         """
+        check_names(self._names, batch, self._stage)
+        feeds = feeds_of(self._names, batch)
+        shapes = {name: array.shape for name, array in feeds.items()}
         try:
-            if batch.shape != self._shape:
-                self._request = self._compile_for(batch.shape)
-            outputs = self._request.infer({0: batch}, share_inputs=True)
+            if shapes != self._shapes:
+                self._request = self._compile_for(shapes)
+            outputs = self._request.infer(feeds, share_inputs=True)
         except RuntimeError as error:
             raise CandidateFailure(self._stage, f"OpenVINO cannot run the file: {error}") from error
-        return np.asarray(outputs[0])
+        arrays = [np.asarray(outputs[number]) for number in range(len(self._output_names))]
+        return arrays[0] if len(arrays) == 1 else Named(dict(zip(self._output_names, arrays, strict=True)))
 
-    def _compile_for(self, shape: Any) -> Any:
-        """Return what runs batches of that shape."""
-        self._model.reshape({0: shape})
+    def _compile_for(self, shapes: Mapping[str, Any]) -> Any:
+        """Return what runs batches of these shapes."""
+        self._model.reshape(dict(shapes))
         compiled = self._compile()
-        known = compiled.inputs[0].partial_shape
-        self._shape: tuple[int, ...] | None = tuple(compiled.inputs[0].shape) if known.is_static else None
+        self._shapes = {
+            each.get_any_name(): tuple(each.shape) for each in compiled.inputs if each.partial_shape.is_static
+        }
         return compiled.create_infer_request()
 
 

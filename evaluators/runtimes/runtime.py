@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import onnxruntime
-from numpy.typing import NDArray
 
 from ...errors import KaruiError
 from ...spaces.artifact import USUAL_FORMAT
@@ -18,14 +17,20 @@ from .runtime_registry import RUNTIMES
 
 
 class OpenedFile(Protocol):
-    """A file that a runtime has opened, with one input tensor and one output tensor."""
+    """A file that a runtime has opened."""
 
     @property
     def fixed_batch_size(self) -> int | None:
         """The only batch size that the file accepts, or None where it takes any."""
 
-    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+    def run(self, batch: Any) -> Any:
         """Return the output for one batch of inputs.
+
+        Args:
+            batch: An array; for a file of several inputs a :class:`~karui.spaces.data.named.Named` of arrays.
+
+        Returns:
+            An array; of a file of several outputs named arrays.
 
         Raises:
             CandidateFailure: Where the runtime cannot run the file on this batch.
@@ -45,7 +50,7 @@ class OpensFile(Protocol):
             threads: Threads of one inference.
 
         Raises:
-            CandidateFailure: Where the file cannot be loaded, or has not one input and one output.
+            CandidateFailure: Where the file cannot be loaded.
             KaruiError: Where runtime or provider are not available.
         """
 

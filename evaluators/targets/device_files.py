@@ -20,7 +20,7 @@ MOST_BYTES = 2 * 10**9
 MOST_SECONDS = 7 * 24 * 3600.0
 """A file that was not used for so long is removed."""
 
-_NAME = re.compile(r"[0-9a-f]{64}\.(onnx|npy)")
+_NAME = re.compile(r"[0-9a-f]{64}\.(onnx|npy|npz)")
 _PART_BYTES = 2**20
 
 

@@ -67,13 +67,14 @@ def main(options: Any) -> None:
 def answer(request: Any, options: Any) -> Any:
     """Return what came of a request, JSON types only."""
     try:
-        import numpy as np
+        import numpy  # noqa: F401
         import onnxruntime  # noqa: F401
 
         # These two first, so that they see Python as it is.
         with mended_python():
             from ...errors import CandidateFailure, KaruiError
             from ..timing.alternating import TimingSettings
+            from .inputs_file import read_inputs
     except ImportError as error:
         return {"lacks": str(error)}
     try:
@@ -81,7 +82,7 @@ def answer(request: Any, options: Any) -> Any:
         files = {role: Path(path) for role, path in request["files"].items()}
         reference, candidate = files.get("reference"), files.get("candidate")
         given = [TimingSettings(**request["settings"])] if request["settings"] else []
-        inputs = [np.load(str(files["inputs"]), allow_pickle=False)] if "inputs" in files else []
+        inputs = [read_inputs(files["inputs"])] if "inputs" in files else []
         arguments = [path for path in (reference, candidate) if path is not None]
         found = getattr(target, request["what"])(*arguments, *inputs, *given)
     except ImportError as error:

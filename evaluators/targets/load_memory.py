@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CandidateFailure, KaruiError
 from ..runtimes.runtime import find_runtime
+from .inputs_file import read_inputs, write_inputs
 
 _STAGE = "load"
 _RUNS = 3
@@ -61,8 +61,7 @@ def measure_session_peak(
         KaruiError: Where the process fails for another reason.
     """
     with tempfile.TemporaryDirectory() as folder:
-        batch = Path(folder) / "inputs.npy"
-        np.save(batch, inputs)
+        batch = write_inputs(inputs, Path(folder))
         return _measure([str(path), provider, str(threads), runtime, str(batch)])
 
 
@@ -87,7 +86,7 @@ def _measure(arguments: list[str]) -> int | None:
 def _answer(
     path: Path, provider: str, threads: int, runtime: str = "onnxruntime", batch: Path | None = None
 ) -> dict[str, int | str | None]:
-    opens, inputs = find_runtime(runtime), None if batch is None else np.load(batch)
+    opens, inputs = find_runtime(runtime), None if batch is None else read_inputs(batch)
     opens.check(provider)  # what the runtime needs to be there at all is no memory of the file
     _reset_peak()
     before = _peak_bytes()

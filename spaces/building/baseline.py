@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ...errors import CandidateFailure, KaruiError, OutputError, TaskError
 from ..artifact import BASELINE_FILE, EXPORTED_ANEW, Artifact, file_digest
+from ..data.batches import Inputs
+from ..data.named import is_floating, map_parts, parts_of
 from ..formats.format import PARITY_SAMPLES, find_format
 from ..networks.memory_layout import lay_channels_first
 from ..networks.weights_file import save_weights
@@ -88,9 +90,9 @@ def prepare_baseline(
         raise TaskError(
             "the task's model cannot be exported to ONNX",
             where="Task(model=...)",
-            expected="a module of one input and one output tensor that torch.onnx.export takes",
+            expected="a module of tensors in and out that torch.onnx.export takes",
             got=failure.reason,
-            remedy="change the model, or wrap it in a module whose forward takes and returns one tensor",
+            remedy="change the model, or wrap it in a module whose forward takes and returns tensors",
         ) from failure
     artifact = Artifact(path, file_digest(path))
     if is_there and (artifact.digest == began_with or _compute_the_same(own, path, examples)):
@@ -104,11 +106,11 @@ def prepare_baseline(
     return artifact
 
 
-def _compute_the_same(one: Path, other: Path, examples: Tensor) -> bool:
+def _compute_the_same(one: Path, other: Path, examples: Inputs) -> bool:
     """Say whether two files of a model answer alike: to inputs as they are, and to what is made of them."""
     batches = [examples]
-    if examples.is_floating_point():
-        batches += [-examples, torch.zeros_like(examples), (examples + examples.flip(0)) / 2]
+    if is_floating(examples):
+        batches += [map_parts(change, examples) for change in (_negative, _zero, _mixed)]
     try:
         first, second = (_answers(path, batches) for path in (one, other))
     except Exception:  # the runtime may refuse a file of whatever age in many ways
@@ -116,8 +118,21 @@ def _compute_the_same(one: Path, other: Path, examples: Tensor) -> bool:
     return all(map(_are_alike, first, second))
 
 
-def _answers(path: Path, batches: list[Tensor]) -> list[np.ndarray]:
-    return [find_format().answers(path, batch.numpy(), PARITY_SAMPLES) for batch in batches]
+def _negative(part: Tensor) -> Tensor:
+    return -part if part.is_floating_point() else part
+
+
+def _zero(part: Tensor) -> Tensor:
+    return torch.zeros_like(part) if part.is_floating_point() else part
+
+
+def _mixed(part: Tensor) -> Tensor:
+    return (part + part.flip(0)) / 2 if part.is_floating_point() else part
+
+
+def _answers(path: Path, batches: list[Inputs]) -> list[np.ndarray]:
+    answers = [find_format().answers(path, batch.numpy(), PARITY_SAMPLES) for batch in batches]
+    return [part for answer in answers for part in parts_of(answer).values()]
 
 
 def _are_alike(first: np.ndarray, second: np.ndarray) -> bool:

@@ -8,6 +8,7 @@ import torch
 
 from ...errors import CandidateFailure, SpaceError, TaskError
 from ..axes.axis import Axis
+from ..data.named import Named, Shapes, describe_shapes, shapes_of
 from ..networks.running import outputs_of
 from ..space import SearchSpace
 from ..task import Task, iterate
@@ -43,7 +44,7 @@ def misfits(axes: Mapping[str, Axis], task: Task) -> dict[str, SpaceError]:
     return reasons
 
 
-def _check_labels(task: Task, outputs: tuple[int, ...]) -> None:
+def _check_labels(task: Task, outputs: Shapes) -> None:
     """Check that there is a name for each output, where there are names."""
     if task.labels and outputs != (len(task.labels),):
         raise TaskError(
@@ -79,7 +80,7 @@ def _bad_loss(got: str) -> TaskError:
     )
 
 
-def _output_shape(task: Task) -> tuple[int, ...]:
+def _output_shape(task: Task) -> Shapes:
     example = task.calibration_batch(2)
     try:
         with torch.no_grad():
@@ -88,9 +89,11 @@ def _output_shape(task: Task) -> tuple[int, ...]:
         raise TaskError(
             "the task's model does not run on the task's data",
             where="Task(model=..., train=...)",
-            expected=f"a model that takes a batch of shape {tuple(example.shape)} in {task.input_type}",
+            expected=f"a model that takes a batch of shape {describe_shapes(example)} in {task.input_type}",
             got=f"{type(error).__name__}: {' '.join(str(error).split())}",
         ) from error
+    if isinstance(outputs, Named):
+        return shapes_of(outputs)  # each was looked at when the task was made
     if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or len(outputs) != len(example):
         got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise TaskError(

@@ -12,16 +12,25 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
 from ...errors import TaskError
+from .named import Named
+from .structured_split import PerSample, StructuredSplit
 
 Pairs = Dataset[tuple[Tensor, ...]]
 
+Inputs = Any
+"""The inputs of a batch: a tensor, or several in a :class:`~karui.spaces.data.named.Named`."""
+
+Outputs = Any
+"""What a network gives for a batch: a tensor, or several in a :class:`~karui.spaces.data.named.Named`."""
+
 Targets = Any
-"""The targets of a batch: a tensor, a list of texts, or any nesting of these in dicts, tuples and lists."""
+"""The targets of a batch: a tensor, a list of texts or of one entry for each sample, or any nesting of these in dicts,
+tuples and lists."""
 
 
 def iterate(
     split: Pairs, batch_size: int, *, generator: torch.Generator | None = None
-) -> Iterator[tuple[Tensor, Targets]]:
+) -> Iterator[tuple[Inputs, Targets]]:
     """Yield batches (inputs, targets) of a split; shuffled where a generator is given.
 
     Raises:
@@ -37,7 +46,7 @@ def row_batches(count: int, batch_size: int, *, generator: torch.Generator | Non
     return iter(torch.split(order, batch_size))
 
 
-def read_rows(split: Pairs, rows: Tensor) -> tuple[Tensor, Targets]:
+def read_rows(split: Pairs, rows: Tensor) -> tuple[Inputs, Targets]:
     """Return inputs and targets of these samples: new tensors on the CPU, without gradients.
 
     In-memory tensors are sliced rather than collated sample by sample, which is what makes small tasks quick.
@@ -53,15 +62,19 @@ def read_rows(split: Pairs, rows: Tensor) -> tuple[Tensor, Targets]:
         tensors, places = held
         inputs, targets = (_plain(tensor[places]) for tensor in tensors)
         return inputs, targets
+    if isinstance(split, StructuredSplit):
+        return split.read(rows)
     samples = [split[int(row)] for row in rows]
     return _stacked_inputs(split, samples), collate_targets([sample[1] for sample in samples], _where(split))
 
 
-def read_inputs(split: Pairs, rows: Tensor) -> Tensor:
+def read_inputs(split: Pairs, rows: Tensor) -> Inputs:
     """Return the inputs alone of these samples, as :func:`read_rows` does."""
     if (held := _held(split, rows)) is not None:
         tensors, places = held
         return _plain(tensors[0][places])
+    if isinstance(split, StructuredSplit):
+        return split.read(rows)[0]
     return _stacked_inputs(split, [split[int(row)] for row in rows])
 
 
@@ -84,7 +97,7 @@ def spread_rows(available: int, samples: int) -> Tensor:
     return ends[:-1] + (drawn * ends.diff()).long()
 
 
-def spread_batch(split: Pairs, samples: int) -> tuple[Tensor, Targets]:
+def spread_batch(split: Pairs, samples: int) -> tuple[Inputs, Targets]:
     """Return inputs and targets of samples spread over a split: the same ones at every call.
 
     Args:
@@ -128,8 +141,8 @@ def join_targets(batches: Sequence[Targets]) -> Targets:
     try:
         if isinstance(first, Tensor):
             return torch.cat(list(batches))
-        if _are_texts(first):
-            return [text for batch in batches for text in batch]
+        if _is_one_a_row(first):
+            return _listed(first, [each for batch in batches for each in batch])
         if isinstance(first, Mapping):
             return {key: join_targets([batch[key] for batch in batches]) for key in first}
         return _like(first, [join_targets(parts) for parts in zip(*batches, strict=True)])
@@ -141,6 +154,8 @@ def map_targets(change: Callable[[Tensor], Tensor], targets: Targets) -> Targets
     """Return targets of the same structure, each tensor changed; texts stay."""
     if isinstance(targets, Tensor):
         return change(targets)
+    if isinstance(targets, PerSample):
+        return PerSample(map_targets(change, each) for each in targets)
     if _are_texts(targets):
         return targets
     if isinstance(targets, Mapping):
@@ -154,14 +169,18 @@ def slice_targets(targets: Targets, rows: slice) -> Targets:
     """Return the targets of some rows that follow each other, without copying them."""
     if isinstance(targets, Mapping):
         return {key: slice_targets(part, rows) for key, part in targets.items()}
-    if isinstance(targets, Tensor) or _are_texts(targets):
+    if isinstance(targets, Tensor):
         return targets[rows]
+    if _is_one_a_row(targets):
+        return _listed(targets, targets[rows])
     return _like(targets, [slice_targets(part, rows) for part in targets])
 
 
 def targets_digest(targets: Targets, name: str) -> str:
     """Return a digest of types, shapes and values of targets on the CPU, and of a name."""
     if not isinstance(targets, Tensor):
+        if not isinstance(targets, (Mapping, tuple, list)):  # a number or a text of a ragged target
+            return hashlib.sha256(f"{name} {targets!r}".encode()).hexdigest()
         parts = targets.items() if isinstance(targets, Mapping) else enumerate(targets)
         told = [part if _are_texts(targets) else targets_digest(part, str(key)) for key, part in parts]
         return hashlib.sha256(f"{name} {told}".encode()).hexdigest()
@@ -171,7 +190,7 @@ def targets_digest(targets: Targets, name: str) -> str:
 
 
 def targets_of(targets: Targets, rows: np.ndarray) -> Targets:
-    """Return the targets of some rows.
+    """Return the targets, or outputs, of some rows.
 
     Args:
         targets: On the CPU.
@@ -183,8 +202,10 @@ def targets_of(targets: Targets, rows: np.ndarray) -> Targets:
             return torch.from_numpy(targets.numpy()[rows])
         except TypeError:  # numpy has no bfloat16
             return targets[torch.from_numpy(rows)]
-    if _are_texts(targets):
-        return [targets[row] for row in rows]
+    if isinstance(targets, Named):
+        return targets.map(lambda part: targets_of(part, rows))
+    if _is_one_a_row(targets):
+        return _listed(targets, [targets[row] for row in rows])
     if isinstance(targets, Mapping):
         return {key: targets_of(part, rows) for key, part in targets.items()}
     return _like(targets, [targets_of(part, rows) for part in targets])
@@ -235,6 +256,14 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _are_texts(targets: Targets) -> bool:
     return isinstance(targets, (tuple, list)) and len(targets) > 0 and isinstance(targets[0], (str, bytes))
+
+
+def _is_one_a_row(targets: Targets) -> bool:
+    return isinstance(targets, PerSample) or _are_texts(targets)
+
+
+def _listed(first: Targets, entries: Any) -> Targets:
+    return PerSample(entries) if isinstance(first, PerSample) else entries
 
 
 def _like(first: Any, parts: list[Any]) -> Any:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from .batches import Pairs
+from .named import parts_of
+from .structured_split import StructuredSplit
 
 
 def in_float32(split: Pairs, *, model_was_converted: bool) -> Pairs:
@@ -19,6 +21,11 @@ def in_float32(split: Pairs, *, model_was_converted: bool) -> Pairs:
         model_was_converted: Whether the model was in another precision, so that its inputs follow it. Otherwise only
             bfloat16, which numpy and files do not know, is converted; what the model makes of the rest is its own.
     """
+    if isinstance(split, StructuredSplit):
+        kinds = {part.dtype for part in parts_of(split[0][0]).values() if part.is_floating_point()} - {torch.float32}
+        if not (kinds if model_was_converted else kinds & {torch.bfloat16}):
+            return split
+        return split.in_float32("all" if model_was_converted else "bfloat16")
     kind = split[0][0].dtype
     if not kind.is_floating_point or kind == torch.float32:
         return split

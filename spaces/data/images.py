@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from ...errors import SpaceError
+from .named import Shapes
 
 SHALLOWER_ONLY = "or keep only the family 'shallower' of [students]"
 
 
-def check_images(section: str, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
+def check_images(section: str, input_shape: Shapes, output_shape: Shapes) -> None:
     """Check that a task has images and one row of outputs for each.
 
     Raises:
         SpaceError: Where it has something else, naming the section whose networks need them.
     """
-    if len(input_shape) == 3 and len(output_shape) == 1:
+    has_one_of_each = isinstance(input_shape, tuple) and isinstance(output_shape, tuple)
+    if has_one_of_each and len(input_shape) == 3 and len(output_shape) == 1:
         return
     raise SpaceError(
         f"the axis [{section}] cannot make networks for this task",

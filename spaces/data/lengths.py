@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from .batches import Inputs
+
 Varying = Mapping[int, str]
 """Axes of the input whose length may vary, and what each is called."""
 
@@ -14,19 +16,28 @@ TOKENS: Varying = {1: "tokens"}
 """The axis of token ids, shape (n, length)."""
 
 
-def own_varying(example: Tensor) -> Varying:
-    """Return the axes of an input that vary by themselves where the network allows it: that of token ids."""
+def own_varying(example: Inputs) -> Varying:
+    """Return the axes of an input that vary by themselves where the network allows it: that of token ids.
+
+    Of several inputs none does.
+    """
+    if not isinstance(example, Tensor):
+        return {}
     kind = example.dtype
     are_ids = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
     return TOKENS if are_ids and example.ndim == 2 else {}
 
 
-def check_varying(varying: Varying, example: Tensor) -> None:
+def check_varying(varying: Varying, example: Inputs) -> None:
     """Check which axes a caller wants to vary.
 
     Raises:
         ValueError: Where there is no such axis, or two are called the same.
     """
+    if not varying:
+        return
+    if not isinstance(example, Tensor):
+        raise ValueError("varying: one input expected, got several")
     names = list(varying.values())
     axes = [axis for axis in varying if not (isinstance(axis, int) and 1 <= axis < example.ndim)]
     if axes or len(set(names)) < len(names) or not all(names) or "batch" in names:
@@ -36,7 +47,7 @@ def check_varying(varying: Varying, example: Tensor) -> None:
         )
 
 
-def other_lengths(example: Tensor, varying: Varying) -> Iterator[tuple[str, list[Tensor]]]:
+def other_lengths(example: Inputs, varying: Varying) -> Iterator[tuple[str, list[Tensor]]]:
     """Yield, for shorter and longer inputs, how they differ and batches to try in turn until the network takes one.
 
     Half and double come first, since strides and pairs of layers often want an even length; then one less and one more.

@@ -134,8 +134,10 @@ class Format(Protocol):
             CandidateFailure: Where the source cannot be read.
         """
 
-    def answers(self, path: Path, inputs: NDArray[Any], batch_size: int) -> NDArray[Any]:
+    def answers(self, path: Path, inputs: Any, batch_size: int) -> Any:
         """Open a file and return its outputs, shape (n, ...): for checks; what counts is measured by a runtime.
+
+        A single array, or a :class:`~karui.spaces.data.named.Named` of several, both of inputs and outputs.
 
         Args:
             path: A file, packed or not.

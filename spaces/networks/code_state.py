@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.named import Named
+
 OF_EVERY_CLASS = frozenset(
     [
         "__module__",
@@ -53,8 +55,11 @@ def state_of(thing: Any) -> dict[str, Any] | None:
     return {**vars(thing), **filled} if hasattr(thing, "__dict__") else filled or None
 
 
-def array_digest(values: Tensor | np.ndarray) -> str:
+def array_digest(values: Tensor | np.ndarray | Named) -> str:
     """Return a digest of shape, type and values."""
+    if isinstance(values, Named):
+        told = [(name, array_digest(part)) for name, part in values.parts.items()]
+        return hashlib.sha256(str(told).encode()).hexdigest()
     if isinstance(values, Tensor):
         values = values.detach().cpu().contiguous()
         digest = hashlib.sha256(f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}".encode())

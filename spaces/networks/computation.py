@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.named import Named
 from .code_digest import Description
 from .code_state import array_digest
 from .quiet import quiet
 from .running import copy_network
 
 
-def describe_computation(network: nn.Module, example: Tensor) -> Description:
+def describe_computation(network: nn.Module, example: Any) -> Description:
     """Tell which operations a network runs, in evaluation and in training mode, on which constants.
 
     Parameters and buffers are told by their names. What depends on the values of inputs is told as this run shows it;
@@ -35,10 +36,12 @@ def describe_computation(network: nn.Module, example: Tensor) -> Description:
     return Description(" ".join(told))
 
 
-def _trace(network: nn.Module, example: Tensor, training: bool) -> str:
+def _trace(network: nn.Module, example: Any, training: bool) -> str:
     module = copy_network(network).cpu().train(training)
+    copied = example.detach().clone()
+    given = copied.tensors if isinstance(copied, Named) else copied
     with quiet(), torch.no_grad():
-        traced = torch.jit.trace(module, example.detach().clone(), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(module, given, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     digest = hashlib.sha256()
     for line in _lines(traced.inlined_graph, {}):
         digest.update(line.encode("utf-8", "surrogatepass"))

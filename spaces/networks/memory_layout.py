@@ -7,20 +7,27 @@ dies.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
+from ..data.named import Named
 
-def channels_first(tensor: Tensor) -> Tensor:
+Laid = TypeVar("Laid", Tensor, Named)
+
+
+def channels_first(tensor: Laid) -> Laid:
     """Return a copy whose memory is laid out as its axes are, and says so.
 
     Of a tensor with one channel the strides may say either, whatever came before: a shift of images leaves the channels
     last. So the copy is made even where the tensor counts as contiguous.
 
     Args:
-        tensor: Of any shape.
+        tensor: Of any shape; or named tensors.
     """
-    return tensor.clone(memory_format=torch.contiguous_format)
+    laid: Laid = tensor.clone(memory_format=torch.contiguous_format)
+    return laid
 
 
 def lay_channels_first(network: nn.Module) -> None:

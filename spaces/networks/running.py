@@ -12,7 +12,7 @@ from ...errors import TaskError
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def outputs_of(network: nn.Module, inputs: Tensor) -> Any:
+def outputs_of(network: nn.Module, inputs: Any) -> Any:
     """Return what a network makes of a batch, whatever it does to the batch itself: it is given a copy.
 
     Args:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..data.batches import Inputs
+from ..data.named import Named
 from ..networks.running import outputs_of
 from ..prediction import evaluation_mode, place_of
 from ..task import Task, iterate
@@ -18,7 +20,7 @@ STATISTICS_SAMPLES = 1024
 STATISTICS_BATCH = 128
 
 
-def reestimate_normalization(network: nn.Module, inputs: Tensor | Iterable[Tensor]) -> int:
+def reestimate_normalization(network: nn.Module, inputs: Inputs | Iterable[Inputs]) -> int:
     """Estimate the running statistics of all batch normalization anew, and return of how many layers.
 
     Each statistic becomes the plain mean of its values in the batches, every batch counting the same, whatever the
@@ -36,7 +38,7 @@ def reestimate_normalization(network: nn.Module, inputs: Tensor | Iterable[Tenso
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
     if not layers:
         return 0
-    batches = iter((inputs,) if isinstance(inputs, Tensor) else inputs)
+    batches = iter((inputs,) if isinstance(inputs, (Tensor, Named)) else inputs)
     first = next(batches, None)
     if first is None:
         raise ValueError("inputs to estimate normalization from: expected one batch or more, got none")
@@ -56,7 +58,7 @@ def reestimate_normalization(network: nn.Module, inputs: Tensor | Iterable[Tenso
     return len(layers)
 
 
-def statistics_inputs(task: Task, *, seed: int, samples: int = STATISTICS_SAMPLES) -> Iterator[Tensor]:
+def statistics_inputs(task: Task, *, seed: int, samples: int = STATISTICS_SAMPLES) -> Iterator[Inputs]:
     """Yield batches of training inputs, drawn at random, from which statistics can be estimated.
 
     They are not augmented, because the network's inputs after training are not. A trailing batch of one sample is left

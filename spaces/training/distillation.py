@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure
-from ..data.batches import Targets, map_targets, read_rows, row_batches
+from ..data.batches import Inputs, Outputs, Targets, map_targets, read_rows, row_batches
+from ..data.named import Named
+from ..data.structures import take_apart
 from ..loss_kind import are_class_indices
 from ..networks.memory_layout import channels_first
 from ..task import Task
+from .output_losses import softened_divergence
 from .teacher import Teacher, TeacherOutput
 
 
@@ -36,10 +40,7 @@ def distillation_loss(
         are_logits: Whether the outputs are logits of classes, along the second axis.
     """
     if are_logits:
-        student = nn.functional.log_softmax(outputs / temperature, dim=1)
-        teacher = nn.functional.log_softmax(taught / temperature, dim=1)
-        divergence = nn.functional.kl_div(student, teacher, reduction="none", log_target=True)
-        return divergence.sum(dim=1).mean() * temperature**2
+        return softened_divergence(outputs, taught, temperature)
     if outputs.ndim == 2 and outputs.shape[1] >= 2 and are_class_indices(targets):
         length = taught.square().sum(dim=1).mean().clamp(min=torch.finfo(taught.dtype).tiny)
         return (outputs - taught).square().sum(dim=1).mean() / length
@@ -80,7 +81,7 @@ class Batches:
         self._device = device
         self._teacher = teacher
         self._with_maps = with_maps
-        self._taught: Tensor | None = None
+        self._taught: Outputs | None = None
         if teacher is not None and task.augment is None and not with_maps:
             self._taught = teacher.outputs_of_all(task.train, device)
 
@@ -89,7 +90,7 @@ class Batches:
         full, rest = divmod(len(self._task.train), self._batch_size)  # type: ignore[arg-type]
         return full + (rest > 1 or (rest == 1 and full == 0))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Targets, TeacherOutput | None]]:
+    def __iter__(self) -> Iterator[tuple[Inputs, Targets, TeacherOutput | None]]:
         """Yield inputs, targets, and what the teacher says where there is a teacher."""
         split = self._task.train
         for rows in islice(self._row_batches(), len(self)):
@@ -104,20 +105,29 @@ class Batches:
     def _row_batches(self) -> Iterator[Tensor]:
         return row_batches(len(self._task.train), self._batch_size, generator=self._order)  # type: ignore[arg-type]
 
-    def _augmented(self, inputs: Tensor) -> Tensor:
+    def _augmented(self, inputs: Inputs) -> Inputs:
         if self._task.augment is None:
             return inputs
         # fork_rng guards only the CPU's generator, from which changes of a batch on the CPU are drawn
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._changes)
-            changed: object = self._task.augment(inputs)
+            changed = _changed(self._task.augment, inputs)
             self._changes = torch.get_rng_state()
-        if not isinstance(changed, Tensor) or len(changed) != len(inputs):
+        if not isinstance(changed, type(inputs)) or len(changed) != len(inputs):
             got = f"shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else f"a {type(changed).__name__}"
             raise CandidateFailure("recovery", f"the task's augment must return {len(inputs)} inputs, it returns {got}")
         return changed
 
-    def _teach(self, inputs: Tensor) -> TeacherOutput | None:
+    def _teach(self, inputs: Inputs) -> TeacherOutput | None:
         if self._teacher is None:
             return None
         return self._teacher.taught(inputs, self._device, with_maps=self._with_maps)
+
+
+def _changed(augment: Callable[[Any], Any], inputs: Inputs) -> Any:
+    """Return what the user's augment makes of inputs, which it is given in the structure of the user's data."""
+    if not isinstance(inputs, Named):
+        return augment(inputs)
+    changed = augment(inputs.restored())
+    apart = take_apart(changed, naming=inputs.names)
+    return Named(apart.parts, inputs.structure) if tuple(apart.parts) == inputs.names else changed

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..data.batches import Inputs, Outputs
+from ..data.named import map_parts
 from ..networks.running import outputs_of
 
 Precision = Literal["float32", "bfloat16"]
@@ -14,7 +16,7 @@ Precision = Literal["float32", "bfloat16"]
 optimizer knows of them staying float32 (mixed precision; Kalamkar et al. 2019, arXiv:1905.12322)."""
 
 
-def outputs_in(precision: Precision, network: nn.Module, inputs: Tensor) -> Tensor:
+def outputs_in(precision: Precision, network: nn.Module, inputs: Inputs) -> Outputs:
     """Return what a network makes of a batch, for a training step: in float32, whatever it computed in.
 
     The batch stays as it is, since teacher and student, or several networks, are given the same one.
@@ -25,8 +27,7 @@ def outputs_in(precision: Precision, network: nn.Module, inputs: Tensor) -> Tens
         inputs: A batch, shape (n, *input_shape).
     """
     if precision == "float32":
-        outputs: Tensor = outputs_of(network, inputs)
-        return outputs
+        return outputs_of(network, inputs)
     with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
         outputs = outputs_of(network, inputs)
-    return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+    return map_parts(lambda part: part.float() if part.dtype == torch.bfloat16 else part, outputs)

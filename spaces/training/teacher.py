@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Pairs, is_held_in_memory, read_inputs
+from ..data.batches import Inputs, Outputs, Pairs, is_held_in_memory, read_inputs
+from ..data.named import parts_of
 from ..networks.running import copy_network
 from ..prediction import predict
 from .attention_transfer import Maps, Resolution, attention_map, features_of, last_modules
@@ -27,13 +28,13 @@ class TeacherOutput:
         maps: Where it looked: its attention maps, in half precision; None where they were not asked for.
     """
 
-    outputs: Tensor
+    outputs: Outputs
     maps: Maps | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return self.outputs.nbytes + sum(each.nbytes for each in (self.maps or {}).values())
+        return int(self.outputs.nbytes) + sum(each.nbytes for each in (self.maps or {}).values())
 
 
 class Teacher:
@@ -59,7 +60,7 @@ class Teacher:
         self._batches: dict[bytes, TeacherOutput] = {}
         self._looks_at: dict[Resolution, nn.Module] | None = None
         self._split: Pairs | None = None
-        self._of_split: Tensor | None = None
+        self._of_split: Outputs | None = None
 
     @classmethod
     def of(cls, network: nn.Module | Teacher, precision: Precision) -> Teacher:
@@ -73,11 +74,11 @@ class Teacher:
             self._device = device
         return self._network
 
-    def outputs(self, inputs: Tensor, device: torch.device) -> Tensor:
+    def outputs(self, inputs: Inputs, device: torch.device) -> Outputs:
         """Return the outputs for a batch, on the device; see :meth:`taught`."""
         return self.taught(inputs, device).outputs
 
-    def taught(self, inputs: Tensor, device: torch.device, *, with_maps: bool = False) -> TeacherOutput:
+    def taught(self, inputs: Inputs, device: torch.device, *, with_maps: bool = False) -> TeacherOutput:
         """Return what the network makes of a batch, on the device.
 
         Args:
@@ -88,7 +89,10 @@ class Teacher:
         # to look at the bytes of what lies on an accelerator, or is made for one, costs more than to compute
         if device.type != "cpu" or inputs.device.type != "cpu":
             return self._look(inputs, device, with_maps=with_maps)
-        key = hashlib.blake2b(_bytes_of(inputs), digest_size=16).digest()
+        digest = hashlib.blake2b(digest_size=16)
+        for part in parts_of(inputs).values():
+            digest.update(_bytes_of(part))
+        key = digest.digest()
         known = self._batches.get(key)
         if known is not None and (known.maps is not None or not with_maps):
             return known
@@ -99,7 +103,7 @@ class Teacher:
             self._batches[key] = found
         return found
 
-    def resolutions(self, inputs: Tensor) -> tuple[Resolution, ...]:
+    def resolutions(self, inputs: Inputs) -> tuple[Resolution, ...]:
         """Return the resolutions of its attention maps.
 
         Args:
@@ -109,7 +113,7 @@ class Teacher:
             self._looks_at = last_modules(self._network, inputs)
         return tuple(self._looks_at)
 
-    def outputs_of_all(self, split: Pairs, device: torch.device) -> Tensor | None:
+    def outputs_of_all(self, split: Pairs, device: torch.device) -> Outputs | None:
         """Return the outputs for all samples of a split, on the CPU in their order; None where they are too many.
 
         Those of one split, the last asked for, are remembered; None also where the split does not lie in memory, so
@@ -135,7 +139,7 @@ class Teacher:
         self._free += 0 if self._of_split is None else self._of_split.nbytes
         self._split = self._of_split = None
 
-    def _look(self, inputs: Tensor, device: torch.device, *, with_maps: bool) -> TeacherOutput:
+    def _look(self, inputs: Inputs, device: torch.device, *, with_maps: bool) -> TeacherOutput:
         if not with_maps:
             return TeacherOutput(self._compute(inputs, device))
         self.resolutions(inputs)
@@ -145,7 +149,7 @@ class Teacher:
         # half precision tells two places apart by a thousandth, and is half of what there is to remember
         return TeacherOutput(outputs, {place: attention_map(each).half() for place, each in features.items()})
 
-    def _compute(self, inputs: Tensor, device: torch.device) -> Tensor:
+    def _compute(self, inputs: Inputs, device: torch.device) -> Outputs:
         with torch.no_grad():
             return outputs_in(self._precision, self.on(device), inputs.to(device))
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CandidateFailure
-from ..data.batches import Targets, map_targets
+from ..data.batches import Outputs, Targets, map_targets
+from ..data.named import Named
 from ..loss_kind import outputs_are_logits
 from ..task import Task
 from .attention_transfer import AttentionHints
 from .averaging import WeightAverage
 from .distillation import Batches, distillation_loss
+from .output_losses import distance
 from .precision import outputs_in
 from .teacher import TeacherOutput
 from .training_settings import TrainingSettings
@@ -98,7 +100,7 @@ class Steps:
 
 
 def training_loss(
-    task: Task, settings: TrainingSettings, outputs: Tensor, targets: Targets, taught: TeacherOutput | None
+    task: Task, settings: TrainingSettings, outputs: Outputs, targets: Targets, taught: TeacherOutput | None
 ) -> Tensor:
     """Return the task's own loss, mixed with that of distillation where there are a teacher's outputs.
 
@@ -113,10 +115,11 @@ def training_loss(
     if taught is None:
         return loss
     share = settings.distillation_weight
-    return (1.0 - share) * loss + share * distillation_of(task, settings, outputs, targets, taught.outputs)
+    learnt = distillation_of(task, settings, outputs, targets, taught.outputs)
+    return loss if learnt is None else (1.0 - share) * loss + share * learnt
 
 
-def task_loss(task: Task, outputs: Tensor, targets: Targets) -> Tensor:
+def task_loss(task: Task, outputs: Outputs, targets: Targets) -> Tensor:
     """Return the task's own loss, a scalar; outputs and targets stay as they are, whatever it does to them.
 
     Raises:
@@ -131,9 +134,11 @@ def task_loss(task: Task, outputs: Tensor, targets: Targets) -> Tensor:
 
 
 def distillation_of(
-    task: Task, settings: TrainingSettings, outputs: Tensor, targets: Targets, taught: Tensor
-) -> Tensor:
-    """Return the loss of distillation, as it suits what the task's loss says of the outputs.
+    task: Task, settings: TrainingSettings, outputs: Outputs, targets: Targets, taught: Outputs
+) -> Tensor | None:
+    """Return the loss of distillation, as the task says, or else as it suits what its loss says of the outputs.
+
+    None where nothing is learnt from a teacher's outputs, as where there are several and the task does not say how.
 
     Args:
         task: Its loss.
@@ -142,6 +147,8 @@ def distillation_of(
         targets: Those of the same samples.
         taught: The teacher's outputs, shaped as ``outputs``.
     """
+    if task.distillation is not None or isinstance(outputs, Named):
+        return distance(outputs, taught, task.distillation, settings.temperature)
     are_logits = outputs_are_logits(task, outputs.shape, targets)
     return distillation_loss(outputs, targets, taught, settings.temperature, are_logits=are_logits)
 

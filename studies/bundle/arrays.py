@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DAMAGED
+from ...spaces.data.named import contiguous, from_arrays, joined, to_arrays, with_rows
 from ..storage.reading import check_is_file
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def read_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any
 
     Args:
         path: The file.
-        names: Arrays that it has to hold, with as many rows each, one at least.
+        names: Arrays that it has to hold, or several of each such as ``inputs.tokens``, with as many rows each, one at
+            least.
     """
     try:
         check_is_file(path)
@@ -41,18 +43,19 @@ def read_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any
         return {}, "there is no such file"
     except (OSError, *DAMAGED, *_NO_ARCHIVE) as error:
         return {}, f"it is damaged, cut short, or no .npz ({' '.join(str(error).split())})"
-    missing = [name for name in names if name not in arrays]
+    missing = [name for name in names if from_arrays(name, arrays) is None]
     if missing:
         return {}, f"it has no array {' and none '.join(missing)}; it has {', '.join(sorted(arrays)) or 'nothing'}"
-    rows = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in names}
+    wanted = {each: array for name in names for each, array in to_arrays(name, from_arrays(name, arrays)).items()}
+    rows = {name: len(array) if array.ndim else 0 for name, array in wanted.items()}
     if len(set(rows.values())) > 1 or not all(rows.values()):
         told = ", ".join(f"{count} {name}" for name, count in rows.items())
         return {}, f"it holds {told}; as many of each were expected, one at least"
     return arrays, ""
 
 
-def run_inputs(runner: Runner, inputs: NDArray[Any]) -> NDArray[Any]:
-    """Return a file's outputs for inputs of any number, shape (n, ...).
+def run_inputs(runner: Runner, inputs: Any) -> Any:
+    """Return a file's outputs for inputs of any number, shape (n, ...); named ones where it has several.
 
     A file that accepts one batch size only gets that size, the last batch filled up with copies of its first input.
 
@@ -62,9 +65,9 @@ def run_inputs(runner: Runner, inputs: NDArray[Any]) -> NDArray[Any]:
     size = runner.fixed_batch_size or BATCH_SIZE
     outputs = []
     for start in range(0, len(inputs), size):
-        batch = np.ascontiguousarray(inputs[start : start + size])
+        batch = contiguous(inputs[start : start + size])
         rows = len(batch)
         if runner.fixed_batch_size is not None and rows < size:
-            batch = np.concatenate([batch, np.repeat(batch[:1], size - rows, axis=0)])
+            batch = with_rows(batch, size)
         outputs.append(runner.run(batch)[:rows])
-    return np.concatenate(outputs)
+    return joined(outputs)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import OutputError
 from ...spaces.artifact import file_digest
+from ...spaces.data.named import from_arrays
 from ..results.point_file import point_file
 from ..results.read import read_description
 from ..storage.folder import RunFolder, check_name, explain_os_errors, explain_unreadable, write_atomically
@@ -49,7 +50,7 @@ def export_bundle(row: pd.Series[Any], folder: RunFolder, destination: Path, fil
     paper, path = read_task_paper(folder), source.with_suffix(".json")
     described = read_description(path)
     with explain_damage(path, "the configuration of a point"):
-        config = bundle_config(described, paper, 0 if samples is None else len(samples["inputs"]))
+        config = bundle_config(described, paper, 0 if samples is None else len(from_arrays("inputs", samples)))
         card = model_card(config).encode()
         BundleConfig.model_validate(json.loads(json.dumps(config, ensure_ascii=False).encode()))
     check_name(destination, "folder to export to", "another --export")

@@ -47,8 +47,13 @@ class TaskOfBundle(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     metric: str = Field(description="What the metric is called.")
     top1: bool = Field(description="Whether it is the share of rows whose largest output is the target class.")
-    input_shape: list[int] = Field(description="Shape of one input, without the batch axis.")
-    input_type: str = Field(default="float32", description="Type of the numbers of an input, as numpy calls it.")
+    input_shape: list[int] | dict[str, list[int]] = Field(
+        description="Shape of one input, without the batch axis; by name where there are several."
+    )
+    input_type: str | dict[str, str] = Field(
+        default="float32", description="Type of an input's numbers, as numpy calls it; by name where there are several."
+    )
+    outputs: list[str] = Field(default=[], description="Names of the file's outputs where they have their own.")
     preprocessing: dict[str, Any] | str | None = Field(description="How raw data become inputs, as the task tells it.")
     labels: list[str] = Field(description="Names of the outputs, in their order.")
 
@@ -102,6 +107,8 @@ def bundle_config(described: dict[str, Any], paper: TaskPaper | None, sample_cou
         "tolerance": TOLERANCE_OF_INTEGERS if integers else TOLERANCE,
     }
     task = None if paper is None else TaskOfBundle(**vars(paper) | _lists(paper)).model_dump()
+    if task is not None and not task["outputs"]:
+        del task["outputs"]  # earlier versions of karui do not know it
     return {
         "$schema": SCHEMA,
         **described,
@@ -116,8 +123,11 @@ def steps_in(config: Mapping[str, Any]) -> tuple[Step, ...]:
     return steps_of(Candidate.from_dict(config["candidate"]).canonical())
 
 
-def _lists(paper: TaskPaper) -> dict[str, list[Any]]:
-    return {"input_shape": list(paper.input_shape), "labels": list(paper.labels)}
+def _lists(paper: TaskPaper) -> dict[str, Any]:
+    shape = paper.input_shape
+    by_name = isinstance(shape, dict)
+    plain = {name: list(each) for name, each in shape.items()} if by_name else list(shape)
+    return {"input_shape": plain, "labels": list(paper.labels), "outputs": list(paper.outputs)}
 
 
 def config_schema() -> dict[str, Any]:

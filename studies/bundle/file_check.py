@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...errors import CandidateFailure
 from ...evaluators.runtimes.onnxruntime_runner import Runner
 from ...spaces.artifact import file_digest
+from ...spaces.data.named import from_arrays, parts_of
 from .arrays import read_arrays, run_inputs
 from .check import Check
 from .config import SAMPLES, BundleConfig
@@ -80,20 +81,27 @@ def check_parity(bundle: Path, config: BundleConfig, tolerance: float | None, ch
         return Check("parity", "missed", f"the samples cannot be read: {fault}")
     allowed = config.samples.tolerance if tolerance is None else tolerance
     try:
-        found = run_inputs(Runner(bundle / "model.onnx", stage="verify"), arrays["inputs"])
+        found = run_inputs(Runner(bundle / "model.onnx", stage="verify"), from_arrays("inputs", arrays))
     except CandidateFailure as failure:
         return Check("parity", "missed", f"the file does not run on the samples: {failure.reason}")
-    return _compare(found, arrays["outputs"], allowed)
+    expected = from_arrays("outputs", arrays)
+    given = parts_of(found, single=next(iter(parts_of(expected))))
+    checks = [_compare(given[name], part, allowed, name) for name, part in parts_of(expected).items() if name in given]
+    missed = next((check for check in checks if check.verdict != "kept"), None)
+    if len(checks) < len(parts_of(expected)):
+        return Check("parity", "missed", f"the file lacks outputs: it has {', '.join(given)}")
+    return missed or max(checks, key=lambda check: check.numbers["difference"])
 
 
-def _compare(found: NDArray[Any], expected: NDArray[Any], allowed: float) -> Check:
+def _compare(found: NDArray[Any], expected: NDArray[Any], allowed: float, name: str = "") -> Check:
+    of = f"outputs {name}".rstrip()
     if found.shape != expected.shape:
-        told = f"outputs of shape {found.shape} to the samples, {expected.shape} was expected"
+        told = f"{of} of shape {found.shape} to the samples, {expected.shape} was expected"
         return Check("parity", "missed", told)
     difference = np.abs(found.astype(np.float64) - expected).max() / max(float(np.abs(expected).max()), 1e-30)
     numbers = {"difference": float(difference), "allowed": allowed, "samples": len(expected)}
     text = (
-        f"outputs to {len(expected)} samples differ from the expected ones by {difference:.2g} of the largest, "
+        f"{of} to {len(expected)} samples differ from the expected ones by {difference:.2g} of the largest, "
         f"{allowed:g} is allowed"
     )
     if not np.isfinite(difference):

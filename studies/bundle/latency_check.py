@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...errors import CandidateFailure, KaruiError
 from ...evaluators.runtimes.onnxruntime_runner import CPU_PROVIDER
 from ...evaluators.targets.target import TARGETS, Target
 from ...evaluators.timing.alternating import PairTiming, TimingSettings
 from ...evaluators.timing.machine_lock import MachineLock
 from ...spaces.artifact import file_digest
+from ...spaces.data.named import contiguous, from_arrays, joined
 from ..study_file.target_options import make_target
 from .arrays import read_arrays
 from .check import Check, VerifyOptions
@@ -114,15 +112,15 @@ def _check_reference(reference: Path | None, conditions: Mapping[str, Any]) -> N
         )
 
 
-def _inputs(bundle: Path, conditions: Mapping[str, Any], changed: set[str]) -> NDArray[Any] | None:
+def _inputs(bundle: Path, conditions: Mapping[str, Any], changed: set[str]) -> Any:
     """Return a batch of samples as large as was timed; None where there are none."""
     if SAMPLES in changed:
         return None
     arrays, fault = read_arrays(bundle / SAMPLES, ("inputs",))
     if fault:
         return None
-    size, inputs = int(conditions.get("batch_size", 1)), arrays["inputs"]
-    return np.ascontiguousarray(np.concatenate([inputs] * (-(-size // len(inputs))))[:size])
+    size, inputs = int(conditions.get("batch_size", 1)), from_arrays("inputs", arrays)
+    return contiguous(joined([inputs] * (-(-size // len(inputs))))[:size])
 
 
 def _open_target(options: VerifyOptions, conditions: Mapping[str, Any]) -> Target | None:

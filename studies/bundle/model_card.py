@@ -35,13 +35,15 @@ def _intended_use(config: dict[str, Any]) -> str:  # noqa: ARG001
 
 
 def _how_to_run(config: dict[str, Any]) -> str:
-    samples = config["samples"]
+    samples, task = config["samples"], config["task"]
+    named = task is not None and isinstance(task["input_shape"], dict)
+    file = "inputs.npz" if named else "inputs.npy"
     lines = ["## How to run it", "", "`run.py` needs numpy and onnxruntime, nothing else."]
     if samples is not None:
         lines += ["", f"    python run.py              # the {samples['count']} samples, told from what is expected"]
-        lines += ["    python run.py inputs.npy   # inputs of your own, prepared as said below"]
+        lines += [f"    python run.py {file}   # inputs of your own, prepared as said below"]
     else:
-        lines += ["", "    python run.py inputs.npy   # inputs prepared as said below"]
+        lines += ["", f"    python run.py {file}   # inputs prepared as said below"]
     return "\n".join([*lines, "", *_inputs(config), "", *_outputs(config)])
 
 
@@ -49,8 +51,13 @@ def _inputs(config: dict[str, Any]) -> list[str]:
     task = config["task"]
     if task is None:
         return [f"**Inputs** are prepared just as for the float32 model{_one_by_one(config)}."]
-    shape = " x ".join(map(str, task["input_shape"])) or "one number"
-    lines = [f"**Inputs**: {task['input_type']}, one of shape {shape} a row{_one_by_one(config)}."]
+    if isinstance(task["input_shape"], dict):
+        shapes = {name: " x ".join(map(str, shape)) or "one number" for name, shape in task["input_shape"].items()}
+        each = "; ".join(f"{plain(name)}: {task['input_type'][name]}, {shape}" for name, shape in shapes.items())
+        lines = [f"**Inputs**, each an array of the `.npz`, of this shape a row{_one_by_one(config)}: {each}."]
+    else:
+        shape = " x ".join(map(str, task["input_shape"])) or "one number"
+        lines = [f"**Inputs**: {task['input_type']}, one of shape {shape} a row{_one_by_one(config)}."]
     given = task["preprocessing"]
     if given is None:
         return [*lines, "The task does not say how raw data become inputs: just as for the float32 model."]
@@ -61,6 +68,8 @@ def _inputs(config: dict[str, Any]) -> list[str]:
 
 def _outputs(config: dict[str, Any]) -> list[str]:
     task = config["task"]
+    if task is not None and task.get("outputs"):
+        return [f"**Outputs**, with what those of the float32 model mean: {', '.join(map(plain, task['outputs']))}."]
     if task is None or not task["labels"]:
         return ["**Outputs** mean what those of the float32 model mean."]
     names = ", ".join(f"{number} {plain(label)}" for number, label in enumerate(task["labels"]))

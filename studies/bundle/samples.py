@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ...errors import DAMAGED, OutputError
 from ...spaces.artifact import file_digest
+from ...spaces.data.named import Shapes, contiguous, from_arrays, parts_of, to_arrays
 from ..storage.folder import RunFolder, write_atomically
 from ..storage.reading import read_json
 from .arrays import read_arrays
@@ -37,18 +38,20 @@ class TaskPaper:
     Args:
         metric: What the metric is called.
         top1: Whether the metric is the share of rows whose largest output is the target class.
-        input_shape: Shape of one input, without the batch axis.
+        input_shape: Shape of one input, without the batch axis; by name where there are several.
         preprocessing: How raw data become inputs, as the task tells it.
         labels: Names of the outputs, in their order; none where the task gives none.
-        input_type: Type of the numbers of an input, as numpy calls it.
+        input_type: Type of the numbers of an input, as numpy calls it; by name where there are several.
+        outputs: Names of the file's outputs where they have names of their own.
     """
 
     metric: str
     top1: bool
-    input_shape: tuple[int, ...]
+    input_shape: Shapes
     preprocessing: dict[str, Any] | str | None = None
     labels: tuple[str, ...] = field(default=())
-    input_type: str = "float32"
+    input_type: str | dict[str, str] = "float32"
+    outputs: tuple[str, ...] = field(default=())
 
 
 def write_samples(task: Task, files: Sequence[Path], folder: RunFolder) -> None:
@@ -58,7 +61,8 @@ def write_samples(task: Task, files: Sequence[Path], folder: RunFolder) -> None:
         task: The task.
         files: The ONNX files of the front.
         folder: The results folder; its ``deploy`` then holds ``task.json``, and for each file an ``.npz`` of its name
-            with ``inputs``, ``outputs``, ``sha256`` and, where they are arrays, ``targets``.
+            with ``inputs``, ``outputs``, ``sha256`` and, where they are arrays, ``targets``. Of several inputs or
+            outputs each is an array of its own, such as ``inputs.tokens``.
 
     Raises:
         CandidateFailure: Where onnxruntime cannot run a file that was just measured.
@@ -75,6 +79,7 @@ def write_samples(task: Task, files: Sequence[Path], folder: RunFolder) -> None:
         _plain(task.preprocessing),
         tuple(task.labels),
         task.input_type,
+        task.output_names,
     )
     write_atomically(folder.deploy / "task.json", json.dumps(asdict(paper), indent=2, ensure_ascii=False).encode())
     given = _sample_inputs(task)
@@ -82,8 +87,8 @@ def write_samples(task: Task, files: Sequence[Path], folder: RunFolder) -> None:
         if left.stem not in {file.stem for file in files}:
             left.unlink()
     for file in files:
-        outputs = run_batches(Runner(file, stage="samples"), given["inputs"], MOST_SAMPLES)
-        arrays = {**given, "outputs": outputs, "sha256": np.array(file_digest(file))}
+        outputs = run_batches(Runner(file, stage="samples"), from_arrays("inputs", given), MOST_SAMPLES)
+        arrays = {**given, **to_arrays("outputs", outputs), "sha256": np.array(file_digest(file))}
         write_atomically(folder.deploy / f"{file.stem}.npz", npz_bytes(arrays))
 
 
@@ -99,7 +104,9 @@ def read_task_paper(folder: RunFolder) -> TaskPaper | None:
     try:
         plain = read_json(path)
         labels = tuple(map(str, plain["labels"]))
-        return TaskPaper(**{**plain, "input_shape": tuple(map(int, plain["input_shape"])), "labels": labels})
+        shape = _shapes(plain["input_shape"])
+        outputs = tuple(map(str, plain.get("outputs", ())))
+        return TaskPaper(**{**plain, "input_shape": shape, "labels": labels, "outputs": outputs})
     except (OSError, *DAMAGED) as error:
         raise _damaged(path, str(error)) from error
 
@@ -124,6 +131,12 @@ def read_samples(folder: RunFolder, file: Path, digest: str) -> Arrays | None:
     return arrays if str(arrays.pop("sha256")) == digest else None
 
 
+def _shapes(plain: Any) -> Shapes:
+    if isinstance(plain, dict):
+        return {str(name): tuple(map(int, shape)) for name, shape in plain.items()}
+    return tuple(map(int, plain))
+
+
 def _damaged(path: Path, got: str) -> OutputError:
     return OutputError(
         "what certification left for bundles cannot be read",
@@ -145,10 +158,10 @@ def _sample_inputs(task: Task) -> Arrays:
 
     from ...spaces.task import spread_batch
 
-    first = task.test[0][0]
-    affordable = MOST_BYTES // max(1, first.numel() * first.element_size())
+    first = parts_of(task.test[0][0]).values()
+    affordable = MOST_BYTES // max(1, sum(part.numel() * part.element_size() for part in first))
     inputs, targets = spread_batch(task.test, max(1, min(MOST_SAMPLES, affordable)))
-    arrays: Arrays = {"inputs": np.ascontiguousarray(inputs.numpy())}
+    arrays: Arrays = to_arrays("inputs", contiguous(inputs.numpy()))
     if isinstance(targets, Tensor):
         arrays["targets"] = targets.numpy()
     return arrays

@@ -22,11 +22,15 @@ from ...evaluators.targets.telling import tell_nobody
 from ...evaluators.timing.alternating import TimingSettings
 from ...evaluators.timing.machine_lock import MachineLock
 from ...spaces.artifact import Artifact
+from ...spaces.data.named import map_parts
 from ...spaces.task import Pairs, Task, spread_batch
 from ..results.tables import TEST_ACCURACY
 from ..study_file.spec import StudySpec
 from ..watching.watcher import WAITING, WAITING_FOR_MEASURING
 from .bench_targets import BenchTargets
+
+Arrays = Any
+"""A batch of arrays: one, or several in a :class:`~karui.spaces.data.named.Named`."""
 
 VALIDATION, TEST = "validation", "test"
 """Names of the splits on which accuracy is measured."""
@@ -177,15 +181,12 @@ class StudyEvaluators:
 
         return self.targets.evaluator(make, metric.ratio)
 
-    def _like_the_study(self, real: NDArray[Any]) -> NDArray[Any]:
+    def _like_the_study(self, real: Arrays) -> Arrays:
         """Return the inputs that the study wants latency to be measured with."""
-        if self._spec.latency.inputs == "real" or not np.issubdtype(real.dtype, np.floating):
-            return real  # what is drawn would be no token, or no truth value
-        drawn: NDArray[Any] = np.random.default_rng(0).normal(size=real.shape).astype(real.dtype)
-        return drawn
+        return real if self._spec.latency.inputs == "real" else map_parts(_drawn, real)
 
     def _timing_of(
-        self, inputs: NDArray[Any], split_name: str, reference_ms: Mapping[str, float], *, only_objective: bool = False
+        self, inputs: Arrays, split_name: str, reference_ms: Mapping[str, float], *, only_objective: bool = False
     ) -> Evaluator:
         """Return what measures latency on all targets."""
 
@@ -220,6 +221,12 @@ class StudyEvaluators:
         return next((item.name for item in self._searched if item.name not in measurements), None)
 
 
-def _timed_inputs(split: Pairs) -> NDArray[Any]:
-    inputs: NDArray[Any] = spread_batch(split, TIMED_INPUTS)[0].numpy()
-    return inputs
+def _timed_inputs(split: Pairs) -> Arrays:
+    return spread_batch(split, TIMED_INPUTS)[0].numpy()
+
+
+def _drawn(real: NDArray[Any]) -> NDArray[Any]:
+    if not np.issubdtype(real.dtype, np.floating):
+        return real  # what is drawn would be no token, or no truth value
+    drawn: NDArray[Any] = np.random.default_rng(0).normal(size=real.shape).astype(real.dtype)
+    return drawn

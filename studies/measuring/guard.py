@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ...errors import CandidateFailure, KaruiError, TaskError
 from ...spaces.data.batches import Pairs, is_held_in_memory
+from ...spaces.data.structured_split import StructuredSplit
 from ...spaces.task import Task
 
 
@@ -33,7 +34,8 @@ def guarded(task: Task) -> Task:
 
 def _guarded_data(split: Pairs, name: str) -> Pairs:
     # Tensors in memory cannot fail on one sample only, and are sliced whole by whoever knows their type.
-    return split if is_held_in_memory(split) or isinstance(split, _GuardedData) else _GuardedData(split, name)
+    known = isinstance(split, (_GuardedData, StructuredSplit))  # the latter tells its faults itself
+    return split if known or is_held_in_memory(split) else _GuardedData(split, name)
 
 
 class _GuardedData(Dataset[tuple[Tensor, ...]]):

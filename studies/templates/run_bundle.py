@@ -2,7 +2,7 @@
 
     python run.py                     the samples: what the model says of them, and whether that is as expected
     python run.py inputs.npy          inputs of your own, shape (n, ...), prepared as MODEL_CARD.md says
-    python run.py inputs.npz          the same, in an array called `inputs`
+    python run.py inputs.npz          the same, in an array called `inputs`; of several inputs one array each, by name
 
 Exit code 0 where all is well, 1 where outputs are not as expected, 2 where the inputs cannot be used.
 """
@@ -20,18 +20,24 @@ SHOWN, BEST = 20, 3
 
 
 def run(inputs):
-    """Return the outputs for inputs of shape (n, ...), shape (n, ...)."""
+    """Return the outputs by name, each of shape (n, ...), for inputs by name, each of shape (n, ...)."""
     session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
-    entry = session.get_inputs()[0]
+    entry, count = session.get_inputs()[0], len(next(iter(inputs.values())))
     size = entry.shape[0] if isinstance(entry.shape[0], int) else 64  # some files take one input at a time
+    names = [each.name for each in session.get_outputs()]
+    taken = [each.name for each in session.get_inputs()]
     answers = []
-    for start in range(0, len(inputs), size):
-        batch = inputs[start : start + size]
-        rows = len(batch)
-        if isinstance(entry.shape[0], int) and rows < size:
-            batch = np.concatenate([batch, np.repeat(batch[:1], size - rows, axis=0)])
-        answers.append(session.run(None, {entry.name: batch})[0][:rows])
-    return np.concatenate(answers)
+    for start in range(0, count, size):
+        rows = min(size, count - start)
+        feeds = {}
+        for name in taken:
+            given = inputs[name] if name in inputs else next(iter(inputs.values()))  # a single one
+            batch = given[start : start + size]
+            if isinstance(entry.shape[0], int) and rows < size:
+                batch = np.concatenate([batch, np.repeat(batch[:1], size - rows, axis=0)])
+            feeds[name] = batch
+        answers.append([answer[:rows] for answer in session.run(names, feeds)])
+    return {name: np.concatenate(parts) for name, parts in zip(names, zip(*answers))}  # noqa: B905
 
 
 def read(path):
@@ -41,9 +47,29 @@ def read(path):
         arrays = {"inputs": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         sys.exit(fault(f"{path} cannot be read: {error}"))
-    if "inputs" not in arrays or arrays["inputs"].ndim < 1 or not len(arrays["inputs"]):
-        sys.exit(fault(f"{path} holds no inputs"))
     return arrays
+
+
+def inputs_of(arrays, task, path):
+    """Return the inputs by their names, of the types that the file takes; of one input the name is `input`."""
+    shapes, kinds = task["input_shape"], task.get("input_type", "float32")
+    if not isinstance(shapes, dict):
+        shapes, kinds = {"input": shapes}, {"input": kinds}
+    inputs = {}
+    for name, shape in shapes.items():
+        places = ("inputs",) if len(shapes) == 1 and "inputs" in arrays else (f"inputs.{name}", name)
+        given = next((arrays[place] for place in places if place in arrays), None)
+        if given is None or given.ndim < 1 or not len(given):
+            sys.exit(fault(f"{path} holds no {'inputs' if name == 'input' else name}"))
+        kind, called = np.dtype(kinds[name]), "inputs" if name == "input" else name
+        inputs[name] = np.ascontiguousarray(given.astype(kind))
+        if not np.issubdtype(kind, np.floating) and not np.array_equal(inputs[name], given):
+            sys.exit(fault(f"{called} that {kind} can hold expected, got others in {given.dtype}"))
+        if shape is not None and list(given.shape[1:]) != shape:
+            sys.exit(fault(f"{called} of shape (n, {str(shape)[1:-1]}) expected, got {given.shape}"))
+    if len({len(each) for each in inputs.values()}) > 1:
+        sys.exit(fault(f"{path} holds other numbers of rows: { ({name: len(each) for name, each in inputs.items()}) }"))
+    return inputs
 
 
 def fault(text):
@@ -54,6 +80,8 @@ def fault(text):
 
 def describe(output, labels):
     """Return one line about the output for one input."""
+    if output.ndim == 0:
+        return f"{output:.4g}"
     if output.ndim != 1 or len(output) < 2:
         return f"outputs of shape {output.shape}, from {output.min():.4g} to {output.max():.4g}"
     best = np.argsort(-output, kind="stable")[:BEST]
@@ -67,20 +95,19 @@ def main():
     if len(sys.argv) > 2 or (len(sys.argv) == 1 and samples is None):
         return fault("usage: python run.py INPUTS.npy")
     arrays = read(sys.argv[1] if len(sys.argv) == 2 else HERE / samples["file"])
-    kind = np.dtype(task.get("input_type", "float32"))
-    inputs = np.ascontiguousarray(arrays["inputs"].astype(kind))
-    if not np.issubdtype(kind, np.floating) and not np.array_equal(inputs, arrays["inputs"]):
-        return fault(f"inputs that {kind} can hold expected, got others in {arrays['inputs'].dtype}")
-    if task["input_shape"] is not None and list(inputs.shape[1:]) != task["input_shape"]:
-        return fault(f"inputs of shape (n, {str(task['input_shape'])[1:-1]}) expected, got {inputs.shape}")
-    outputs = run(inputs)
-    for number, output in enumerate(outputs[:SHOWN]):
-        target = arrays.get("targets")
+    outputs = run(inputs_of(arrays, task, sys.argv[1] if len(sys.argv) == 2 else samples["file"]))
+    target = arrays.get("targets")
+    for number in range(min(SHOWN, len(next(iter(outputs.values()))))):
         known = "" if target is None or target.ndim != 1 else f"   (target {name(target[number], task['labels'])})"
-        print(f"{number:4d}  {describe(output, task['labels'])}{known}")
-    if len(sys.argv) == 1:
-        return compare(outputs, arrays["outputs"], samples["tolerance"])
-    return 0
+        told = [describe(each[number], task["labels"] if len(outputs) == 1 else []) for each in outputs.values()]
+        if len(outputs) > 1:
+            told = [f"{each}: {text}" for each, text in zip(outputs, told)]  # noqa: B905
+        print(f"{number:4d}  {'; '.join(told)}{known}")
+    if len(sys.argv) > 1:
+        return 0
+    if len(outputs) == 1 and "outputs" in arrays:
+        return compare(next(iter(outputs.values())), arrays["outputs"], samples["tolerance"])
+    return max(compare(each, arrays[f"outputs.{name}"], samples["tolerance"], name) for name, each in outputs.items())
 
 
 def name(target, labels):
@@ -88,15 +115,15 @@ def name(target, labels):
     return labels[int(target)] if labels and 0 <= int(target) < len(labels) else target
 
 
-def compare(outputs, expected, tolerance):
+def compare(outputs, expected, tolerance, of=""):
     """Print how far the outputs are from the expected ones, and return the exit code."""
     if outputs.shape != expected.shape:
-        print(f"outputs are NOT as expected: of shape {outputs.shape} instead of {expected.shape}")
+        print(f"{f'outputs {of}'.rstrip()} are NOT as expected: of shape {outputs.shape} instead of {expected.shape}")
         return 1
-    difference = float(np.abs(outputs - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+    difference = float(np.abs(outputs.astype(np.float64) - expected).max() / max(float(np.abs(expected).max()), 1e-30))
     same = difference <= tolerance  # never so where it is not a number
     found = f"they differ by {difference:.2e} of the largest, {tolerance:g} is allowed"
-    print(f"outputs are {'' if same else 'NOT '}as expected: {found}")
+    print(f"{f'outputs {of}'.rstrip()} are {'' if same else 'NOT '}as expected: {found}")
     return 0 if same else 1
 
 

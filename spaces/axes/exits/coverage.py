@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,10 +34,10 @@ def describe_places(task: Task, baseline: Path) -> Iterator[str]:  # noqa: ARG00
     yield f"an early exit can lie at {places} of the model, behind {behind} of its multiply-adds"
 
 
-def kind_of_targets(task: Task, output_shape: tuple[int, ...]) -> str | None:
+def kind_of_targets(task: Task, output_shape: Any) -> str | None:
     """Say what the task's targets are where they are no classes; None where they are, and its outputs as well."""
     _, targets = next(iterate(task.train, 8))
     classes = isinstance(targets, torch.Tensor) and targets.ndim == 1 and not targets.is_floating_point()
-    if classes and len(output_shape) == 1 and output_shape[0] > 1:
+    if classes and isinstance(output_shape, tuple) and len(output_shape) == 1 and output_shape[0] > 1:
         return None
     return f"{targets.dtype}, shape {tuple(targets.shape)}" if isinstance(targets, torch.Tensor) else f"{type(targets)}"

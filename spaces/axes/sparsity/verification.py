@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ...data.named import floats_to
 from ...networks.running import copy_network
 from .channel_graph import outputs_of, shapes_of
 from .narrowing import Removal, masked, narrowed, positions_of
@@ -86,7 +87,7 @@ class Verification:
             kinds = (torch.float64, torch.float32)
             for kind in kinds:
                 network = drawn_anew(self.network, scale, kind)
-                example = self._example.to(kind) if self._example.is_floating_point() else self._example
+                example = floats_to(kind, self._example)
                 try:
                     self._drawn[scale] = network, example, answers(network, example)
                     break

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ...data.batches import Inputs
+from ...data.named import Shapes, whole_shapes_of
 from ...networks.running import outputs_of
 
 
-def output_shape(network: nn.Module, example: Tensor) -> tuple[int, ...]:
-    """Return the shape of a network's output, run in evaluation mode.
+def output_shape(network: nn.Module, example: Inputs) -> Shapes:
+    """Return the shape of a network's output, or of each of several by name, run in evaluation mode.
 
     Statistics of normalization layers and training flags stay as they are.
 
@@ -21,7 +23,7 @@ def output_shape(network: nn.Module, example: Tensor) -> tuple[int, ...]:
     network.eval()
     try:
         with torch.no_grad():
-            return tuple(outputs_of(network, example).shape)
+            return whole_shapes_of(outputs_of(network, example))
     finally:
         for module, training in was_training.items():
             module.training = training

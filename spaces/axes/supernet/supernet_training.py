@@ -24,6 +24,7 @@ from ...training.training_steps import (
     do_nothing,
     one_cycle,
     private_randomness,
+    task_loss,
     training_loss,
 )
 from .networks import Choice, SharedNetworks
@@ -106,7 +107,8 @@ class _SupernetSteps(Generic[Choice]):
                 loss = training_loss(self._task, self._settings, outputs, targets, taught)
                 softened = outputs.detach() if networks.are_nested else None
             else:
-                loss = distillation_of(self._task, self._settings, outputs, targets, softened)
+                learnt = distillation_of(self._task, self._settings, outputs, targets, softened)
+                loss = task_loss(self._task, outputs, targets) if learnt is None else learnt
             # the mean, so that gradients are clipped at the norm that holds for one network
             loss = loss / len(choices)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -119,4 +121,5 @@ class _SupernetSteps(Generic[Choice]):
 
     def _run(self, choice: Choice, inputs: Tensor) -> Tensor:
         self._supernet.set(choice)
-        return outputs_in(self._settings.precision, self._supernet, inputs)
+        outputs: Tensor = outputs_in(self._settings.precision, self._supernet, inputs)
+        return outputs

@@ -5,25 +5,31 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ....errors import CandidateFailure
+from ...data.batches import Inputs
 from ...data.lengths import Varying, check_varying, other_lengths, own_varying
+from ...data.named import Named, describe_shapes, is_floating, joined, map_parts, parts_of
+from ...data.structures import OUTPUT
 from ...networks.parametrizations import fold_parametrizations
 from ...networks.quiet import quiet
 from ...networks.running import outputs_of
 from ..format import PARITY_SAMPLES as PARITY_SAMPLES
 from .identities import remove_identities as remove_identities
 from .known_shapes import fold_known_shapes
-from .onnx_file import constants_to_initializers, names_in_subgraphs, open_session, read_model, write_model
+from .onnx_file import Arrays, constants_to_initializers, names_in_subgraphs, read_model, run_in_batches, write_model
 from .padding import fuse_padding
 from .symbolics import register_symbolics
+
+INPUT = "input"
+"""Name of the only input of a network that takes one tensor."""
 
 OPSET = 18
 """The set of operators of every file, which runtimes know since early 2023 (onnxruntime 1.14)."""
@@ -39,15 +45,16 @@ _TRACING = threading.Lock()
 """Held while torch's exporter runs, which cannot do so in two threads at once."""
 
 
-def export_onnx(network: nn.Module, example: Tensor, path: Path, *, varying: Varying | None = None) -> None:
+def export_onnx(network: nn.Module, example: Inputs, path: Path, *, varying: Varying | None = None) -> None:
     """Write a network as one ONNX file and check, on two batch sizes and several batches, that it computes the same.
 
     The caller's network is left as it is: a copy is exported, on the CPU and in evaluation mode, its parametrizations
     folded. So is the example, even where the network changes its input in place.
 
     Args:
-        network: Takes one batch and returns one tensor whose first axis is the batch.
-        example: A batch of inputs, shape (n, *input_shape), n >= 1; the file takes inputs of its type.
+        network: Takes one batch and returns one tensor, or named ones, whose first axis is the batch.
+        example: A batch of inputs, shape (n, *input_shape), n >= 1; the file takes inputs of its type. Of named ones
+            the file has an input each, of that name.
         path: Where the file goes; it is written whole or not at all.
         varying: Names of the axes of the input, beside the batch, whose length may vary, such as ``{1: "steps"}``; the
             file is compared with the network at other lengths as well. Where None, the second axis of integers of shape
@@ -60,8 +67,8 @@ def export_onnx(network: nn.Module, example: Tensor, path: Path, *, varying: Var
             ``varying`` also where it takes no other length, or the file differs there.
         ValueError: Where the example is empty, or ``varying`` names no axes of it.
     """
-    if example.ndim < 1 or len(example) < 1:
-        raise ValueError(f"the example must be a batch of at least one input, got shape {tuple(example.shape)}")
+    if any(part.ndim < 1 or len(part) < 1 for part in parts_of(example).values()):
+        raise ValueError(f"the example must be a batch of at least one input, got shape {describe_shapes(example)}")
     check_varying(varying or {}, example)
     module = _evaluation_copy(network)
     example = example.detach().cpu()
@@ -78,12 +85,13 @@ def export_onnx(network: nn.Module, example: Tensor, path: Path, *, varying: Var
     write_model(_file_of(module, expected, {}), path, _STAGE)
 
 
-def _file_of(module: nn.Module, expected: list[tuple[Tensor, np.ndarray]], varying: Varying) -> onnx.ModelProto:
+def _file_of(module: nn.Module, expected: list[tuple[Inputs, Arrays]], varying: Varying) -> onnx.ModelProto:
     """Return the network as a file, compared with it on all batches and at other lengths of the axes that vary."""
     example, output = expected[0]
     answers = list(_at_other_lengths(module, example, varying))
-    shapes = {answer.shape[1:] for _, _, answer in answers if answer is not None} | {output.shape[1:]}
-    model = _trace(module, example, varying, _varying_axes(shapes))
+    seen = [parts_of(each, OUTPUT) for each in (output, *(answer for *_, answer in answers if answer is not None))]
+    of_outputs = {name: _varying_axes({parts[name].shape[1:] for parts in seen}) for name in seen[0]}
+    model = _trace(module, example, varying, of_outputs)
     remove_identities(model)
     constants_to_initializers(model)
     if not names_in_subgraphs(model):
@@ -103,19 +111,28 @@ def _file_of(module: nn.Module, expected: list[tuple[Tensor, np.ndarray]], varyi
     return model
 
 
-def _batches_to_compare(example: Tensor) -> list[Tensor]:
+def _batches_to_compare(example: Inputs) -> list[Inputs]:
     """Return the example, one row more, and each other row in front, which a network may branch on."""
     # The rows are rolled so that a graph that ignores its input cannot pass on the second batch by chance.
-    longer = torch.cat([example, example[:1]]).roll(1, dims=0)
-    return [example, longer, *(example.roll(-row, dims=0) for row in range(1, min(len(example), PARITY_SAMPLES)))]
+    rows = min(len(example), PARITY_SAMPLES)
+    return [example, _rolled(joined([example, example[:1]]), 1), *(_rolled(example, -row) for row in range(1, rows))]
 
 
-def _unlike(example: Tensor) -> list[Tensor]:
+def _rolled(batch: Inputs, rows: int) -> Inputs:
+    return map_parts(lambda part: part.roll(rows, dims=0), batch)
+
+
+def _unlike(example: Inputs) -> list[Inputs]:
     """Return batches unlike the example, on which a network that branches on values may take another branch."""
-    return [-example, torch.zeros_like(example)] if example.is_floating_point() else []
+    if not is_floating(example):
+        return []
+    return [
+        map_parts(lambda part: -part if part.is_floating_point() else part, example),
+        map_parts(lambda part: torch.zeros_like(part) if part.is_floating_point() else part, example),
+    ]
 
 
-def _answered(module: nn.Module, batches: list[Tensor]) -> list[tuple[Tensor, np.ndarray]]:
+def _answered(module: nn.Module, batches: list[Inputs]) -> list[tuple[Inputs, Arrays]]:
     """Return those batches that the network answers, with its answers."""
     answered = []
     for batch in batches:
@@ -125,8 +142,8 @@ def _answered(module: nn.Module, batches: list[Tensor]) -> list[tuple[Tensor, np
 
 
 def _at_other_lengths(
-    module: nn.Module, example: Tensor, varying: Varying
-) -> Iterator[tuple[str, Tensor, np.ndarray | None]]:
+    module: nn.Module, example: Inputs, varying: Varying
+) -> Iterator[tuple[str, Inputs, Arrays | None]]:
     """Yield how inputs differ, such inputs, and what the network answers; None where it takes none that differ so."""
     for how, batches in other_lengths(example, varying):
         answer = None
@@ -153,7 +170,7 @@ def _evaluation_copy(network: nn.Module) -> nn.Module:
         raise CandidateFailure(_STAGE, f"{type(network).__name__} cannot be copied: {error}") from error
 
 
-def _torch_output(module: nn.Module, batch: Tensor) -> np.ndarray:
+def _torch_output(module: nn.Module, batch: Inputs) -> Arrays:
     try:
         with torch.no_grad():
             output = outputs_of(module, batch)
@@ -161,38 +178,39 @@ def _torch_output(module: nn.Module, batch: Tensor) -> np.ndarray:
         raise CandidateFailure(
             _STAGE, f"{type(module).__name__} fails on a batch of {len(batch)}: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(output, Tensor):
+    if not isinstance(output, (torch.Tensor, Named)):
         raise CandidateFailure(
             _STAGE, f"{type(module).__name__} must return one tensor, it returns {type(output).__name__}"
         )
-    if output.ndim < 1 or len(output) != len(batch):
-        raise CandidateFailure(
-            _STAGE,
-            f"the first axis of the output must be the batch of {len(batch)}, the output has shape "
-            f"{tuple(output.shape)}",
-        )
-    if output.dtype == torch.bfloat16:
-        raise CandidateFailure(_STAGE, f"the output of {type(module).__name__} is in bfloat16, which no file gives")
-    array: np.ndarray = output.numpy()
-    if not np.isfinite(array).all():
-        raise CandidateFailure(_STAGE, f"the output of {type(module).__name__} holds a non-finite value (NaN or inf)")
-    return array
+    for name, part in parts_of(output).items():
+        of = f"the output {name}".rstrip()
+        if part.ndim < 1 or len(part) != len(batch):
+            shown = f"the output has shape {tuple(part.shape)}"
+            raise CandidateFailure(_STAGE, f"the first axis of {of} must be the batch of {len(batch)}, {shown}")
+        if part.dtype == torch.bfloat16:
+            raise CandidateFailure(_STAGE, f"{of} of {type(module).__name__} is in bfloat16, which no file gives")
+        if not bool(torch.isfinite(part).all()):
+            raise CandidateFailure(_STAGE, f"{of} of {type(module).__name__} holds a non-finite value (NaN or inf)")
+    return output.numpy()
 
 
-def _trace(module: nn.Module, example: Tensor, varying: Varying, of_output: Varying) -> onnx.ModelProto:
+def _trace(module: nn.Module, example: Inputs, varying: Varying, of_outputs: Mapping[str, Varying]) -> onnx.ModelProto:
+    given = parts_of(example.clone(), INPUT)
+    axes = {name: {0: "batch", **varying} for name in given}
+    axes |= {name: {0: "batch", **free} for name, free in of_outputs.items()}
     with tempfile.TemporaryDirectory(prefix="karui-export-") as folder, _TRACING, quiet():
         traced = Path(folder) / "traced.onnx"
         register_symbolics(OPSET)
         try:
             torch.onnx.export(
                 module,
-                (example.clone(),),
+                tuple(given.values()),
                 str(traced),
                 dynamo=False,
                 opset_version=OPSET,
-                input_names=["input"],
-                output_names=["output"],
-                dynamic_axes={"input": {0: "batch", **varying}, "output": {0: "batch", **of_output}},
+                input_names=list(given),
+                output_names=list(of_outputs),
+                dynamic_axes=axes,
             )
         except OSError:
             raise  # a full disk is no fault of the network
@@ -211,38 +229,31 @@ def _check(model: onnx.ModelProto) -> None:
         raise CandidateFailure(_STAGE, f"the exported graph is not valid ONNX: {error}") from error
 
 
-def _check_parity(
-    model: onnx.ModelProto, batch: np.ndarray, expected: np.ndarray, how: str = "", hint: str = ""
-) -> None:
+def _check_parity(model: onnx.ModelProto, batch: Arrays, expected: Arrays, how: str = "", hint: str = "") -> None:
+    parts = parts_of(expected)
     try:
-        output = _run(model, batch)
+        given = parts_of(run_in_batches(model, batch, len(batch)), next(iter(parts)))
     except Exception as error:  # the runtime's own exceptions share no base class below Exception
         raise CandidateFailure(_STAGE, f"the file fails on a batch of {len(batch)}{how}{hint}: {error}") from error
-    if output.shape != expected.shape:
-        raise CandidateFailure(
-            _STAGE,
-            f"parity: on a batch of {len(batch)}{how} the file's output has shape {output.shape}, the network's "
-            f"{expected.shape}",
-        )
-    difference = float(np.abs(output.astype(np.float64) - expected).max(initial=0.0))
-    allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
-    if not difference <= allowed:
-        raise CandidateFailure(
-            _STAGE,
-            f"parity: on a batch of {len(batch)}{how} the file's output differs by {difference:.3g} "
-            f"(allowed {allowed:.3g})",
-        )
+    for name, wanted in parts.items():
+        output, of = given[name], f"the file's output {name}".rstrip()
+        if output.shape != wanted.shape:
+            raise CandidateFailure(
+                _STAGE,
+                f"parity: on a batch of {len(batch)}{how} {of} has shape {output.shape}, the network's {wanted.shape}",
+            )
+        difference = float(np.abs(output.astype(np.float64) - wanted).max(initial=0.0))
+        allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(wanted.astype(np.float64)).max(initial=0.0)))
+        if not difference <= allowed:
+            raise CandidateFailure(
+                _STAGE,
+                f"parity: on a batch of {len(batch)}{how} {of} differs by {difference:.3g} (allowed {allowed:.3g})",
+            )
 
 
-def _is_answered(model: onnx.ModelProto, batch: np.ndarray) -> bool:
+def _is_answered(model: onnx.ModelProto, batch: Arrays) -> bool:
     try:
-        _run(model, batch)
+        run_in_batches(model, batch, len(batch))
     except Exception:  # as above
         return False
     return True
-
-
-def _run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
-    session = open_session(model)
-    (output,) = session.run(None, {session.get_inputs()[0].name: batch} if session.get_inputs() else {})
-    return np.asarray(output)

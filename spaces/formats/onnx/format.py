@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...artifact import USUAL_FORMAT
+from ...data.named import map_parts
 from ...notes import Note, untold
 from ...rounding.bit_choice import BitChoice
 from ...rounding.joint_zeroing import Zeroing
@@ -76,9 +77,9 @@ class OnnxFormat:
         """Pack a file; see :func:`.packing.pack`."""
         pack(source, destination)
 
-    def answers(self, path: Path, inputs: NDArray[Any], batch_size: int) -> NDArray[Any]:
+    def answers(self, path: Path, inputs: Any, batch_size: int) -> Any:
         """Run a file with onnxruntime on one thread of the CPU."""
-        return run_in_batches(read_model(path, "answers"), np.asarray(inputs), batch_size)
+        return run_in_batches(read_model(path, "answers"), map_parts(np.asarray, inputs), batch_size)
 
     def coverage(self, source: Path, activation_bits: int) -> QuantizationCoverage:
         """Say what can be rounded; see :func:`.quantization.quantize.quantization_coverage`."""

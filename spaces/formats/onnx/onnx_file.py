@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,10 @@ from google.protobuf.message import DecodeError
 
 from ....errors import CandidateFailure
 from ...artifact import write_bytes
+from ...data.named import Named, feeds_of, joined
+
+Arrays = Any
+"""A batch of arrays: one, or several in a :class:`~karui.spaces.data.named.Named`."""
 
 LARGEST_FILE_BYTES = 2**31 - 1
 """What one protobuf message, and so one ONNX file, can hold."""
@@ -112,12 +117,20 @@ def open_watching(model: onnx.ModelProto, names: Set[str]) -> onnxruntime.Infere
     return open_session(watching)
 
 
-def run_in_batches(model: onnx.ModelProto, inputs: np.ndarray, batch_size: int) -> np.ndarray:
-    """Return the first output of a model for any number of its one input, shape (n, ...)."""
+def feeds_for(model: onnx.ModelProto, batch: Arrays) -> Mapping[str, np.ndarray]:
+    """Return what a model is fed with for a batch."""
+    return feeds_of([value.name for value in model.graph.input], batch)
+
+
+def run_in_batches(model: onnx.ModelProto, inputs: Arrays, batch_size: int) -> Arrays:
+    """Return the output of a model for any number of inputs, shape (n, ...), or its outputs by name."""
     session = open_session(model)
-    fed = session.get_inputs()[0].name
-    starts = range(0, len(inputs), batch_size)
-    return np.concatenate([session.run(None, {fed: inputs[start : start + batch_size]})[0] for start in starts])
+    names = [value.name for value in session.get_outputs()]
+    batches = []
+    for start in range(0, len(inputs), batch_size):
+        answers = session.run(names, feeds_for(model, inputs[start : start + batch_size]))
+        batches.append(answers[0] if len(names) == 1 else Named(dict(zip(names, answers, strict=True))))
+    return joined(batches)
 
 
 def names_in_subgraphs(model: onnx.ModelProto) -> set[str]:

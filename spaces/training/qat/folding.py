@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from ...data.batches import Inputs, Outputs
+from ...data.named import parts_of
 from ...networks.running import copy_network, outputs_of
 from ...prediction import evaluation_mode
 
@@ -23,7 +25,7 @@ _Foldable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 _Pair = tuple[_Foldable, _BatchNorm]
 
 
-def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
+def fold_batch_norm(network: nn.Module, example: Inputs) -> nn.Module:
     """Return a copy of a network in which batch normalization is part of the convolution or product before it.
 
     Which normalization reads which layer is seen when the network runs, since not every network can be traced. Only
@@ -46,7 +48,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
     return folded
 
 
-def _watch(network: nn.Module, inputs: Tensor) -> tuple[Tensor, list[_Pair]]:
+def _watch(network: nn.Module, inputs: Inputs) -> tuple[Outputs, list[_Pair]]:
     """Return the outputs, and each layer with the one normalization that reads all it gives, and nothing else."""
     calls: Counter[nn.Module] = Counter()
     reads: Counter[_Pair] = Counter()
@@ -64,7 +66,7 @@ def _watch(network: nn.Module, inputs: Tensor) -> tuple[Tensor, list[_Pair]]:
     hooks = [module.register_forward_hook(look) for module in watched]
     try:
         with evaluation_mode(network):
-            outputs: Tensor = outputs_of(network, inputs)
+            outputs = outputs_of(network, inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -78,7 +80,7 @@ def _can_be_folded(layer: _Foldable, norm: _BatchNorm) -> bool:
     return plain and norm.running_mean is not None and outputs == norm.num_features
 
 
-def _fold(network: nn.Module, pairs: Sequence[_Pair], inputs: Tensor, expected: Tensor) -> bool:
+def _fold(network: nn.Module, pairs: Sequence[_Pair], inputs: Inputs, expected: Outputs) -> bool:
     """Fold the pairs in place, or none of them where the outputs would change; say which."""
     norms = {norm for _, norm in pairs}
     places = [
@@ -115,6 +117,13 @@ def _fused(layer: _Foldable, norm: _BatchNorm) -> tuple[nn.Parameter, nn.Paramet
         return fuse(layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, factor, shift)
 
 
-def _alike(outputs: Tensor, expected: Tensor) -> bool:
+def _alike(outputs: Outputs, expected: Outputs) -> bool:
+    given, wanted = parts_of(outputs), parts_of(expected)
+    return given.keys() == wanted.keys() and all(_is_close(given[name], wanted[name]) for name in wanted)
+
+
+def _is_close(outputs: Tensor, expected: Tensor) -> bool:
+    if not expected.is_floating_point():
+        return torch.equal(outputs, expected)
     allowed = RELATIVE_TOLERANCE * float(expected.abs().max())
     return outputs.shape == expected.shape and torch.allclose(outputs, expected, rtol=0.0, atol=allowed)

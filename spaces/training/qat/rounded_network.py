@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ...data.batches import Inputs, Outputs
 from ...networks.running import outputs_of
 from ...prediction import EVALUATION_BATCH, evaluation_mode
 from ...rounding.learned import ActivationGrid
@@ -74,10 +75,9 @@ class AwareNetwork(nn.Module):
         self._grid_of_input: dict[str, InputGrid] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Outputs:
         """Return what the network gives for a batch of inputs."""
-        outputs: Tensor = self.network(inputs)
-        return outputs
+        return self.network(inputs)
 
     def round_weights(self, starts: Mapping[str, tuple[RoundedWeight, int]]) -> None:
         """Put weights on their grids, where they begin with the given integers and as near to their values as can be.
@@ -97,7 +97,7 @@ class AwareNetwork(nn.Module):
             self._weight_grids[name] = grids[weight]
             parametrize.register_parametrization(module, "weight", grids[weight])
 
-    def round_inputs(self, groups: Iterable[InputGroup], calibration: Tensor) -> None:
+    def round_inputs(self, groups: Iterable[InputGroup], calibration: Inputs) -> None:
         """Put what modules read on grids.
 
         Args:
@@ -132,7 +132,7 @@ class AwareNetwork(nn.Module):
                 parameter.copy_(torch.from_numpy(rounded[name].values))
         return rounded, {name: grid.grid for name, grid in self._grid_of_input.items()}
 
-    def _ranges(self, names: list[str], calibration: Tensor) -> dict[str, Ends]:
+    def _ranges(self, names: list[str], calibration: Inputs) -> dict[str, Ends]:
         ranges: dict[str, Ends] = {}
 
         def watch(name: str) -> None:
@@ -147,8 +147,8 @@ class AwareNetwork(nn.Module):
         for name in names:
             watch(name)
         with evaluation_mode(self.network):
-            for batch in torch.split(calibration, EVALUATION_BATCH):
-                outputs_of(self.network, batch)
+            for start in range(0, len(calibration), EVALUATION_BATCH):
+                outputs_of(self.network, calibration[start : start + EVALUATION_BATCH])
         for hook in hooks:
             hook.remove()
         return ranges

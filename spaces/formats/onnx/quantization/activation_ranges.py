@@ -13,7 +13,7 @@ from ....rounding.histogram import Histogram
 from ....rounding.learned import ActivationGrid
 from ....rounding.range_search import grid_between, least_squared_error, most_information
 from ....rounding.settings import ActivationRule
-from ..onnx_file import open_watching
+from ..onnx_file import Arrays, feeds_for, open_watching
 from .recorded import Extremes, extremes_of
 
 PERCENTILE = 99.99
@@ -30,7 +30,7 @@ RULES: tuple[ActivationRule, ...] = get_args(ActivationRule)
 
 
 def activation_grids(
-    model: onnx.ModelProto, calibration: np.ndarray, how: ActivationRule
+    model: onnx.ModelProto, calibration: Arrays, how: ActivationRule
 ) -> dict[str, ActivationGrid]:  # fmt: skip
     """Return the grids of a model's float activations by tensor name.
 
@@ -53,7 +53,7 @@ def activation_grids(
 
 
 def grids_by_rule(
-    model: onnx.ModelProto, calibration: np.ndarray, extremes: Extremes
+    model: onnx.ModelProto, calibration: Arrays, extremes: Extremes
 ) -> dict[ActivationRule, dict[str, ActivationGrid]]:
     """Return what :func:`activation_grids` gives by each rule, for little more than by one of them.
 
@@ -66,7 +66,7 @@ def grids_by_rule(
     return {how: {name: _grid(each, how) for name, each in found.items() if how != "minmax"} for how in RULES}
 
 
-def histograms(model: onnx.ModelProto, calibration: np.ndarray) -> dict[str, Histogram]:
+def histograms(model: onnx.ModelProto, calibration: Arrays) -> dict[str, Histogram]:
     """Return the histograms of the finite activations that are not always (next to) zero, by tensor name.
 
     Args:
@@ -76,7 +76,7 @@ def histograms(model: onnx.ModelProto, calibration: np.ndarray) -> dict[str, His
     return _histograms_between(model, calibration, extremes_of(model, float_activations(model), calibration))
 
 
-def _histograms_between(model: onnx.ModelProto, calibration: np.ndarray, extremes: Extremes) -> dict[str, Histogram]:
+def _histograms_between(model: onnx.ModelProto, calibration: Arrays, extremes: Extremes) -> dict[str, Histogram]:
     alive = {name: ends for name, ends in extremes.items() if _LEAST_RANGE < ends[1] - ends[0] < np.inf}
     counts = {name: np.zeros(_BINS, dtype=np.int64) for name in alive}
     for name, values in _values(model, set(alive), calibration):
@@ -150,13 +150,13 @@ def _between_percentiles(found: Histogram) -> tuple[float, float]:
     return min(float(below), 0.0), max(float(above), 0.0)
 
 
-def _values(model: onnx.ModelProto, names: set[str], calibration: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _values(model: onnx.ModelProto, names: set[str], calibration: Arrays) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the tensors of the model, batch after batch, flat."""
-    fed = model.graph.input[0].name
     session = open_watching(model, names)
     outputs = [value.name for value in session.get_outputs()]
     for start in range(0, len(calibration), BATCH):
         batch = calibration[start : start + BATCH]
-        for name, values in zip([*outputs, fed], [*session.run(None, {fed: batch}), batch], strict=True):
+        feeds = feeds_for(model, batch)
+        for name, values in (*zip(outputs, session.run(None, feeds), strict=True), *feeds.items()):
             if name in names and values.size:
                 yield name, np.asarray(values).reshape(-1)

@@ -13,7 +13,7 @@ from onnx import helper
 from ....rounding.im2col import Im2col
 from ....rounding.input_covariance import InputCovariance
 from ....rounding.layers import Layer
-from ..onnx_file import open_watching
+from ..onnx_file import Arrays, feeds_for, open_watching
 
 MOST_ROWS = 16_384
 """Positions of a layer's input that enter its second moments; of more, a random choice."""
@@ -57,7 +57,7 @@ class CovarianceSource:
         calibration: float32, shape (n, *input_shape).
     """
 
-    def __init__(self, model: onnx.ModelProto, layers: list[Layer], calibration: np.ndarray) -> None:
+    def __init__(self, model: onnx.ModelProto, layers: list[Layer], calibration: Arrays) -> None:
         self._arguments = (model, layers, calibration)
         self._only: dict[str, InputCovariance] | None = None
 
@@ -72,7 +72,7 @@ class CovarianceSource:
 
 
 def input_covariances(
-    model: onnx.ModelProto, layers: list[Layer], calibration: np.ndarray, *, seed: int = 0
+    model: onnx.ModelProto, layers: list[Layer], calibration: Arrays, *, seed: int = 0
 ) -> Iterator[dict[str, InputCovariance]]:
     """Yield the moments of the layers' inputs by node name, in portions that fit into memory.
 
@@ -128,9 +128,8 @@ def _watchable(model: onnx.ModelProto, layers: list[Layer]) -> list[_Watched]:
 
 
 def _run(
-    model: onnx.ModelProto, portion: list[_Watched], calibration: np.ndarray, seed: int
+    model: onnx.ModelProto, portion: list[_Watched], calibration: Arrays, seed: int
 ) -> dict[str, InputCovariance]:  # fmt: skip
-    fed = model.graph.input[0].name
     session = open_watching(model, {watched.tensor for watched in portion})
     names = [value.name for value in session.get_outputs()]
     seen = [_Sums(watched, np.random.default_rng([seed, index])) for index, watched in enumerate(portion)]
@@ -138,8 +137,8 @@ def _run(
     for start in range(0, len(calibration), batch_size):
         batch = calibration[start : start + batch_size]
         # With the network's own outputs, so that a graph that cannot run is refused by the runtime, in its words.
-        tensors = dict(zip(names, session.run(None, {fed: batch}), strict=True))
-        tensors[fed] = batch
+        feeds = feeds_for(model, batch)
+        tensors = {**dict(zip(names, session.run(None, feeds), strict=True)), **feeds}
         for sums in seen:
             sums.add(np.asarray(tensors[sums.watched.tensor]), len(batch) / len(calibration))
     return {sums.watched.layer.node_name: sums.covariances() for sums in seen}

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from ....data.named import feeds_of
 from ....rounding.learned import ActivationGrid
-from ..onnx_file import copy_of, open_session
+from ..onnx_file import Arrays, copy_of, open_session
 
 
 class EmulatedRounding:
@@ -21,18 +22,18 @@ class EmulatedRounding:
     """
 
     def __init__(self, network: onnx.ModelProto, names: Collection[str]) -> None:
-        self._fed, self._names = network.graph.input[0].name, tuple(names)
+        self._fed, self._names = [value.name for value in network.graph.input], tuple(names)
         self._session = open_session(_with_switches(network, set(names)))
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
-    def run(self, inputs: np.ndarray, grids: Mapping[str, ActivationGrid]) -> list[np.ndarray]:
+    def run(self, inputs: Arrays, grids: Mapping[str, ActivationGrid]) -> list[np.ndarray]:
         """Return the network's outputs where the tensors that have a grid are rounded to it.
 
         Args:
             inputs: Shape (n, *input_shape).
             grids: By tensor name; the others stay as they are.
         """
-        feeds = {self._fed: inputs}
+        feeds = dict(feeds_of(self._fed, inputs))
         for name in self._names:
             grid = grids.get(name, ActivationGrid(1.0, 0))
             feeds[f"{name}#rounded"] = np.array(name in grids)

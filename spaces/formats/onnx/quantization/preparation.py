@@ -9,9 +9,10 @@ from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from .....errors import CandidateFailure
+from ....data.named import describe_shapes, parts_of
 from ....rounding.layers import Layer
 from ..constant_folding import fold_constants
-from ..onnx_file import constants_to_initializers, drop_unread_initializers
+from ..onnx_file import Arrays, constants_to_initializers, drop_unread_initializers
 from ..padding import fuse_padding
 from .weight_layers import find_layers, name_nodes, read_weights, separate_shared_weights
 
@@ -88,13 +89,14 @@ def leaky_relu_for_prelu(model: onnx.ModelProto) -> None:
     drop_unread_initializers(model, among=replaced)
 
 
-def check_calibration(calibration: np.ndarray) -> None:
+def check_calibration(calibration: Arrays) -> None:
     """Check calibration inputs.
 
     Raises:
         ValueError: Where there are none, or they are not finite.
     """
-    if calibration.ndim < 1 or len(calibration) < 1:
-        raise ValueError(f"calibration needs at least one input, got shape {calibration.shape}")
-    if not np.isfinite(calibration).all():
+    arrays = parts_of(calibration).values()
+    if any(array.ndim < 1 or len(array) < 1 for array in arrays):
+        raise ValueError(f"calibration needs at least one input, got shape {describe_shapes(calibration)}")
+    if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError("the calibration inputs hold a non-finite value (NaN or inf)")

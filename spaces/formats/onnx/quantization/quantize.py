@@ -17,7 +17,7 @@ from ....rounding.layers import Layer
 from ....rounding.learned import LearnedGrids
 from ....rounding.settings import QuantizationSettings
 from ...format import QuantizationCoverage
-from ..onnx_file import copy_of, open_session, read_model, write_model
+from ..onnx_file import Arrays, copy_of, feeds_for, open_session, read_model, write_model
 from .apart import bits_apart, round_apart, store_apart, weights_apart
 from .bias_correction import correct_biases
 from .graph_rounding import replace_weights, round_layers, spread_over_layers, zero_layers
@@ -38,7 +38,7 @@ def quantize(
     destination: Path,
     choice: BitChoice,
     *,
-    calibration: np.ndarray,
+    calibration: Arrays,
     settings: QuantizationSettings | None = None,
     learned: LearnedGrids | None = None,
     sensitivity: Path | None = None,
@@ -116,7 +116,7 @@ def zero_weights(
     destination: Path,
     zeroing: Zeroing,
     *,
-    calibration: np.ndarray,
+    calibration: Arrays,
     settings: QuantizationSettings | None = None,
 ) -> None:
     """Zero weights of a float32 ONNX file that stays float32, the other weights making good for them.
@@ -155,7 +155,7 @@ def _quantize(
     before: onnx.ModelProto | None,
     layers: list[Layer],
     bits: dict[str, int],
-    inputs: np.ndarray,
+    inputs: Arrays,
     settings: QuantizationSettings,
     learned: LearnedGrids,
     zeroing: Zeroing | None,
@@ -240,8 +240,8 @@ def _coverage(
     return QuantizationCoverage(len(reached) + len(apart), len(layers) + len(apart) + others, tuple(left))
 
 
-def _check_result(model: onnx.ModelProto, inputs: np.ndarray) -> None:
+def _check_result(model: onnx.ModelProto, inputs: Arrays) -> None:
     session = open_session(model)
-    for output in session.run(None, {session.get_inputs()[0].name: inputs}):
+    for output in session.run(None, feeds_for(model, inputs)):
         if not np.isfinite(output).all():
             raise CandidateFailure(STAGE, "the quantized network's output holds a non-finite value (NaN or inf)")

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from ....rounding.learned import ActivationGrid
-from ..onnx_file import open_session
+from ..onnx_file import Arrays, feeds_for, open_session
 from .activation_ranges import grids_by_rule, within_activation_functions
 from .emulation import EmulatedRounding
 from .recorded import Extremes
@@ -26,7 +26,7 @@ _BATCH = 32
 
 def best_grids(
     model: onnx.ModelProto,
-    calibration: np.ndarray,
+    calibration: Arrays,
     extremes: Extremes,
     widest: Grids,
     wanted: Outputs,
@@ -71,9 +71,9 @@ def squared_error(wanted: Outputs, given: Outputs) -> float:
     return total
 
 
-def outputs_of(model: onnx.ModelProto, inputs: np.ndarray) -> Outputs:
-    """Return all outputs of a model for any number of its one input."""
+def outputs_of(model: onnx.ModelProto, inputs: Arrays) -> Outputs:
+    """Return all outputs of a model for any number of inputs."""
     session = open_session(model)
-    fed = session.get_inputs()[0].name
-    batches = [session.run(None, {fed: inputs[start : start + _BATCH]}) for start in range(0, len(inputs), _BATCH)]
+    starts = range(0, len(inputs), _BATCH)
+    batches = [session.run(None, feeds_for(model, inputs[start : start + _BATCH])) for start in starts]
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Set
 import numpy as np
 import onnx
 
-from ..onnx_file import open_watching
+from ..onnx_file import Arrays, feeds_for, open_watching
 
 BATCH = 32
 
@@ -24,11 +24,11 @@ Extremes = dict[str, tuple[float, float]]
 """The least and the greatest value of tensors by name; NaN where they hold one."""
 
 
-def extremes_of(model: onnx.ModelProto, names: Set[str], calibration: np.ndarray) -> Extremes:
+def extremes_of(model: onnx.ModelProto, names: Set[str], calibration: Arrays) -> Extremes:
     """Return the extremes of tensors over all calibration inputs, with zero among them.
 
     Args:
-        model: Float32 model with one input.
+        model: Float32 model.
         names: Tensors of that model.
         calibration: Shape (n, *input_shape).
     """
@@ -42,11 +42,11 @@ def extremes_of(model: onnx.ModelProto, names: Set[str], calibration: np.ndarray
     return found
 
 
-def record(model: onnx.ModelProto, names: Set[str], calibration: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what tensors hold on a few calibration inputs, spread over all of them; the network's input among them.
+def record(model: onnx.ModelProto, names: Set[str], calibration: Arrays) -> dict[str, np.ndarray]:
+    """Return what tensors hold on a few calibration inputs, spread over all of them; the network's inputs among them.
 
     Args:
-        model: Float32 model with one input.
+        model: Float32 model.
         names: Tensors of that model.
         calibration: Shape (n, *input_shape).
     """
@@ -56,7 +56,7 @@ def record(model: onnx.ModelProto, names: Set[str], calibration: np.ndarray) -> 
     places = np.linspace(0, len(calibration) - 1, min(most, len(calibration))).round().astype(int)
     chosen = calibration[places]
     (found,) = _runs(model, names, chosen)
-    return {**found, model.graph.input[0].name: chosen}
+    return {**found, **feeds_for(model, chosen)}
 
 
 def is_finite(ends: tuple[float, float]) -> bool:
@@ -64,13 +64,12 @@ def is_finite(ends: tuple[float, float]) -> bool:
     return all(abs(end) <= LARGEST for end in ends)
 
 
-def _runs(model: onnx.ModelProto, names: Set[str], calibration: np.ndarray) -> Iterator[Mapping[str, np.ndarray]]:
-    fed = model.graph.input[0].name
+def _runs(model: onnx.ModelProto, names: Set[str], calibration: Arrays) -> Iterator[Mapping[str, np.ndarray]]:
     session = open_watching(model, names)
     outputs = [value.name for value in session.get_outputs()]
     for start in range(0, len(calibration), BATCH):
         batch = calibration[start : start + BATCH]
-        tensors = dict(zip(outputs, session.run(None, {fed: batch}), strict=True))
-        if fed in names:
-            tensors[fed] = batch
+        feeds = feeds_for(model, batch)
+        tensors = dict(zip(outputs, session.run(None, feeds), strict=True))
+        tensors.update((name, values) for name, values in feeds.items() if name in names)
         yield {name: np.asarray(values) for name, values in tensors.items()}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from ....data.named import Named
 from ....rounding.learned import ActivationGrid
 from ..onnx_file import open_session
 from .emulation import EmulatedRounding
@@ -36,12 +37,12 @@ def worst_output(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> N
 
     Args:
         model: The rounded network.
-        tensors: The float32 network's input and outputs.
+        tensors: The float32 network's inputs and outputs.
     """
-    fed = model.graph.input[0].name
+    feeds = {value.name: tensors[value.name] for value in model.graph.input}
     session = open_session(model)
     names = [value.name for value in session.get_outputs()]
-    answers = zip(names, session.run(None, {fed: tensors[fed]}), strict=True)
+    answers = zip(names, session.run(None, feeds), strict=True)
     return min((noise_by_channel(tensors[name], np.asarray(answer)) for name, answer in answers), key=_worst)
 
 
@@ -60,7 +61,7 @@ def spare_for_outputs(
         network: The float32 network with its rounded weights.
         model: The network rounded.
         grids: Of its tensors.
-        tensors: The float32 network's input, its outputs and these tensors.
+        tensors: The float32 network's inputs, its outputs and these tensors.
     """
     if worst_output(model, tensors).worst_db >= LEAST_WHOLE_DB or not 0 < len(grids) <= MOST_TENSORS:
         return frozenset()
@@ -102,7 +103,7 @@ class _Runs:
         self, network: onnx.ModelProto, grids: Mapping[str, ActivationGrid], tensors: Mapping[str, np.ndarray]
     ) -> None:
         self._grids, self._tensors = grids, tensors
-        self._inputs = tensors[network.graph.input[0].name][:MOST_INPUTS]
+        self._inputs = Named({value.name: tensors[value.name][:MOST_INPUTS] for value in network.graph.input})
         self._rounding = EmulatedRounding(network, grids)
 
     def costs(self, groups: list[frozenset[str]]) -> np.ndarray:

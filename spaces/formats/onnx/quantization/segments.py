@@ -41,11 +41,11 @@ class Segments:
             tensors: The float32 network's tensors, those that have a grid and its input.
             fused: Whether the runtime fuses and rearranges operators as it does in a deployed file.
         """
-        fed = self.model.graph.input[0].name
+        given = {value.name: tensors[value.name] for value in self.model.graph.input}
         feeds = {f"{name}{_FED}": to_integers(tensors[name], grid) for name, grid in self.grids.items()}
         session = _open(_cut(self.model, self.grids, tensors, self.outputs), fused=fused)
         names = [value.name for value in session.get_outputs()]
-        given = dict(zip(names, session.run(None, {fed: tensors[fed], **feeds}), strict=True))
+        given = dict(zip(names, session.run(None, {**given, **feeds}), strict=True))
         rounded = {name: to_floats(given[f"{name}{ROUNDED}"], grid) for name, grid in self.grids.items()}
         return {**rounded, **{name: np.asarray(given[name]) for name in self.outputs}}
 

@@ -12,13 +12,14 @@ import onnx
 from pydantic import ValidationError
 
 from ....artifact import write_bytes
+from ....data.named import parts_of, whole_shapes_of
 from ....rounding.input_covariance import InputCovariance
 from ....rounding.layers import Layer
 from ....rounding.mean_shift import mean_shifts
 from ....rounding.rounded_weights import round_alone
 from ....rounding.sensitivity import ALL_BITS, SensitivityTable, loss_increase
 from ....rounding.settings import QuantizationSettings
-from ..onnx_file import copy_of, run_in_batches
+from ..onnx_file import Arrays, copy_of, run_in_batches
 from .bias_correction import correct_biases
 from .covariance_source import input_covariances
 from .weight_layers import read_weights, write_weights
@@ -32,7 +33,7 @@ _BATCH = 64
 def sensitivity_table(
     model: onnx.ModelProto,
     layers: list[Layer],
-    calibration: np.ndarray,
+    calibration: Arrays,
     settings: QuantizationSettings,
     *,
     bits: tuple[int, ...] = ALL_BITS,
@@ -74,7 +75,7 @@ def kept_table(
     path: Path | None,
     model: onnx.ModelProto,
     layers: list[Layer],
-    calibration: np.ndarray,
+    calibration: Arrays,
     settings: QuantizationSettings,
 ) -> SensitivityTable:
     """Return the table kept at a path, made and kept there first where it is missing, broken or of something else.
@@ -102,20 +103,21 @@ def kept_table(
     return table
 
 
-def table_digest(model: onnx.ModelProto, calibration: np.ndarray, settings: QuantizationSettings) -> str:
+def table_digest(model: onnx.ModelProto, calibration: Arrays, settings: QuantizationSettings) -> str:
     """Return a digest of what a table follows from: the network, the inputs, and how weights are rounded."""
     told = {"rounding", "bias_correction", "granularity", "sensitivity_samples"}
-    described = {"version": TABLE_VERSION, "shape": calibration.shape, **settings.model_dump(include=told)}
+    described = {"version": TABLE_VERSION, "shape": whole_shapes_of(calibration), **settings.model_dump(include=told)}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     digest.update(model.SerializeToString(deterministic=True))
-    digest.update(np.ascontiguousarray(calibration).tobytes())
+    for array in parts_of(calibration).values():
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
 class _Probe:
     """Compares a network that has one weight changed with the network as it was."""
 
-    def __init__(self, model: onnx.ModelProto, inputs: np.ndarray) -> None:
+    def __init__(self, model: onnx.ModelProto, inputs: Arrays) -> None:
         self._model = model
         self._inputs = inputs
         self._before = run_in_batches(model, inputs, _BATCH)
@@ -125,11 +127,12 @@ class _Probe:
         changed = copy_of(self._model)
         write_weights(changed, {name: weight})
         correct_biases(changed, shifts)
-        return loss_increase(self._before, run_in_batches(changed, self._inputs, _BATCH))
+        before, after = (parts_of(each) for each in (self._before, run_in_batches(changed, self._inputs, _BATCH)))
+        return sum(loss_increase(before[each], after[each]) for each in before)
 
 
 def _seen(
-    model: onnx.ModelProto, layers: list[Layer], calibration: np.ndarray, settings: QuantizationSettings
+    model: onnx.ModelProto, layers: list[Layer], calibration: Arrays, settings: QuantizationSettings
 ) -> Iterator[tuple[str, dict[str, InputCovariance]]]:
     """Yield every weight with the moments of the layers that read it, as far as there are any."""
     names = dict.fromkeys(layer.weight_name for layer in layers)

@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ....rounding.settings import QuantizationSettings
-from ..onnx_file import copy_of, drop_unread_initializers, open_session, opset_of
+from ..onnx_file import Arrays, copy_of, drop_unread_initializers, feeds_for, open_session, opset_of
 
 _BATCH = 64
 _LEAST_VARIANCE = 1e-12
@@ -75,7 +75,7 @@ def copy_if_normalized(model: onnx.ModelProto, settings: QuantizationSettings) -
     return copy_of(model) if wanted and _normalizations(model) else None
 
 
-def normalization_statistics(model: onnx.ModelProto, inputs: np.ndarray) -> dict[str, Statistics]:
+def normalization_statistics(model: onnx.ModelProto, inputs: Arrays) -> dict[str, Statistics]:
     """Return what each BatchNormalization reads where all of them normalize by their own batches, by node name.
 
     Args:
@@ -85,12 +85,12 @@ def normalization_statistics(model: onnx.ModelProto, inputs: np.ndarray) -> dict
     watching, names = _normalizing_by_batches(model)
     if not names:
         return {}
-    session, fed = open_session(watching), model.graph.input[0].name
+    session = open_session(watching)
     wanted = [output for name in names for output in _outputs(name)]
     sums: list[np.ndarray] = [np.zeros(()) for _ in wanted]
     for start in range(0, len(inputs), _BATCH):
         batch = inputs[start : start + _BATCH]
-        found = [np.asarray(each, dtype=np.float64).ravel() for each in session.run(wanted, {fed: batch})]
+        found = [np.asarray(each, dtype=np.float64).ravel() for each in session.run(wanted, feeds_for(model, batch))]
         # the mean square in place of the variance, since those add up
         squares = [var + mean**2 for mean, var in zip(found[::2], found[1::2], strict=True)]
         both = [each for pair in zip(found[::2], squares, strict=True) for each in pair]
