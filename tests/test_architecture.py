@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import fields
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -75,6 +76,50 @@ def test_imports_point_one_way(path: Path) -> None:
     layers = {layer for module in imported_modules(path) if (layer := layer_of(module)) is not None}
     backwards = {layer for layer in layers if ORDER.index(layer) > own}
     assert not backwards, f"{path.name} imports from {backwards}"
+
+
+def named_modules() -> dict[str, set[str]]:
+    """Return, of each module of the package, which others it imports when it is loaded or run: not for types alone."""
+    files = {".".join(("karui", *file.relative_to(PACKAGE).with_suffix("").parts)): file for file in MODULES}
+    return {name: _imports_of(name, file, files) for name, file in files.items()}
+
+
+def _imports_of(name: str, file: Path, files: dict[str, Path]) -> set[str]:
+    here = name.split(".")
+    imported: set[str] = set()
+    left: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            left += node.orelse
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level:
+            module = ".".join([*here[: len(here) - node.level], *(node.module or "").split(".")]).rstrip(".")
+            imported |= {module, *(f"{module}.{alias.name}" for alias in node.names)} & files.keys()
+        left += ast.iter_child_nodes(node)
+    return imported - {name}
+
+
+IMPORTS = named_modules()
+
+
+def test_no_modules_import_each_other() -> None:
+    assert "karui.search.trial_index" in IMPORTS["karui.search.proposals"]
+    assert "karui.spaces.candidate" in IMPORTS["karui.search.record"]
+    list(TopologicalSorter(IMPORTS).static_order())  # raises CycleError, which names them
+
+
+@pytest.mark.parametrize("room", ["evaluators", "studies"])
+def test_folders_of_a_room_import_one_way(room: str) -> None:
+    """What lies beside the folders counts as a folder of its own."""
+    folders: dict[str, set[str]] = {}
+    for name, imported in IMPORTS.items():
+        if name.startswith(f"karui.{room}."):
+            own = name.split(".")[2]
+            within = {other.split(".")[2] for other in imported if other.startswith(f"karui.{room}.")}
+            folders.setdefault(own, set()).update(within - {own})
+    assert len(folders) > 8
+    list(TopologicalSorter(folders).static_order())
 
 
 def test_the_check_sees_relative_imports() -> None:
