@@ -29,10 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from karui.evaluators.measurement import Measurement
-from karui.search.front import hypervolume
 from karui.search.objectives import OBJECTIVES, Objective, with_bounds
-from karui.search.pruning_rules import PruningRules
 from karui.search.record import Outcome
+from karui.search.statistics.front import hypervolume
+from karui.search.stopping.pruning_rules import PruningRules
 from karui.spaces.artifact import StageRecord
 from karui.spaces.axes.bits.axis import BitsAxis
 from karui.spaces.axes.cells.axis import CellsAxis

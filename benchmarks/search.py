@@ -44,11 +44,11 @@ from search_methods import BASELINE, Lab, Made, Searched, made, searches  # type
 from search_report import write_report  # type: ignore[import-not-found]
 from search_task import TASKS  # type: ignore[import-not-found]
 
-from karui.search.early_stopping import report_rules
-from karui.search.front import hypervolume, pareto_mask
 from karui.search.objectives import OBJECTIVES
 from karui.search.proposals import SAMPLERS
 from karui.search.record import TrialRecord, read_records
+from karui.search.statistics.front import hypervolume, pareto_mask
+from karui.search.stopping.early_stopping import report_rules
 from karui.spaces.artifact import file_digest
 from karui.spaces.space import SearchSpace
 from karui.studies.results.tables import OBJECTIVE_NAMES

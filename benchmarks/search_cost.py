@@ -42,7 +42,7 @@ from measuring import RESULTS, processor, today  # type: ignore[import-not-found
 from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.outcome import Outcome
-from karui.search.pruning_rules import PruningRules
+from karui.search.stopping.pruning_rules import PruningRules
 from karui.search.weight_sharing import Followers
 from karui.spaces.artifact import StageRecord
 from karui.spaces.candidate import Candidate

@@ -38,9 +38,9 @@ from known_world import (  # type: ignore[import-not-found]
 from measuring import RESULTS, processor, today  # type: ignore[import-not-found]
 
 from karui.search.executor import InProcess
-from karui.search.front import pareto_mask
 from karui.search.loop import Budget, SearchLoop
 from karui.search.proposals import SAMPLERS, OneSplitTPESampler, SamplerName
+from karui.search.statistics.front import pareto_mask
 from karui.spaces.candidate import network_of
 from karui.studies.watching.watcher import Watcher
 

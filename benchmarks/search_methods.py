@@ -25,8 +25,8 @@ from onnxruntime.quantization import (
 from search_task import TASKS, make_task, train_baseline  # type: ignore[import-not-found]
 
 from karui.errors import CandidateFailure
-from karui.search.front import ACCURACY_ALLOWANCE
 from karui.search.proposals import SamplerName
+from karui.search.statistics.front import ACCURACY_ALLOWANCE
 from karui.spaces.axes.students.choice import Student
 from karui.spaces.building.baseline import prepare_baseline
 from karui.spaces.building.build import Builder

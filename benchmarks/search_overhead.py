@@ -39,9 +39,9 @@ from optuna.trial import FrozenTrial
 from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.proposals import SamplerName, make_sampler
-from karui.search.pruning_rules import PruningRules
 from karui.search.record import Outcome, TrialRecord
 from karui.search.runner import Runner
+from karui.search.stopping.pruning_rules import PruningRules
 from karui.search.trial_objective import TrialObjective
 from karui.spaces.candidate import Candidate
 from karui.studies.storage.store import open_study

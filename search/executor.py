@@ -9,9 +9,9 @@ from typing import Protocol
 
 from ..errors import CandidateFailure, CandidateStopped, KaruiError, TargetUnavailable, describe_error
 from ..spaces.candidate import Candidate
-from .failure_guard import machine_fault, stopped_by
+from .faults.failure_guard import machine_fault, stopped_by
 from .outcome import Outcome, Result, UnexpectedError
-from .pruning_rules import PruningRules
+from .stopping.pruning_rules import PruningRules
 
 DEFAULT_STAGE = "worker"
 """The stage of a candidate that has named none yet."""

@@ -14,14 +14,14 @@ from optuna.trial import TrialState
 from ..spaces.candidate import Candidate
 from ..spaces.space import SearchSpace
 from .budget import Budget as Budget
-from .early_stopping import PruningPolicy
 from .executor import Executor
 from .heartbeat import Heartbeat, recover_stale
-from .noise import Differences
 from .objectives import Objective
 from .proposals import SamplerName, make_sampler
 from .record import Listener, OneAtATime
 from .runner import Callback, Runner
+from .statistics.noise import Differences
+from .stopping.early_stopping import PruningPolicy
 from .trial_objective import TrialObjective
 from .turns import Alone, Turn, Turns
 from .weight_sharing import Followers

@@ -6,9 +6,9 @@ Talwalkar, AISTATS 2016 (successive halving), and Li et al., JMLR 2018 (Hyperban
 starts where its first training did, so that the schedule of its learning rate is whole.
 
 A short training tells candidates apart no better than its measurements are known. So those are promoted as well that
-are dominated, but not beyond noise (:func:`~karui.search.noise.edge_of_front`): after the front itself, the likeliest
-:data:`~karui.search.promotion.MOST_WITHIN_NOISE` of them, and each only where there is time. None is reserved for
-them.
+are dominated, but not beyond noise (:func:`~karui.search.statistics.noise.edge_of_front`): after the front itself, the
+likeliest :data:`~karui.search.promotion.MOST_WITHIN_NOISE` of them, and each only where there is time. None is
+reserved for them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from ..spaces.building.recipe import ARCHITECTURE, RECOVERY, STATISTICS, training_names
 from ..spaces.candidate import Candidate
-from .front import pareto_mask
-from .noise import Differences, Floats, edge_of_front
 from .objectives import Objective
 from .outcome import Training, trainings_of
 from .record import PROMOTED, TrialRecord
+from .statistics.front import pareto_mask
+from .statistics.noise import Differences, Floats, edge_of_front
 from .trial_index import TrialIndex, counts
 
 MOST_WITHIN_NOISE = 4

@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .budget import STOPPED_PER_TRIAL, TIME_IS_UP, Budget
 from .executor import Closed
-from .failure_guard import FailureGuard
+from .faults.failure_guard import FailureGuard
+from .faults.retry_queue import PATIENCE_SECONDS, RetryQueue
 from .outcome import Outcome, Result, UnexpectedError
-from .retry_queue import PATIENCE_SECONDS, RetryQueue
 from .trial_objective import Held, TrialObjective, candidate_of
 
 _RECOVERS_EVERY_SECONDS = 60.0

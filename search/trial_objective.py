@@ -15,17 +15,17 @@ from optuna.trial import Trial
 from ..errors import CandidateStopped, KaruiError, TargetUnavailable
 from ..spaces.candidate import Candidate
 from ..spaces.space import SearchSpace, problem_of
-from .early_stopping import PruningPolicy
 from .executor import Executor
-from .failure_guard import TRIES, stopped_by
+from .faults.failure_guard import TRIES, stopped_by
 from .heartbeat import Heartbeat, queue_copy
-from .noise import Differences
 from .objectives import Objective
 from .outcome import Ending, Outcome, Result, UnexpectedError, WorkerLost
 from .promotion import Promotion
 from .proposals import Proposals
-from .pruning_rules import PruningRules
 from .record import Listener, Quiet, TrialRecord, write_begin, write_candidate, write_end, write_outcome
+from .statistics.noise import Differences
+from .stopping.early_stopping import PruningPolicy
+from .stopping.pruning_rules import PruningRules
 from .trial_index import Pace, TrialIndex
 from .turns import Turn, Unordered
 from .weight_sharing import Followers, WeightSharing

@@ -1,10 +1,10 @@
 """Whether one more candidate of a trained network is worth its seconds, or a new network is: told by what either won.
 
 What a candidate wins is the hypervolume by which it widened the front of its time, in the coordinates of
-:func:`~karui.search.front.hypervolume`. A network's next candidate is expected to win as much as its last one did, and
-is asked for where that is more a second than the search wins a second altogether: the marginal value theorem (Charnov,
-Theoretical Population Biology 1976; there, when a forager leaves a patch), which counts for a new network what its
-followers win as well.
+:func:`~karui.search.statistics.front.hypervolume`. A network's next candidate is expected to win as much as its last
+one did, and is asked for where that is more a second than the search wins a second altogether: the marginal value
+theorem (Charnov, Theoretical Population Biology 1976; there, when a forager leaves a patch), which counts for a new
+network what its followers win as well.
 
 Where training takes 40 times as long as the rest, ten searches of a known world found 94.0 % of the true hypervolume in
 4,500 simulated seconds (2 followers each: 91.2 %, 3: 93.7 %, none: 91.3 %; standard errors of 1 to 1.4 points;
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..spaces.building.recipe import trains_network, trains_on
-from .front import HypervolumeHistory
 from .objectives import OBJECTIVES
 from .record import TrialRecord
+from .statistics.front import HypervolumeHistory
 
 Followers = int | Literal["auto"]
 """How many trials follow a newly trained network: as many each time, or as many as are worth it."""

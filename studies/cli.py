@@ -324,7 +324,7 @@ def _print_error(error: KaruiError) -> None:
 
 
 def _show_result(console: Console, result: StudyResult) -> None:
-    from ..search.early_stopping import describe_reports
+    from ..search.stopping.early_stopping import describe_reports
     from .results.further import further_of
 
     console.print(Text(f"{result.ending}; {len(result.trials)} trials"))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import optuna
 
 from ..evaluators.row_scores import RowStore
-from ..search.early_stopping import RuleReport, report_rules
 from ..search.objectives import without_bounds
 from ..search.record import TrialRecord, read_records
+from ..search.stopping.early_stopping import RuleReport, report_rules
 from .bundle.samples import write_samples
 from .certifying.certify import Certified, certify, files_to_measure
 from .certifying.finish_time import AFTERWARDS_SECONDS

@@ -16,11 +16,11 @@ import optuna
 from .. import __version__
 from ..errors import CandidateFailure, KaruiError, describe_error
 from ..evaluators.targets.telling import tell_nobody
-from ..search.early_stopping import PruningPolicy
 from ..search.executor import Executor, InProcess
 from ..search.heartbeat import this_machine
 from ..search.loop import Budget, SearchLoop
 from ..search.record import read_records
+from ..search.stopping.early_stopping import PruningPolicy
 from ..search.trial_objective import TrialObjective
 from ..spaces.artifact import Artifact
 from ..spaces.building.stage_cache import StageCache
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..evaluators.timing.machine_lock import MachineLock
-    from ..search.noise import Differences
     from ..search.runner import Callback
+    from ..search.statistics.noise import Differences
     from ..search.turns import Turns
     from ..spaces.task import Task
     from .measuring.bench import Bench

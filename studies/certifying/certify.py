@@ -11,9 +11,9 @@ import numpy as np
 
 from ...errors import OutputError
 from ...evaluators.measurement import Measurement
-from ...search.front import pareto_mask
-from ...search.noise import front_probability, near_dominated
 from ...search.record import TrialRecord, utc_now
+from ...search.statistics.front import pareto_mask
+from ...search.statistics.noise import front_probability, near_dominated
 from ...spaces.artifact import Artifact, file_digest
 from ..results.certification import Certification
 from ..results.tables import TEST_ACCURACY as TEST_ACCURACY

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ...search.noise import Differences
 from ...search.objectives import Objective
 from ...search.record import TrialRecord
+from ...search.statistics.noise import Differences
 from ..results.tables import edge_records, front_records
 
 AFTERWARDS_SECONDS = 10.0

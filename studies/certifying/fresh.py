@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from ...evaluators.measurement import Measurement
 from ...evaluators.timing.repeated import average
-from ...search.noise import PLAUSIBLE, front_probability
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.outcome import Outcome
 from ...search.record import TrialRecord
+from ...search.statistics.noise import PLAUSIBLE, front_probability
 from ...spaces.artifact import Artifact
 from ..results.tables import names_of
 

@@ -35,7 +35,7 @@ class FrontPoint:
         mark: What the point is worth, measured again; see :func:`~karui.studies.certifying.marks.marks_of`.
         front_probability: How likely it belongs to the front, given how well everything is known.
         covered_by: Name of a point than which it is certainly worse, but for a gain that may be noise (see
-            :func:`~karui.search.noise.near_dominated`); None where there is none.
+            :func:`~karui.search.statistics.noise.near_dominated`); None where there is none.
         file: The ONNX file in the front's folder.
     """
 

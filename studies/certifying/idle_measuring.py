@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from ...errors import CandidateFailure, TargetUnavailable
 from ...evaluators.measurement import Measurement
 from ...evaluators.timing.repeated import average
-from ...search.noise import Differences
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.record import TrialRecord
+from ...search.statistics.noise import Differences
 from ...spaces.artifact import Artifact, file_digest
 from ..results.tables import edge_records, front_records
 from .fresh import Fresh, undecided

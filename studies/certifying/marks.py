@@ -10,9 +10,9 @@ from typing import Any
 
 from ...evaluators.measurement import Measurement, metric_range
 from ...evaluators.timing.run_to_run import RUN_TO_RUN
-from ...search.front import pareto_mask
-from ...search.noise import SPREAD_PER_DEVIATION, dominated_beyond_noise
 from ...search.objectives import Objective
+from ...search.statistics.front import pareto_mask
+from ...search.statistics.noise import SPREAD_PER_DEVIATION, dominated_beyond_noise
 from ..results.certification import FELL_OFF, HOLDS, WITHIN_NOISE, Certification, Mark
 from ..results.tables import TEST_ACCURACY
 from .fresh import Fresh, objectives_of
@@ -28,7 +28,7 @@ def marks_of(found: Sequence[Fresh], baseline: Mapping[str, Measurement], pairin
 
     *holds*: no other file dominates it in the study's objectives, accuracy being that of validation and latency that
     measured again. *within noise*: one does, but not beyond noise. *fell off*: one does beyond noise
-    (:func:`~karui.search.noise.dominated_beyond_noise`), or it is worse than the search saw it, beyond noise
+    (:func:`~karui.search.statistics.noise.dominated_beyond_noise`), or it is worse than the search saw it, beyond noise
     (:func:`is_worse_than_seen`), whoever dominates it. That is all that the test split has a say in: which of several
     points is the better one it never decides.
 

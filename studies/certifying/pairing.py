@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ...evaluators.measurement import Measurement
 from ...evaluators.row_scores import RowStore, difference_spreads
-from ...search.noise import Differences
 from ...search.objectives import Objective
+from ...search.statistics.noise import Differences
 from ..results.tables import TEST_ACCURACY
 
 SPLITS = {"accuracy": "validation", TEST_ACCURACY: "test"}
@@ -35,7 +35,8 @@ class Pairing:
     def differences(
         self, digests: Sequence[str], objectives: Sequence[Objective], measured: str = "accuracy"
     ) -> NDArray[np.float64] | None:
-        """Return the spreads of differences of every two files, for :mod:`karui.search.noise`; None without a store.
+        """Return the spreads of differences of every two files, for :mod:`karui.search.statistics.noise`; None without
+        a store.
 
         Args:
             digests: Of the files, n of them.

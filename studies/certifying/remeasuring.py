@@ -21,7 +21,7 @@ from ..workers.pool import Workers
 from .fresh import Fresh, averaged, undecided
 
 if TYPE_CHECKING:
-    from ...search.pruning_rules import PruningRules
+    from ...search.stopping.pruning_rules import PruningRules
     from ...spaces.candidate import Candidate
     from ..measuring.bench import Bench
 

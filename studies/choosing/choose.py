@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...errors import KaruiError, NothingFits
-from ...search.front import knee_index
 from ...search.objectives import Objective
+from ...search.statistics.front import knee_index
 from ..bundle.bundle_export import export_bundle
 from ..results.further import further_of
 from ..results.read import Results, find_results, read_baseline_measurements, read_front, read_objectives
@@ -45,7 +45,8 @@ def pick_point(
         prefer: ``recommended`` (the best compromise among those that lose at most one point of validation accuracy,
             where there are any, else the most accurate; with a bound on accuracy, among all that keep it);
             ``size``, ``latency`` or ``accuracy`` (best in that one, ties by the others); or ``knee`` (the best
-            compromise in all that was searched for, however inaccurate, see :func:`karui.search.front.knee_index`).
+            compromise in all that was searched for, however inaccurate, see
+            :func:`karui.search.statistics.front.knee_index`).
         baseline: The baseline's values by name, see :func:`judge_front`.
         point: Name of the point, such as ``p07``, instead of a preference; it has to keep the budget as well.
         further: What the study searched for beside size, latency and accuracy.

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...evaluators.measurement import Measurement
-from ...search.front import knee_shares
 from ...search.objectives import as_losses
+from ...search.statistics.front import knee_shares
 from ..bundle.model_card import standing
 from ..certifying.pairing import SPLITS, Pairing, pairing_of
 from ..results.further import title_of

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...evaluators.measurement import metric_range
-from ...search.front import knee_index
 from ...search.objectives import Objective
+from ...search.statistics.front import knee_index
 
 MOST_POINTS_LOST = 1.0
 """How many points of accuracy a recommended file may lose against the baseline; see

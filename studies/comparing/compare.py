@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...evaluators.measurement import Measurement
-from ...search.front import hypervolume
 from ...search.objectives import OBJECTIVES, Objective, as_losses
+from ...search.statistics.front import hypervolume
 from ..results.further import further_of, title_of
 from ..results.read import find_results, read_baseline_measurements, read_front, read_objectives, read_trials
 from .common_candidates import CommonCandidates, compare_common
@@ -63,7 +63,8 @@ class Side:
         covered: Which of the points a point of the other run is at least as good as in all objectives.
         matched: Which of them a point of the other run is at least as good as but for what may be noise; see
             :func:`karui.studies.comparing.matched.matched_by`.
-        hypervolume: Of the front, both runs by the same reference; see :func:`karui.search.front.hypervolume`.
+        hypervolume: Of the front, both runs by the same reference; see
+            :func:`karui.search.statistics.front.hypervolume`.
         baseline_bytes: Size of its baseline.
         baseline_ms: Latency of its baseline.
         baseline_accuracy: Accuracy of its baseline.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ...errors import CandidateFailure, TargetUnavailable
 from ...evaluators.measurement import Measurement
-from ...search.early_stopping import EarlyStopping
-from ...search.pruning_rules import PruningRules, UntrainedProxy
 from ...search.record import Outcome, TrialRecord
+from ...search.stopping.early_stopping import EarlyStopping
+from ...search.stopping.pruning_rules import PruningRules, UntrainedProxy
 from ...spaces.artifact import Artifact, StageRecord, file_digest
 from ...spaces.building.build import Builder
 from ...spaces.candidate import Candidate

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...evaluators.measurement import Measurement
 from ...search.executor import Evaluate
 from ...search.outcome import Outcome
-from ...search.pruning_rules import PruningRules
+from ...search.stopping.pruning_rules import PruningRules
 from ...spaces.building.stage_cache import StageCache
 from ..storage.folder import RunFolder, explain_cache_errors, explain_os_errors
 from ..storage.shared_files import SharedFiles, open_shared_files

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from ...search.front import HypervolumeHistory
 from ...search.objectives import OBJECTIVES, Objective
+from ...search.statistics.front import HypervolumeHistory
 from ..results.further import further_of, title_of
 from ..results.read import find_results, read_baseline_measurements, read_front, read_objectives, read_trials
 from ..results.result import StudyResult
@@ -46,7 +46,7 @@ def hypervolume_numbers(
 
     Args:
         trials: As in ``trials.csv``.
-        baseline: The baseline's values by name; see :func:`karui.search.front.hypervolume`.
+        baseline: The baseline's values by name; see :func:`karui.search.statistics.front.hypervolume`.
         objectives: Those of the study.
     """
     names = names_of(objectives)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...search.front import HypervolumeHistory, hypervolume
 from ...search.objectives import OBJECTIVES, Objective
+from ...search.statistics.front import HypervolumeHistory, hypervolume
 from ..results.tables import names_of
 from .trial_axes import names_of_uses
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...evaluators.measurement import Measurement, metric_text
-from ...search.early_stopping import RuleReport
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.record import TrialRecord
+from ...search.stopping.early_stopping import RuleReport
 from ..study_file.spec import StudySpec
 from .certification import Certification
 from .further import further_text

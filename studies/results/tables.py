@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...evaluators.measurement import Measurement
-from ...search.front import pareto_mask
-from ...search.noise import Differences, Floats, edge_of_front
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.promotion import without_replaced
 from ...search.record import TrialRecord
+from ...search.statistics.front import pareto_mask
+from ...search.statistics.noise import Differences, Floats, edge_of_front
 from ..storage.folder import write_atomically
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def edge_records(
 ) -> list[TrialRecord]:
     """Return the feasible trials on the edge of the front: not on it, but only by what may be noise.
 
-    Which those are says :func:`~karui.search.noise.edge_of_front`. A file that another trial has as well counts once.
+    Which those are says :func:`~karui.search.statistics.noise.edge_of_front`. A file that another trial has as well
+    counts once.
 
     Args:
         records: All trials.

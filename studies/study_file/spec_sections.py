@@ -9,7 +9,7 @@ from pydantic import Field, create_model, field_validator
 from ...evaluators.metric import METRICS
 from ...evaluators.runtimes.runtime_registry import RUNTIMES
 from ...search.objectives import LIMITS, OBJECTIVES, Objective, bounded_limits, parse_bound, with_bounds
-from ...search.pruning_rules import RuleCheck
+from ...search.stopping.pruning_rules import RuleCheck
 from ...spaces.section import Section, Text
 
 MOST_THREADS = 1_024

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from ...evaluators.measurement import metric_text
 from ...evaluators.targets.telling import FOR_DEVICE
-from ...search.front import hypervolume
 from ...search.objectives import OBJECTIVES, Objective
 from ...search.record import TrialRecord
+from ...search.statistics.front import hypervolume
 from ...spaces.building.stage_cache import WAITING
 from ...spaces.candidate import Candidate
 from ..results.further import further_text

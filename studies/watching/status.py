@@ -12,11 +12,11 @@ from typing import Any
 from optuna.trial import TrialState
 
 from ...errors import StudyFileError
-from ...search.early_stopping import RuleReport, report_rules
-from ...search.front import HypervolumeHistory
 from ...search.heartbeat import SILENT_SECONDS, is_here, owner_is_gone
 from ...search.objectives import Objective
 from ...search.record import TrialRecord, read_record
+from ...search.statistics.front import HypervolumeHistory
+from ...search.stopping.early_stopping import RuleReport, report_rules
 from ..results.read import Results
 from ..results.tables import front_records, names_of
 from ..storage.storage_errors import explain_storage_errors

@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ...search.early_stopping import describe_reports
 from ...search.record import TrialRecord
+from ...search.stopping.early_stopping import describe_reports
 from ..results.further import further_text
 from ..results.read import find_results
 from ..results.tables import OBJECTIVE_NAMES

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...errors import CandidateFailure, CandidateStopped, KaruiError
 from ...search.executor import Closed, tell_nobody
 from ...search.outcome import Result, UnexpectedError, WorkerLost
-from ...search.pruning_rules import PruningRules
+from ...search.stopping.pruning_rules import PruningRules
 from ...spaces.candidate import Candidate
 from .process import DONE, FAILED, READY, STAGE, STOP, STOPPED, UNEXPECTED, WAITS, Factory
 from .worker import Worker

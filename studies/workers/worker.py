@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...search.executor import DEFAULT_STAGE
-from ...search.pruning_rules import PruningRules
+from ...search.stopping.pruning_rules import PruningRules
 from ...spaces.candidate import Candidate
 from .process import receive, send
 

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from karui.search.budget import Budget
 from karui.search.executor import Executor, InProcess
 from karui.search.outcome import Outcome, Result, UnexpectedError
-from karui.search.pruning_rules import PruningRules
 from karui.search.runner import STOPPED_BY_CALLBACK
+from karui.search.stopping.pruning_rules import PruningRules
 from karui.spaces.candidate import Candidate
 
 from .conftest import Log, MakeLoop, known_outcome

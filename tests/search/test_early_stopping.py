@@ -12,13 +12,19 @@ from optuna.trial import TrialState
 from karui.errors import CandidateFailure
 from karui.evaluators.measurement import Measurement
 from karui.search.budget import STOPPED_PER_TRIAL
-from karui.search.early_stopping import EarlyStopping, PruningPolicy, RuleReport, describe_reports, report_rules
 from karui.search.executor import InProcess
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import LIMITS, OBJECTIVES, Objective, with_bounds
 from karui.search.outcome import LearningCurve, PastTraining, Stop
-from karui.search.pruning_rules import PruningRules, Rival, UntrainedProxy
 from karui.search.record import Outcome, TrialRecord, read_records
+from karui.search.stopping.early_stopping import (
+    EarlyStopping,
+    PruningPolicy,
+    RuleReport,
+    describe_reports,
+    report_rules,
+)
+from karui.search.stopping.pruning_rules import PruningRules, Rival, UntrainedProxy
 from karui.spaces.candidate import Candidate
 from karui.spaces.space import SearchSpace
 

@@ -16,7 +16,7 @@ import torch
 
 from karui.errors import CandidateFailure, CandidateStopped, KaruiError, describe_error, plain_line, plain_text
 from karui.search.executor import InProcess
-from karui.search.failure_guard import FailureGuard, machine_fault
+from karui.search.faults.failure_guard import FailureGuard, machine_fault
 from karui.search.loop import Budget, SearchLoop
 from karui.search.objectives import OBJECTIVES
 from karui.search.outcome import Outcome, UnexpectedError

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karui.search.front import hypervolume, knee_index, pareto_mask
 from karui.search.objectives import LIMITS, OBJECTIVES, latency_on
+from karui.search.statistics.front import hypervolume, knee_index, pareto_mask
 
 Point = tuple[float, float, float]
 POINTS = st.lists(

@@ -12,7 +12,7 @@ from karui.search import runner
 from karui.search.executor import tell_nobody
 from karui.search.loop import Budget
 from karui.search.outcome import Result
-from karui.search.pruning_rules import PruningRules
+from karui.search.stopping.pruning_rules import PruningRules
 from karui.spaces.candidate import Candidate
 
 from .conftest import Log, MakeLoop, known_outcome

@@ -15,13 +15,13 @@ from optuna.trial import TrialState
 
 from karui.errors import CandidateFailure
 from karui.evaluators.measurement import Measurement
-from karui.search.front import pareto_mask
 from karui.search.heartbeat import owner_is_gone
 from karui.search.loop import Budget
 from karui.search.objectives import OBJECTIVES, bounded_limits, with_bounds
 from karui.search.outcome import Outcome
 from karui.search.proposals import SAMPLERS
 from karui.search.record import ATTEMPTS, read_records
+from karui.search.statistics.front import pareto_mask
 from karui.spaces.artifact import StageRecord
 from karui.spaces.axes.bits.axis import BitsAxis
 from karui.spaces.axes.cells.axis import CellsAxis

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karui.search.front import pareto_mask
-from karui.search.noise import (
+from karui.search.objectives import OBJECTIVES
+from karui.search.statistics.front import pareto_mask
+from karui.search.statistics.noise import (
     RESAMPLES,
     SPREAD_PER_DEVIATION,
     dominated_beyond_noise,
@@ -20,7 +21,6 @@ from karui.search.noise import (
     front_probability,
     near_dominated,
 )
-from karui.search.objectives import OBJECTIVES
 
 Row = tuple[float, float, float]
 TIME = OBJECTIVES[1:2]

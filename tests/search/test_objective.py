@@ -11,12 +11,12 @@ import pytest
 from optuna.trial import TrialState
 
 from karui.errors import CandidateFailure, CandidateStopped, KaruiError, TargetUnavailable
-from karui.search.early_stopping import PruningPolicy
 from karui.search.executor import InProcess
 from karui.search.objectives import OBJECTIVES, with_bounds
 from karui.search.outcome import Outcome
-from karui.search.pruning_rules import PruningRules
 from karui.search.record import read_records
+from karui.search.stopping.early_stopping import PruningPolicy
+from karui.search.stopping.pruning_rules import PruningRules
 from karui.search.trial_objective import TrialObjective
 from karui.spaces.candidate import Candidate
 from karui.spaces.space import SearchSpace

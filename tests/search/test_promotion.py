@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 
 from karui.errors import CandidateFailure
 from karui.evaluators.measurement import Measurement
-from karui.search.early_stopping import PruningPolicy, RuleReport, report_rules
 from karui.search.executor import Executor, InProcess, tell_nobody
 from karui.search.heartbeat import Heartbeat
 from karui.search.loop import Budget, SearchLoop
@@ -24,8 +23,9 @@ from karui.search.objectives import OBJECTIVES, Objective, with_bounds
 from karui.search.outcome import Outcome, Result, Stop
 from karui.search.promotion import MOST_RESERVED, MOST_WITHIN_NOISE, Promotion, without_replaced
 from karui.search.proposals import OneSplitTPESampler, SamplerName
-from karui.search.pruning_rules import PruningRules
 from karui.search.record import ATTEMPTS, PROMOTED, TrialRecord, read_records
+from karui.search.stopping.early_stopping import PruningPolicy, RuleReport, report_rules
+from karui.search.stopping.pruning_rules import PruningRules
 from karui.search.trial_index import TrialIndex
 from karui.search.trial_objective import TrialObjective
 from karui.search.turns import Unordered

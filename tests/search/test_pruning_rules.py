@@ -11,11 +11,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from karui.errors import CandidateStopped
-from karui.search.early_stopping import EarlyStopping
-from karui.search.noise import dominated_beyond_noise
 from karui.search.objectives import OBJECTIVES
 from karui.search.outcome import PEERS, LearningCurve, PastTraining
-from karui.search.pruning_rules import LATENCY_SLACK, SIZE_SLACK, PruningRules, Rival, UntrainedProxy
+from karui.search.statistics.noise import dominated_beyond_noise
+from karui.search.stopping.early_stopping import EarlyStopping
+from karui.search.stopping.pruning_rules import LATENCY_SLACK, SIZE_SLACK, PruningRules, Rival, UntrainedProxy
 
 RIVAL = Rival(12, 54_300.0, 0.31, 0.95)
 GATES = PruningRules(front=(RIVAL,), hoped_accuracy=0.95, baseline_ms=1.0)

@@ -6,10 +6,10 @@ import pytest
 from optuna.trial import TrialState
 
 from karui.errors import TargetUnavailable
+from karui.search.faults.retry_queue import LEAST_PAUSE_SECONDS, PATIENCE_SECONDS, RetryQueue
 from karui.search.loop import Budget, SearchLoop
 from karui.search.outcome import Outcome
 from karui.search.record import read_records
-from karui.search.retry_queue import LEAST_PAUSE_SECONDS, PATIENCE_SECONDS, RetryQueue
 from karui.spaces.candidate import Candidate
 from karui.studies.workers.pool import Workers
 

@@ -14,8 +14,8 @@ from karui.search.heartbeat import Heartbeat
 from karui.search.loop import Budget
 from karui.search.outcome import Outcome, Result
 from karui.search.proposals import FOLLOWER
-from karui.search.pruning_rules import PruningRules
 from karui.search.record import TrialRecord
+from karui.search.stopping.pruning_rules import PruningRules
 from karui.search.trial_index import TrialIndex
 from karui.search.weight_sharing import USUAL, WeightSharing, is_followed
 from karui.spaces.artifact import StageRecord

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from karui.errors import CandidateFailure, CandidateStopped
-from karui.search.pruning_rules import SIZE_SLACK
+from karui.search.stopping.pruning_rules import SIZE_SLACK
 from karui.spaces.axes.cells.choice import CellNetwork
 from karui.spaces.axes.cells.genotype import CellGenotype
 from karui.spaces.axes.students.choice import Student

@@ -13,9 +13,9 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from karui.evaluators.measurement import Measurement
-from karui.search.front import pareto_mask
 from karui.search.objectives import OBJECTIVES
 from karui.search.outcome import Outcome
+from karui.search.statistics.front import pareto_mask
 from karui.spaces.candidate import Candidate
 from karui.studies.storage.store import open_study
 from karui.studies.storage.study_notes import note_baseline

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import karui
 from karui.errors import OutputError
 from karui.evaluators.measurement import Measurement
-from karui.search.front import hypervolume
+from karui.search.statistics.front import hypervolume
 from karui.studies.plotting.figures import HypervolumeNumbers, hypervolume_numbers
 from karui.studies.plotting.plots import Series
 from karui.studies.results.result import StudyResult

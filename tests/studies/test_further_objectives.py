@@ -18,8 +18,8 @@ from karui.evaluators.targets import local
 from karui.evaluators.targets.local import LocalTarget
 from karui.evaluators.timing import energy_meter
 from karui.evaluators.timing.energy_timing import PairEnergy
-from karui.search.front import knee_shares
 from karui.search.objectives import LIMITS, OBJECTIVES, latency_on
+from karui.search.statistics.front import knee_shares
 from karui.studies.choosing.choose import choose
 from karui.studies.choosing.explain import explain_choice
 from karui.studies.comparing.compare import compare_runs, load_run

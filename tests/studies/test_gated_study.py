@@ -12,10 +12,10 @@ import pytest
 from karui.errors import CandidateFailure, CandidateStopped, TargetUnavailable
 from karui.evaluators.measurement import Measurement
 from karui.evaluators.timing.machine_lock import MachineLock
-from karui.search.early_stopping import PruningPolicy
 from karui.search.objectives import with_bounds
 from karui.search.outcome import PEERS, LearningCurve, PastTraining
-from karui.search.pruning_rules import PruningRules, Rival
+from karui.search.stopping.early_stopping import PruningPolicy
+from karui.search.stopping.pruning_rules import PruningRules, Rival
 from karui.spaces.building.build import Builder
 from karui.spaces.building.build_settings import BuildSettings
 from karui.spaces.candidate import Candidate

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from karui.errors import OutputError
 from karui.evaluators.measurement import Measurement
-from karui.search.front import hypervolume
+from karui.search.statistics.front import hypervolume
 from karui.spaces.candidate import Candidate
 from karui.spaces.formats.onnx.packing import pack
 from karui.studies.report import write_report

@@ -12,7 +12,7 @@ import pytest
 
 from karui.errors import TargetUnavailable
 from karui.evaluators.targets import quarantine
-from karui.search import retry_queue
+from karui.search.faults import retry_queue
 from karui.search.record import TrialRecord
 from karui.studies.run import run_study
 from karui.studies.watching.log import read_log

@@ -8,8 +8,8 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluators.measurement import metric_range
-from .objectives import OBJECTIVES, Objective, as_losses
+from ...evaluators.measurement import metric_range
+from ..objectives import OBJECTIVES, Objective, as_losses
 
 Points = Sequence[Sequence[float]] | NDArray[np.float64]
 """Values of shape (n_points, n_objectives)."""

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from ..errors import TargetUnavailable
+from ...errors import TargetUnavailable
 
 PATIENCE_SECONDS = 600.0
 """Once nothing but waiting is left, a search ends where its target has been gone for so long."""

@@ -1,7 +1,7 @@
 """Gates: what stops a candidate before it is dear; plain data, so that they travel to wherever it is made.
 
-A candidate is beaten by a rival only where that dominates it beyond noise, as :mod:`karui.search.noise` has it: the
-difference of two values that were measured has to be more than the root of the sum of their squared spreads.
+A candidate is beaten by a rival only where that dominates it beyond noise, as :mod:`karui.search.statistics.noise` has
+it: the difference of two values that were measured has to be more than the root of the sum of their squared spreads.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ..evaluators.measurement import metric_text
-from .outcome import PEERS, LearningCurve, PastTraining, Stop, optimistic_end
+from ...evaluators.measurement import metric_text
+from ..outcome import PEERS, LearningCurve, PastTraining, Stop, optimistic_end
 
 RuleCheck = Literal["draft", "rungs"]
 """When a candidate is looked at: before its training, by an untrained proxy of its file; and while it trains."""

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..objectives import Objective, as_losses
 from .front import Points, nondominated, pareto_mask
-from .objectives import Objective, as_losses
 
 SPREAD_PER_DEVIATION = 1.96
 """How many standard deviations of a normal distribution a spread is."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import CandidateStopped
-from .front import pareto_mask
-from .objectives import OBJECTIVES, Objective
-from .outcome import LearningCurve, PastTraining, Stop, is_rung
+from ...errors import CandidateStopped
+from ..objectives import OBJECTIVES, Objective
+from ..outcome import LearningCurve, PastTraining, Stop, is_rung
+from ..record import Outcome, TrialRecord
+from ..statistics.front import pareto_mask
 from .pruning_rules import GATES, PruningRules, Rival, RuleCheck, UntrainedProxy
-from .record import Outcome, TrialRecord
 
 
 class EarlyStopping:
@@ -162,7 +162,7 @@ class RuleReport:
     """How one gate did.
 
     Args:
-        gate: One of :data:`~karui.search.pruning_rules.GATES`.
+        gate: One of :data:`~karui.search.stopping.pruning_rules.GATES`.
         stopped: Candidates that it stopped.
         tested: Candidates that it would have stopped, but let through as a test.
         missed: Of these, how many are on the front.

@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..errors import KaruiError, describe_error
-from ..spaces.building.recipe import RECOVERY, training_names
-from .outcome import FaultKind, Outcome, UnexpectedError
+from ...errors import KaruiError, describe_error
+from ...spaces.building.recipe import RECOVERY, training_names
+from ..outcome import FaultKind, Outcome, UnexpectedError
 
 _MACHINE_ERRNOS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ESTALE, errno.ENODEV)

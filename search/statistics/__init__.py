@@ -1,0 +1,1 @@
+"""What is dominated, what a front is worth, and how sure that is beside noise."""

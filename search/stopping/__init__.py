@@ -1,0 +1,1 @@
+"""What ends a candidate early: rules, and the training that asks them."""
