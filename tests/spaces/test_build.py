@@ -681,12 +681,12 @@ class TestBaseline:
             prepare_baseline(task, SETTINGS, tmp_path)
 
     def test_a_model_that_cannot_be_exported_is_the_tasks_fault(self, tiny_task: Task, tmp_path: Path) -> None:
-        class Pair(nn.Module):
-            def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-                return inputs, inputs
+        class NoTensor(nn.Module):
+            def forward(self, inputs: Tensor) -> str:
+                return str(inputs.shape)
 
         with pytest.raises(TaskError, match="cannot be exported"):
-            prepare_baseline(replace(tiny_task, model=Pair()), SETTINGS, tmp_path)
+            prepare_baseline(replace(tiny_task, model=NoTensor()), SETTINGS, tmp_path)
 
 
 class TestReach:
