@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from .architectures import Architecture, Baseline
-from .axes.builtin import AXES
+from .axis_registry import AXES
 from .bit_names import FLOAT_BITS, MOST_BITS_BESIDE_INT8, BitAllocation, BitTraining
 from .build_stage import BuildStage
 from .sparsity_names import ChannelImportance, ChannelScope, ZeroingTime, ZeroPattern

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..errors import SpaceError
 from .architectures import Baseline
 from .axes.axis import Axis, Draw, NetworkAxis, Suggester, all_axes
-from .axes.builtin import AXES
+from .axis_registry import AXES
 from .candidate import BuildStage, Candidate
 
 AnyAxis = TypeVar("AnyAxis", bound=Axis)

@@ -24,7 +24,7 @@ from .data.structured_split import Collate, StructuredSplit, structured, unloade
 from .data.structures import SeesStructure
 from .networks.plain_model import plain_model
 from .networks.trial_run import Wrapped, in_structure
-from .training.output_losses import Distillation, check_distillation
+from .output_losses import Distillation, check_distillation
 
 Loss = Callable[[Any, Targets], Tensor]
 Metric = Callable[[Any, Targets], float]

@@ -15,7 +15,7 @@ import pytest
 
 import karui
 from karui.spaces.axes.axis import NetworkAxis, all_axes
-from karui.spaces.axes.builtin import AXES
+from karui.spaces.axis_registry import AXES
 from karui.spaces.building.recipe import training_names, trainings_of
 from karui.spaces.candidate import Candidate
 
@@ -109,7 +109,7 @@ def test_no_modules_import_each_other() -> None:
     list(TopologicalSorter(IMPORTS).static_order())  # raises CycleError, which names them
 
 
-@pytest.mark.parametrize("room", ["evaluators", "studies"])
+@pytest.mark.parametrize("room", ["spaces", "evaluators", "studies"])
 def test_folders_of_a_room_import_one_way(room: str) -> None:
     """What lies beside the folders counts as a folder of its own."""
     folders: dict[str, set[str]] = {}
@@ -183,7 +183,7 @@ def test_no_module_is_loaded_twice() -> None:
 
 
 NAME_AXES = {
-    "spaces/axes/builtin.py": "the registry",
+    "spaces/axis_registry.py": "the registry",
     "spaces/candidate.py": "holds what they choose, in the words in which its users and its JSON say it",
     "spaces/building/probes/variants.py": "which axis a probe of a layer is for",
     "studies/preflight/preflight_sentences.py": "what fewer bits, zeros and fewer channels win on a target, in words",

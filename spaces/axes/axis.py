@@ -8,10 +8,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from ..architectures import Architecture
+from ..axis_registry import AXES
 from ..candidate import BuildStage, Candidate
 from ..section import Section
 from ..step import FileWork, LaterTraining, NetworkMaterials, Step
-from .builtin import AXES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,7 @@ class Axis(Section):
 
     An instance is the section of one study: its fields are the keys that the file may have. What holds of any
     candidate, searched by this study or not, is said by the class. To add an axis, derive from this class, override
-    what is other than here, and register it: in :data:`~karui.spaces.axes.builtin.AXES`, or from another package under
+    what is other than here, and register it: in :data:`~karui.spaces.axis_registry.AXES`, or from another package under
     the entry points ``karui.axes``, by the name of its section.
     """
 

@@ -15,8 +15,8 @@ from ..data.named import Named
 from ..data.structures import take_apart
 from ..loss_kind import are_class_indices
 from ..networks.memory_layout import channels_first
+from ..output_losses import softened_divergence
 from ..task import Task
-from .output_losses import softened_divergence
 from .teacher import Teacher, TeacherOutput
 
 

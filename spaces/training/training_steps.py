@@ -13,11 +13,11 @@ from ...errors import CandidateFailure
 from ..data.batches import Outputs, Targets, map_targets
 from ..data.named import Named
 from ..loss_kind import outputs_are_logits
+from ..output_losses import distance
 from ..task import Task
 from .attention_transfer import AttentionHints
 from .averaging import WeightAverage
 from .distillation import Batches, distillation_loss
-from .output_losses import distance
 from .precision import outputs_in
 from .teacher import TeacherOutput
 from .training_settings import TrainingSettings

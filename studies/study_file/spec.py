@@ -16,7 +16,7 @@ from ...evaluators.metric import METRICS
 from ...search.objectives import LIMITS, Objective, latency_on
 from ...search.proposals import SamplerName
 from ...spaces.axes.axis import all_axes
-from ...spaces.axes.builtin import AXES
+from ...spaces.axis_registry import AXES
 from ...spaces.building.build_settings import BuildSettings
 from ...spaces.rounding.settings import QuantizationSettings
 from ...spaces.section import Section, Text, count_or_auto
@@ -70,7 +70,7 @@ def told_at(where: Path | str) -> Iterator[None]:
 class WithoutAxes(Section):
     """A study: the task, the axes, the bounds and how long to search.
 
-    Each axis that there is has a section by its name (:data:`~karui.spaces.axes.builtin.AXES`); one that is left out
+    Each axis that there is has a section by its name (:data:`~karui.spaces.axis_registry.AXES`); one that is left out
     is not searched.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from ...errors import StudyFileError
-from ...spaces.axes.builtin import AXES
+from ...spaces.axis_registry import AXES
 from ..storage.shared_files import absolute_location
 from .spec import StudySpec, told_at
 from .spec_faults import (

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ...errors import CandidateFailure, TaskError
-from ..data.named import parts_of
+from ..errors import CandidateFailure, TaskError
+from .data.named import parts_of
 
 OutputKind = Literal["logits", "values", "embedding", "features", "none"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..registry import Registry
+from .registry import Registry
 
 AXES: Registry[Any] = Registry(
     "karui.axes",
