@@ -30,6 +30,7 @@ from karui.spaces.formats.onnx.quantization import rounded_file_check, sparing, 
 from karui.spaces.formats.onnx.quantization.rounding_noise import noise_by_channel
 from karui.spaces.rounding.bit_choice import BitChoice
 from karui.spaces.rounding.settings import QuantizationSettings
+from karui.tests.spaces.test_sparing import Between, Detector
 
 BOUNDS_DB = (-1000.0, 6.0, 12.0, 18.0, 24.0, 30.0)
 """The first spares nothing."""
@@ -39,19 +40,6 @@ OUTPUTS_DB = 4.0
 
 SOUND = (RESNET20, MOBILENET, "mobilenetv4_conv_small")
 SETTINGS = QuantizationSettings(activation_ranges="minmax")
-
-
-class Between(nn.Module):
-    """A function between two convolutions, or behind both."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor], *, ends: bool = False) -> None:
-        super().__init__()
-        self.first, self.function, self.ends = nn.Conv2d(3, 8, 3, padding=1), function, ends
-        self.last = nn.Conv2d(8, 4, 1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        found = self.function(3 * self.first(inputs))
-        return (found if self.ends else self.last(found)).flatten(2)
 
 
 class Masked(nn.Module):
@@ -69,22 +57,13 @@ class Masked(nn.Module):
         return found.transpose(1, 2)
 
 
-class Detector(nn.Module):
-    """Boxes in pixels beside scores."""
-
-    def __init__(self, pixels: float) -> None:
-        super().__init__()
-        self.pixels, self.first = pixels, nn.Conv2d(3, 16, 3, stride=2, padding=1)
-        self.boxes, self.scores = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        seen = self.first(inputs).relu()
-        return torch.cat([self.boxes(seen).sigmoid() * self.pixels, self.scores(seen).sigmoid()], 1).flatten(2)
+def _detector(pixels: float) -> nn.Module:
+    return Detector(lambda boxes, scores: torch.cat([boxes, scores], 1), pixels)
 
 
 BROKEN: dict[str, Callable[[], nn.Module]] = {
-    "boxes of 32 pixels beside scores": lambda: Detector(32.0),
-    "boxes of 320 pixels beside scores": lambda: Detector(320.0),
+    "boxes of 32 pixels beside scores": lambda: _detector(32.0),
+    "boxes of 320 pixels beside scores": lambda: _detector(320.0),
     "a mask of -100": lambda: Masked(-100.0),
     "a mask of -1e4": lambda: Masked(-1e4),
     "a logarithm": lambda: Between(lambda values: (values.relu() + 1e-3).log()),

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ...errors import CandidateFailure, KaruiError, TaskError
 from ...evaluators.accuracy import AccuracyEvaluator
 from ...evaluators.latency import LatencyEvaluator, measure_reference
-from ...evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from ...evaluators.measurement import Evaluator, Measurement
 from ...evaluators.metric import METRICS, Measured, Metric
 from ...evaluators.row_scores import RowStore
@@ -191,17 +190,15 @@ class StudyEvaluators:
         """Return what measures latency on all targets."""
 
         def make(name: str, target: Target) -> Evaluator:
+            one_by_one = split_name if self._over_inputs else None
             ms = reference_ms[name]
-            if self._over_inputs:
-                return LatencyOverInputsEvaluator(target, self.artifact, inputs, split_name, self.timing, ms)
-            return LatencyEvaluator(target, self.artifact, inputs, self.timing, ms)
+            return LatencyEvaluator(target, self.artifact, inputs, self.timing, ms, one_by_one=one_by_one)
 
         return self.targets.evaluator(make, "latency_ratio", only_objective=only_objective)
 
     def _measure_reference(self, target: Target) -> Measurement:
-        if self._over_inputs:
-            return measure_reference_over_inputs(target, self.artifact, self.inputs, "validation", self.timing)
-        return measure_reference(target, self.artifact, self.inputs, self.timing)
+        one_by_one = "validation" if self._over_inputs else None
+        return measure_reference(target, self.artifact, self.inputs, self.timing, one_by_one=one_by_one)
 
     def reach(self, stage: str) -> None:
         """Announce that the candidate has come to a stage; between two of them whoever wants to measure may do so."""

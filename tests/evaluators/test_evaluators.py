@@ -21,7 +21,6 @@ from karui.errors import CandidateFailure, KaruiError
 from karui.evaluators.accuracy import AccuracyEvaluator
 from karui.evaluators.energy import EnergyEvaluator
 from karui.evaluators.latency import LatencyEvaluator, measure_reference
-from karui.evaluators.latency_over_inputs import LatencyOverInputsEvaluator, measure_reference_over_inputs
 from karui.evaluators.loading import LoadEvaluator
 from karui.evaluators.measurement import Evaluator, Measurement
 from karui.evaluators.memory import MemoryEvaluator
@@ -112,7 +111,7 @@ EVALUATORS: dict[str, tuple[Callable[[Artifact], Evaluator], list[str]]] = {
         ["latency_ratio", "latency_ms"],
     ),
     "latency over inputs": (
-        lambda reference: LatencyOverInputsEvaluator(LocalTarget(), reference, SOME_INPUTS, "validation", QUICK, 2.0),
+        lambda reference: LatencyEvaluator(LocalTarget(), reference, SOME_INPUTS, QUICK, 2.0, one_by_one="validation"),
         ["latency_ratio", "latency_ms", "latency_p95_ratio"],
     ),
     "load": (lambda reference: LoadEvaluator(LocalTarget(), reference, QUICK), LOAD_MEASUREMENTS),
@@ -303,13 +302,13 @@ def test_a_reference_without_a_latency_is_refused(scaling: Artifact, reference_m
     with pytest.raises(ValueError, match="reference_ms: a positive number expected"):
         LatencyEvaluator(LocalTarget(), scaling, inputs, QUICK, reference_ms)
     with pytest.raises(ValueError, match="reference_ms: a positive number expected"):
-        LatencyOverInputsEvaluator(LocalTarget(), scaling, inputs, "test", QUICK, reference_ms)
+        LatencyEvaluator(LocalTarget(), scaling, inputs, QUICK, reference_ms, one_by_one="test")
 
 
 def test_latency_over_inputs_is_a_ratio_of_means_and_one_of_tails(scaling: Artifact) -> None:
     target = FixedTarget(LOAD_TIMING, over_inputs=INPUTS_TIMING)
     # The machine runs at half the speed it had when the reference took 2 ms.
-    evaluator = LatencyOverInputsEvaluator(target, scaling, SOME_INPUTS, "test", QUICK, reference_ms=2.0)
+    evaluator = LatencyEvaluator(target, scaling, SOME_INPUTS, QUICK, reference_ms=2.0, one_by_one="test")
     ratio, milliseconds, tail = evaluator.measure(scaling)
     # and 5 % by which one run may differ from another
     spread = math.hypot(0.01, 0.05 * 0.25)
@@ -334,7 +333,7 @@ def test_latency_over_inputs_is_a_ratio_of_means_and_one_of_tails(scaling: Artif
 
 
 def test_the_reference_over_inputs_is_measured_against_itself(scaling: Artifact) -> None:
-    measurement = measure_reference_over_inputs(FixedTarget(LOAD_TIMING), scaling, SOME_INPUTS, "validation", QUICK)
+    measurement = measure_reference(FixedTarget(LOAD_TIMING), scaling, SOME_INPUTS, QUICK, one_by_one="validation")
     assert (measurement.name, measurement.value, measurement.spread, measurement.unit) == ("latency_ms", 4.0, 0.1, "ms")
     assert measurement.count == 300
     assert (measurement.conditions["self_ratio"], measurement.conditions["self_ratio_spread"]) == (0.25, 0.01)

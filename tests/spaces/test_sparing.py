@@ -30,7 +30,7 @@ STEPS = 12
 
 
 class Between(nn.Module):
-    """A function between two convolutions."""
+    """A function between two convolutions, or behind both."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], *, ends: bool = False) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class Attention(nn.Module):
 class Detector(nn.Module):
     """Boxes in pixels beside scores."""
 
-    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor], pixels: float = 320.0) -> None:
         super().__init__()
-        self.join, self.first = join, nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.join, self.pixels, self.first = join, pixels, nn.Conv2d(3, 16, 3, stride=2, padding=1)
         self.boxes, self.scores = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         seen = self.first(inputs).relu()
-        return self.join(self.boxes(seen).sigmoid() * 320, self.scores(seen).sigmoid()).flatten(2)
+        return self.join(self.boxes(seen).sigmoid() * self.pixels, self.scores(seen).sigmoid()).flatten(2)
 
 
 def _rows(inputs: Tensor) -> Tensor:
