@@ -9,15 +9,16 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...spaces.file_lock import held
 from ..timing.alternating import PairTiming, TimingSettings, median_with_spread
-from ..timing.machine_lock import open_lock, shared_folder
+from ..timing.machine_lock import open_own_lock, shared_folder
 from ..timing.over_inputs import InputsTiming, summarize
 from .inputs_file import InputsFile
 from .program import UNKNOWN, Program
@@ -165,14 +166,6 @@ class CommandTarget:
             runs_per_block=(1, 1),
         )
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> contextlib.AbstractContextManager[bool]:
         """Let one process at a time run this command on this machine, since there is one device behind it."""
-        lock = open_lock(shared_folder() / self.lock_name)
-        if not lock.take(shared=False, wait=False):
-            self._tell(f"{FOR_DEVICE} {self.name}")
-            lock.take(shared=False, wait=True)
-        try:
-            yield
-        finally:
-            lock.let_go()
+        return held(open_own_lock(shared_folder() / self.lock_name), lambda: self._tell(f"{FOR_DEVICE} {self.name}"))

@@ -7,16 +7,12 @@ that one for ever, or put something else in its place: it is waited for so long 
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from ...spaces.file_lock import HAS_FLOCK, Flock
 
 LOCK_NAME, OWN_LOCK_NAME = "karui-device.lock", "measuring.lock"
 
@@ -44,8 +40,8 @@ class DeviceLock:
         self._own_path = folder / OWN_LOCK_NAME
         self._shared_path = (shared_folder or Path(tempfile.gettempdir())) / LOCK_NAME
         self._clock = clock
-        self._own: int | None = None
-        self._shared: int | None = None
+        self._own: Flock | None = None
+        self._shared: Flock | None = None
         self._since: float | None = None
         self._is_patient = True
 
@@ -55,7 +51,7 @@ class DeviceLock:
         Raises:
             OSError: Where the own lock cannot be used.
         """
-        if fcntl is None:
+        if not HAS_FLOCK:
             return True
         if self._own is None and not self._take_own():
             return False
@@ -76,13 +72,12 @@ class DeviceLock:
         """Let go of both."""
         for lock in (self._shared, self._own):
             if lock is not None:
-                os.close(lock)
+                lock.let_go()
         self._shared = self._own = None
 
     def _take_own(self) -> bool:
-        lock = os.open(str(self._own_path), os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        if not _hold(lock):
-            os.close(lock)
+        lock = Flock(self._own_path)
+        if not lock.take():
             return False
         self._own = lock
         return True
@@ -91,37 +86,11 @@ class DeviceLock:
         """Take the shared lock, and say whether it is held; the word says where it can never be."""
         self.word = ""
         try:
-            lock = _open_shared(self._shared_path)
+            lock = Flock(self._shared_path, 0o644, os.O_RDONLY)  # the file may be another user's
         except OSError as error:
             self.word = f"{self._shared_path} cannot be used ({error.strerror or error})"
             return False
-        if not _hold(lock):
-            os.close(lock)
+        if not lock.take():
             return False
         self._shared = lock
         return True
-
-
-def _open_shared(path: Path) -> int:
-    """Open the lock that everybody who measures on this device takes, made where it is missing.
-
-    Raises:
-        OSError: Where it is no file that this user may read.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        lock = os.open(str(path), flags)
-    except FileNotFoundError:
-        lock = os.open(str(path), flags | os.O_CREAT, 0o644)
-    if not stat.S_ISREG(os.fstat(lock).st_mode):
-        os.close(lock)
-        raise OSError("it is no file")
-    return lock
-
-
-def _hold(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

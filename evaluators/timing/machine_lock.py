@@ -9,23 +9,15 @@ Parnas, CACM 1971, their second problem; the turnstile after Downey, The Little 
 from __future__ import annotations
 
 import errno
-import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
-
-from filelock import FileLock, Timeout
 
 from ...errors import OutputError
+from ...spaces import file_lock
+from ...spaces.file_lock import Lock, held
 from .lock_folder import shared_folder as shared_folder
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 ROOM, TURNSTILE = "working.lock", "measuring.lock"
 
@@ -52,8 +44,8 @@ class MachineLock:
     def __init__(self, folder: Path | None = None) -> None:
         folder = folder or shared_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._room = open_lock(folder / ROOM)
-        self._turnstile = open_lock(folder / TURNSTILE)
+        self._room = open_own_lock(folder / ROOM)
+        self._turnstile = open_own_lock(folder / TURNSTILE)
         self._works = self._measures = False
         self.told: Callable[[bool], None] = _tell_nobody
 
@@ -76,7 +68,7 @@ class MachineLock:
         """
         if not self._works:
             return
-        if self._turnstile.take(shared=True, wait=False):
+        if self._turnstile.take(shared=True):
             self._turnstile.let_go()
             return
         self._leave()
@@ -91,8 +83,8 @@ class MachineLock:
         """
         with (
             self.resting(),
-            _held(self._turnstile, waits) as waited,
-            _held(self._room, None if waited else waits) as waited_for_room,
+            held(self._turnstile, waits) as waited,
+            held(self._room, None if waited else waits) as waited_for_room,
         ):
             if waited or waited_for_room:
                 self.told(False)
@@ -112,8 +104,8 @@ class MachineLock:
         self._room.let_go()
         self._turnstile.let_go()
         time.sleep(_PAUSE_SECONDS)  # who waits has to notice
-        self._turnstile.take(shared=False, wait=True)
-        self._room.take(shared=False, wait=True)
+        self._turnstile.take(wait=True)
+        self._room.take(wait=True)
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -137,7 +129,7 @@ class MachineLock:
     def _take_shared(self, lock: Lock) -> None:
         """Wait for a lock, and tell of that where it takes longer than usual."""
         told_at = time.monotonic() + TELLS_AFTER_SECONDS
-        while not lock.take(shared=True, wait=False):
+        while not lock.take(shared=True):
             if time.monotonic() >= told_at:
                 self.told(True)
                 lock.take(shared=True, wait=True)
@@ -155,92 +147,14 @@ def _tell_nobody(waits: bool) -> None:
     """Tell nobody of a wait."""
 
 
-class Lock(Protocol):
-    """A lock on a file that the system lets go of when its process ends."""
-
-    def take(self, *, shared: bool, wait: bool) -> bool:
-        """Take it, shared or for oneself alone; say whether that worked out."""
-
-    def let_go(self) -> None:
-        """Let go of it."""
-
-
-@contextmanager
-def _held(lock: Lock, waits: Callable[[], None] | None) -> Iterator[bool]:
-    """Hold a lock alone; yield whether that took waiting."""
-    waited = not lock.take(shared=False, wait=False)
-    if waited:
-        if waits is not None:
-            waits()
-        lock.take(shared=False, wait=True)
-    try:
-        yield waited
-    finally:
-        lock.let_go()
-
-
-class _Flock:
-    """A lock by flock(2)."""
-
-    def __init__(self, path: Path) -> None:
-        # Kept open as long as this object; forked children share it, and take it no further.
-        self._file = _open_own(path)
-
-    def __del__(self) -> None:
-        if (file := getattr(self, "_file", None)) is not None:
-            os.close(file)
-
-    def take(self, *, shared: bool, wait: bool) -> bool:
-        how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-        try:
-            fcntl.flock(self._file, how)
-        except BlockingIOError:
-            return False
-        return True
-
-    def let_go(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-
-
-class ExclusiveOnly:
-    """The same where the system knows no shared locks: everybody holds it alone, so that workers take turns.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(path)
-
-    def take(self, *, shared: bool, wait: bool) -> bool:  # noqa: ARG002
-        """Take it; say whether that worked out."""
-        try:
-            self._lock.acquire(blocking=wait)
-        except Timeout:
-            return False
-        return True
-
-    def let_go(self) -> None:
-        """Let go of it."""
-        self._lock.release()
-
-
-open_lock: Callable[[Path], Lock] = ExclusiveOnly if fcntl is None else _Flock
-"""Opens a lock on a file in the best way that this system knows."""
-
-
-def _open_own(path: Path) -> int:
-    """Open a lock's file, made where it is missing; nothing that a link leads to, and nothing but a file.
+def open_own_lock(path: Path) -> Lock:
+    """Open a lock of this machine.
 
     Raises:
-        OutputError: Where it is none, or cannot be opened.
+        OutputError: Where something else lies there, or it cannot be opened.
     """
-    fault = "it is no file"
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-        if stat.S_ISREG(os.fstat(file).st_mode):
-            return file
-        os.close(file)
+        return file_lock.open_lock(path)
     except OSError as error:
         fault = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
     raise OutputError(

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-if sys.platform != "win32":
-    import fcntl
+from ..file_lock import HAS_FLOCK, Lock, open_lock
 
 _LOOKS_EVERY_SECONDS = 0.2
 
@@ -44,7 +39,7 @@ def read_write_lock(
     try:
         yield
     finally:
-        held.release()
+        held.let_go()
 
 
 @contextmanager
@@ -59,54 +54,20 @@ def lock_if_free(path: Path) -> Iterator[bool]:
         yield held is not None
     finally:
         if held is not None:
-            held.release()
+            held.let_go()
 
 
 def forget(path: Path) -> None:
     """Remove the file of a lock that the caller holds exclusively."""
-    if sys.platform != "win32":  # Windows removes no open files
+    if HAS_FLOCK:  # Windows removes no open files
         path.unlink(missing_ok=True)
 
 
-if sys.platform == "win32":
-
-    def _acquire(path: Path, *, shared: bool, wait: bool) -> FileLock | None:  # noqa: ARG001
-        lock = FileLock(path, blocking=wait)
-        with suppress(Timeout):
-            lock.acquire()
+def _acquire(path: Path, *, shared: bool, wait: bool) -> Lock | None:
+    while True:
+        lock = open_lock(path, 0o666)
+        if not lock.take(shared=shared, wait=wait):
+            return None
+        if lock.is_in_place():
             return lock
-        return None
-
-else:
-
-    class _Held:
-        def __init__(self, descriptor: int) -> None:
-            self._descriptor = descriptor
-
-        def release(self) -> None:
-            # Said, not left to closing: a forked child that outlives this process may have the descriptor as well.
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            os.close(self._descriptor)
-
-    def _acquire(path: Path, *, shared: bool, wait: bool) -> _Held | None:
-        operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, operation)
-                if _is_at(descriptor, path):
-                    return _Held(descriptor)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except BaseException:
-                os.close(descriptor)
-                raise
-            # Whoever held it has removed the file: others will meet at a new one.
-            os.close(descriptor)
-
-    def _is_at(descriptor: int, path: Path) -> bool:
-        try:
-            return os.path.samestat(os.fstat(descriptor), path.stat())
-        except FileNotFoundError:
-            return False
+        lock.let_go()  # whoever held it has removed the file: others will meet at a new one

@@ -17,7 +17,7 @@ import pytest
 from karui.errors import CandidateFailure, KaruiError, TargetUnavailable
 from karui.evaluators.targets.command import FEWEST_PAIRS, CommandTarget
 from karui.evaluators.timing.alternating import TimingSettings
-from karui.evaluators.timing.machine_lock import open_lock, shared_folder
+from karui.evaluators.timing.machine_lock import open_own_lock, shared_folder
 
 INPUTS = np.arange(6, dtype=np.float32).reshape(2, 3)
 SETTINGS = TimingSettings(min_blocks=10, max_blocks=40, max_seconds=1.0)
@@ -254,7 +254,7 @@ def test_the_documented_example_for_phones_works(phone: CommandTarget, reference
 def test_one_process_at_a_time_runs_the_program(make_target: MakeTarget, reference: Path) -> None:
     told: list[str] = []
     target = make_target(prints('{"latency_ms": 1}'), tell=told.append)
-    lock = open_lock(shared_folder() / target.lock_name)
+    lock = open_own_lock(shared_folder() / target.lock_name)
     with ThreadPoolExecutor(1) as pool:
         assert lock.take(shared=False, wait=True)
         future = pool.submit(target.time_pair, reference, reference, INPUTS, SETTINGS)

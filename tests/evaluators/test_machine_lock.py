@@ -15,18 +15,21 @@ import pytest
 from karui.evaluators.measurement import Measurement
 from karui.evaluators.timing import machine_lock
 from karui.evaluators.timing.exclusive_use import Elsewhere, Undisturbed
-from karui.evaluators.timing.machine_lock import ExclusiveOnly, MachineLock
+from karui.evaluators.timing.machine_lock import MachineLock
+from karui.spaces import file_lock
 from karui.spaces.artifact import Artifact
+from karui.spaces.file_lock import ExclusiveOnly
 
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from karui.evaluators.timing import machine_lock
-from karui.evaluators.timing.machine_lock import ExclusiveOnly, MachineLock
+from karui.evaluators.timing.machine_lock import MachineLock
+from karui.spaces import file_lock
+from karui.spaces.file_lock import ExclusiveOnly
 
 folder, role, opener = sys.argv[1:]
 if opener == "ExclusiveOnly":
-    machine_lock.open_lock = ExclusiveOnly
+    file_lock.open_lock = ExclusiveOnly
 lock = MachineLock(Path(folder))
 diary = os.open(Path(folder) / "diary", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 now = time.monotonic_ns  # the same clock for all processes of a machine
@@ -65,9 +68,9 @@ else:
 """
 
 
-@pytest.fixture(params=[machine_lock.open_lock, ExclusiveOnly], ids=["flock", "exclusive"])
+@pytest.fixture(params=[file_lock.open_lock, ExclusiveOnly], ids=["flock", "exclusive"])
 def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type:
-    monkeypatch.setattr(machine_lock, "open_lock", request.param)
+    monkeypatch.setattr(file_lock, "open_lock", request.param)
     found: type = request.param
     return found
 
@@ -134,11 +137,12 @@ def test_whoever_trains_for_hours_lets_measuring_pass(tmp_path: Path, start: Sta
 HOLDER = """
 import sys, time
 from pathlib import Path
-from karui.evaluators.timing import machine_lock
-from karui.evaluators.timing.machine_lock import ExclusiveOnly, MachineLock
+from karui.evaluators.timing.machine_lock import MachineLock
+from karui.spaces import file_lock
+from karui.spaces.file_lock import ExclusiveOnly
 
 if sys.argv[3] == "ExclusiveOnly":
-    machine_lock.open_lock = ExclusiveOnly
+    file_lock.open_lock = ExclusiveOnly
 with getattr(MachineLock(Path(sys.argv[1])), sys.argv[2])():
     print("ready", flush=True)
     time.sleep(600)

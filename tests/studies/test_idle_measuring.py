@@ -17,7 +17,7 @@ from karui.evaluators.measurement import Measurement
 from karui.evaluators.targets.command import CommandTarget
 from karui.evaluators.targets.quarantine import Quarantine
 from karui.evaluators.timing.alternating import TimingSettings
-from karui.evaluators.timing.machine_lock import open_lock, shared_folder
+from karui.evaluators.timing.machine_lock import open_own_lock, shared_folder
 from karui.search import runner
 from karui.search.executor import InProcess
 from karui.search.outcome import Outcome
@@ -180,7 +180,7 @@ def test_a_real_target_lets_itself_be_refused_and_measures_later(tmp_path: Path)
     arguments = (program, program, np.zeros((1, 1)), TimingSettings(max_seconds=0.01))
     folder = shared_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open_lock(folder / command.lock_name)
+    lock = open_own_lock(folder / command.lock_name)
     assert lock.take(shared=False, wait=False)
     with pytest.raises(RefusedError, match="waiting for device phone"):
         target.time_pair(*arguments)
