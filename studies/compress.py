@@ -45,7 +45,7 @@ def compress(
     results folder. Whoever wants to set more writes a :class:`karui.StudySpec` and calls :func:`karui.run_study`.
 
     Args:
-        model: The trained network; it takes one batch of inputs and returns one tensor.
+        model: The trained network; it takes one batch of inputs and gives one of outputs.
         train: Data set of ``(input, target)`` pairs for recovery training.
         validation: Data by which candidates are compared.
         test: Data touched only to measure the front again.
