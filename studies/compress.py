@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..spaces.data.batches import Pairs
+    from ..spaces.data.structured_split import Collate
+    from ..spaces.output_losses import Distillation
     from ..spaces.task import Loss, Metric, Task
 
 
@@ -33,6 +35,9 @@ def compress(
     min_accuracy: str | float | None = None,
     loss: Loss | None = None,
     metric: Metric | None = None,
+    collate: Collate | None = None,
+    targets: str | Sequence[str] = (),
+    distillation: Distillation = None,
     axes: Sequence[Axis] | None = None,
     name: str = "compressed",
     out: str | Path | None = None,
@@ -46,7 +51,7 @@ def compress(
 
     Args:
         model: The trained network; it takes one batch of inputs and gives one of outputs.
-        train: Data set of ``(input, target)`` pairs for recovery training.
+        train: Data set of ``(inputs, target)`` pairs for recovery training, or a ``DataLoader`` of one.
         validation: Data by which candidates are compared.
         test: Data touched only to measure the front again.
         trials: Candidates to evaluate.
@@ -56,6 +61,9 @@ def compress(
         min_accuracy: Lowest metric on validation, such as ``0.9`` or ``"0.98x"``.
         loss: Maps (outputs, targets) of a batch to a scalar tensor; cross entropy where left out.
         metric: Maps (outputs, targets) of a split to a number, higher is better; top-1 accuracy where left out.
+        collate: Makes a batch of a list of samples, as in a ``DataLoader``; torch's where left out.
+        targets: Names of the targets, where samples are dicts that hold them beside the inputs.
+        distillation: What the outputs are, from which candidates learn; see :class:`karui.Task`.
         axes: What is searched, such as ``[karui.BitsAxis(weights=(4, 8))]``; what ``karui init`` writes, where left
             out: bits, sparsity, students and cells, as far as they fit the task (the last two need images).
         name: Name of the study, also of its folder under ``runs/``.
@@ -70,7 +78,10 @@ def compress(
     from ..spaces.task import Task
 
     functions = {key: part for key, part in (("loss", loss), ("metric", metric)) if part is not None}
-    task = Task(model=model, train=train, validation=validation, test=test, **functions)  # type: ignore[arg-type]
+    task = Task(
+        model=model, train=train, validation=validation, test=test, collate=collate, targets=targets,
+        distillation=distillation, **functions,  # type: ignore[arg-type]
+    )  # fmt: skip
     spec = StudySpec(
         name=name,
         trials=trials,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import TensorDataset
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
 
 import karui
+from karui.studies.bundle.verify import verify_bundle
 
 FEW = 2
 
@@ -58,6 +64,77 @@ def test_a_result_is_picked_from_read_and_drawn(result: karui.StudyResult, tmp_p
     assert (tmp_path / "deploy" / "model.onnx").stat().st_size == row["size_bytes"]
     with pytest.raises(karui.NothingFits):
         karui.pick(result, max_size=1)
+
+
+@dataclass
+class Answer:
+    """What a network of two inputs gives."""
+
+    logits: Tensor
+    loss: Tensor | None = None
+
+
+class LargerOfTwo(nn.Module):
+    """Says which of two numbers is the larger one, without training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 32, bias=False), nn.Linear(1, 32, bias=False)
+        nn.init.ones_(self.first.weight)
+        nn.init.constant_(self.second.weight, -1.0)
+        self.last = nn.Linear(32, 2, bias=False)
+        with torch.no_grad():
+            self.last.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 32))
+
+    def forward(self, one: Tensor, other: Tensor) -> Answer:
+        return Answer(self.last(self.first(one) + self.second(other)))
+
+
+class Numbers(Dataset[dict[str, Tensor]]):
+    """Dicts that hold the targets among the inputs: which of the two numbers is larger."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.pairs = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        one, other = self.pairs[index, :1], self.pairs[index, 1:]
+        return {"other": other, "one": one, "larger": (other > one).long()[0]}
+
+
+def _share_right(outputs: Answer, larger: Tensor) -> float:
+    return float((outputs.logits.argmax(1) == larger).float().mean())
+
+
+@pytest.mark.filterwarnings("ignore:Task")
+def test_a_model_of_two_inputs_goes_all_the_way_to_a_device(tmp_path: Path) -> None:
+    result = karui.compress(
+        LargerOfTwo().eval(),
+        *(Numbers(count, seed) for seed, count in enumerate((64, 64, 50))),  # type: ignore[arg-type]
+        targets="larger",
+        loss=lambda outputs, larger: nn.functional.cross_entropy(outputs.logits, larger),
+        metric=_share_right,
+        distillation="none",
+        trials=1,
+        axes=[karui.BitsAxis(weights=(8,), activations=(32,))],
+        out=tmp_path / "out",
+    )
+    assert result.front["mark"].tolist() == ["holds"]
+    assert result.front["test_accuracy"].tolist() == [1.0]
+    karui.pick(result, export=tmp_path / "deploy")
+    session = onnxruntime.InferenceSession(tmp_path / "deploy" / "model.onnx")
+    assert {each.name for each in session.get_inputs()} == {"one", "other"}
+    one, other = (np.array(each, np.float32) for each in ([[3.0], [-1.0]], [[2.0], [5.0]]))
+    (logits,) = session.run(["logits"], {"one": one, "other": other})
+    np.testing.assert_allclose(logits, 32 * (one - other) * np.array([[1.0, -1.0]]), rtol=0.02)
+    ran = subprocess.run(
+        [sys.executable, "run.py"], cwd=tmp_path / "deploy", check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    checks = {check.name: check.verdict for check in verify_bundle(tmp_path / "deploy").checks}
+    assert all(verdict == "kept" for name, verdict in checks.items() if name != "latency"), checks
 
 
 def test_the_same_call_goes_on(result: karui.StudyResult) -> None:
