@@ -13,6 +13,7 @@ from ..data.batches import Pairs, read_inputs
 from ..data.named import describe_shapes
 from ..data.structured_split import StructuredSplit
 from ..data.structures import Structure, TakenApart, take_apart
+from .memory_layout import channels_first
 from .running import copy_network
 from .structured_network import StructuredNetwork
 
@@ -68,7 +69,7 @@ def in_structure(model: nn.Module, split: Pairs) -> Wrapped:
 def _answer(model: nn.Module, inputs: Structure | None, batch: Any) -> Any:
     copied = copy_network(model).cpu().eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return StructuredNetwork(copied, inputs).answer(batch)
+        return StructuredNetwork(copied, inputs).answer(channels_first(batch))
 
 
 def _has_parts(answer: Any) -> bool:

@@ -150,7 +150,7 @@ FAULTS = {
         "        def forward(self, images):\n"
         "            return super().forward(images), images\n"
         "    return task_with(model=Two(Sizes()))",
-        ["one row of outputs", "tuple"],
+        ["several outputs", "no loss that reads them", "output_0, output_1", "give the task a loss"],
     ),
     "wrong_shape": (
         "    return task_with(train=TensorDataset(torch.zeros(9, 3, 8, 8), torch.zeros(9).long()))",

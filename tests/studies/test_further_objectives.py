@@ -230,8 +230,8 @@ def test_each_target_is_an_objective_of_its_own(tmp_path: Path) -> None:
     assert stored.metric_names == names
     again = result.front.set_index("trial")
     holding = set(again.index[again["mark"] == "holds"])
-    fresh = result.front.drop(columns="accuracy").rename(columns={"test_accuracy": "accuracy"})
-    assert holding <= undominated(fresh, names)
+    # accuracy is that of validation: the test split has no say in which of several points is the better one
+    assert holding <= undominated(result.front, names)
     told = explain_choice(choose(out))[0]
     assert "latency@two" in told or "the only point" in told  # of one alone there is nothing to weigh
 
