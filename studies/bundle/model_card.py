@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..results.metric_text import speed_text
 from .config import SAMPLES, steps_in
 
 
@@ -88,7 +89,7 @@ def _measured(config: dict[str, Any]) -> str:
         "|---|---|---|",
         f"| size | {size:,.0f} bytes ({size_before / size:.1f}x smaller) | {size_before:,.0f} bytes |",
         f"| latency | {_interval(milliseconds, 4)} ms | {milliseconds['conditions']['reference_ms']:.4f} ms |",
-        f"| latency, share of the float32 model's | {_interval(ratio, 4)} ({1 / ratio['value']:.2f}x faster) | 1 |",
+        f"| latency, share of the float32 model's | {_interval(ratio, 4)} ({speed_text(ratio['value'])}) | 1 |",
         *_rows_of_some(found),
         f"| {plain(test['conditions']['metric'])}, test split of {test['count']:,} | {_interval(test, 4)} "
         f"| {_interval(test_before, 4)} |",

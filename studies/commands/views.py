@@ -10,7 +10,7 @@ from rich.text import Text
 from ..bundle.model_card import standing
 from ..choosing.ranking import target_columns
 from ..results.certification import HOLDS
-from ..results.metric_text import loss_of, loss_text, with_interval
+from ..results.metric_text import loss_of, loss_text, speed_text, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -145,10 +145,10 @@ def point_view(row: pd.Series[Any], baseline: Mapping[str, Measurement] | None =
     view.add_row("point", Text(f"{row['point']}, trial {row['trial']}: {row['candidate']}"))
     smaller = f" ({row['size_x']:.1f}x smaller)" if "size_x" in row else ""
     view.add_row("size", f"{row['size_bytes']:,.0f} bytes{smaller}")
-    view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({1 / row['latency_ratio']:.2f}x faster)")
+    view.add_row("latency", f"{with_spread(row, 'latency_ms', 3)} ms ({speed_text(row['latency_ratio'])})")
     for target, column in target_columns(row.index).items():
         if (ratio := row.get(f"latency_ratio@{target}", float("nan"))) == ratio:
-            told = f"{with_spread(row, column, 3)} ms ({1 / ratio:.2f}x faster) on {target}"
+            told = f"{with_spread(row, column, 3)} ms ({speed_text(ratio)}) on {target}"
             view.add_row("", Text(told))
     if (tail := row.get("latency_p95_ratio", float("nan"))) == tail:
         view.add_row("", f"{tail:.2f}x your model's, 95th percentile over inputs")

@@ -70,3 +70,8 @@ def loss_of(row: pd.Series[Any], baseline: Measurement) -> tuple[float, float]:
         return lost, float(paired)
     spread = float(row.get(f"{baseline.name}_spread", 0.0))
     return lost, math.hypot(0.0 if math.isnan(spread) else spread, baseline.spread)
+
+
+def speed_text(latency_ratio: float) -> str:
+    """Return what a share of another file's time is in words, such as ``2.50x faster`` or ``1.30x slower``."""
+    return f"{1 / latency_ratio:.2f}x faster" if latency_ratio <= 1 else f"{latency_ratio:.2f}x slower"

@@ -18,6 +18,7 @@ from karui.search.objectives import OBJECTIVES
 from karui.search.record import TrialRecord
 from karui.spaces.candidate import Candidate
 from karui.studies.certifying.pairing import Pairing
+from karui.studies.results.metric_text import speed_text
 from karui.studies.results.tables import edge_records, front_records, measurement_columns, trials_table, write_csv
 
 from .conftest import make_record
@@ -138,3 +139,10 @@ def test_a_stopped_trial_and_one_that_was_let_through_say_which_gate_and_why() -
     assert table["stage"].to_list() == ["front", "size"]
     assert table["reason"].to_list() == [stopped.reason, through.reason]
     assert table["on_front"].to_list() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(0.4, "2.50x faster"), (1.0, "1.00x faster"), (1.3, "1.30x slower"), (4.0, "4.00x slower")]
+)
+def test_a_file_that_takes_longer_is_slower_in_words(ratio: float, text: str) -> None:
+    assert speed_text(ratio) == text
