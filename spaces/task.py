@@ -22,12 +22,16 @@ from .data.float32_data import in_float32
 from .data.named import Named, Shapes, shapes_of
 from .data.structured_split import Collate, StructuredSplit, structured, unloaded
 from .data.structures import SeesStructure
+from .metric_object import MetricObject, as_metric
 from .networks.plain_model import plain_model
 from .networks.trial_run import Wrapped, in_structure
 from .output_losses import Distillation, check_distillation
 
 Loss = Callable[[Any, Targets], Tensor]
 Metric = Callable[[Any, Targets], float]
+
+USUAL_METRIC = "accuracy"
+"""What the metric is called where nobody says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +56,10 @@ class Task:
         test: Held-out data, touched only to re-measure the final front.
         calibration: Data from which ranges of activations are taken, by samples spread over them; ``train`` where None.
         loss: Maps (outputs, targets) of a batch to a scalar tensor; outputs are in the model's own structure.
-        metric: Maps (outputs, targets) of a whole split to a number; higher is better. Outputs as for the loss.
-        metric_name: What the metric is called in tables and plots.
+        metric: Maps (outputs, targets) of a whole split to a number; higher is better. Outputs as for the loss. Or an
+            object with ``update``, ``compute`` and ``reset``, as those of torchmetrics are; where its
+            ``higher_is_better`` is False, its negative is compared.
+        metric_name: What the metric is called in tables and plots; an object goes by its type where left out.
         baseline_epochs: Epochs for which karui trains ``model`` once before the search; 0 for a trained model.
         augment: Optional change of a training batch of inputs (for example random flips), applied in training only.
         preprocessing: How raw data become inputs, in words or as JSON-able numbers (such as mean and deviation): what
@@ -78,7 +84,7 @@ class Task:
     calibration: Pairs | None = None
     loss: Loss = cross_entropy
     metric: Metric = top1_accuracy
-    metric_name: str = "accuracy"
+    metric_name: str = USUAL_METRIC
     baseline_epochs: int = 0
     augment: Callable[[Tensor], Tensor] | None = None
     preprocessing: Mapping[str, Any] | str | None = None
@@ -106,6 +112,9 @@ class Task:
             split, collate = unloaded(getattr(self, name), self.collate)
             if split is not None or name != "calibration":
                 object.__setattr__(self, name, _checked(name, split, collate, self._target_names, self.model))
+        object.__setattr__(self, "metric", as_metric(self.metric))
+        if isinstance(self.metric, MetricObject) and self.metric_name == USUAL_METRIC:
+            object.__setattr__(self, "metric_name", self.metric.name)
         for name in ("loss", "metric"):
             if not callable(getattr(self, name)):
                 raise TaskError(
@@ -121,7 +130,7 @@ class Task:
                 expected="a whole number, 0 or more",
                 got=repr(self.baseline_epochs),
             )
-        _check_papers(self.preprocessing, self.labels)
+        _check_metadata(self.preprocessing, self.labels)
         self._take_plain()
 
     def _take_plain(self) -> None:
@@ -298,7 +307,7 @@ def _check_targets(split: Any, where: str, count: int, first: Any) -> None:
         raise TaskError(error.what, where=where, expected=error.expected, got=error.got, remedy=error.remedy) from error
 
 
-def _check_papers(preprocessing: Any, labels: Any) -> None:
+def _check_metadata(preprocessing: Any, labels: Any) -> None:
     """Check what is only handed on with the file: found out at its export, it would be too late."""
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
         raise TaskError(
