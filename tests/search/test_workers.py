@@ -402,8 +402,10 @@ def test_every_ending_is_noted(make_workers: MakeWorkers, make_loop: MakeLoop) -
     faulty = {record.number: (record.reason, record.candidate) for record in log.records if record.state == "failed"}
     tried = [details["trial"] for event, details in log.events if event == "unexpected error"]
     for number, (reason, candidate) in faulty.items():
-        assert tried.count(number) == (3 if candidate and candidate.weight_bits == 7 else 0)
-        assert ("3 times, while others came through" in reason) == (tried.count(number) == 3)
+        # three times with another coming through in between; a try before any has come through does not count
+        is_tried_again = candidate is not None and candidate.weight_bits == 7
+        assert tried.count(number) >= 3 if is_tried_again else tried.count(number) == 0
+        assert ("3 times, while others came through" in reason) == is_tried_again
     assert all("KeyError" in details["traceback"] for event, details in log.events if event == "unexpected error")
 
 
