@@ -24,6 +24,7 @@ from .data.structured_split import Collate, StructuredSplit, structured, unloade
 from .data.structures import SeesStructure
 from .metric_object import MetricObject, as_metric
 from .networks.plain_model import plain_model
+from .networks.structured_network import own_network
 from .networks.trial_run import Wrapped, in_structure
 from .output_losses import Distillation, check_distillation
 
@@ -111,7 +112,9 @@ class Task:
         for name in ("train", "validation", "test", "calibration"):
             split, collate = unloaded(getattr(self, name), self.collate)
             if split is not None or name != "calibration":
-                object.__setattr__(self, name, _checked(name, split, collate, self._target_names, self.model))
+                object.__setattr__(
+                    self, name, _checked(name, split, collate, self._target_names, own_network(self.model))
+                )
         object.__setattr__(self, "metric", as_metric(self.metric))
         if isinstance(self.metric, MetricObject) and self.metric_name == USUAL_METRIC:
             object.__setattr__(self, "metric_name", self.metric.name)

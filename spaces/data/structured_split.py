@@ -213,9 +213,8 @@ def _arguments(model: nn.Module) -> tuple[str, ...]:
 
 
 def _parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
-    own = getattr(model, "network", model) if type(model).__name__ == "StructuredNetwork" else model
     try:
-        return dict(inspect.signature(own.forward).parameters)
+        return dict(inspect.signature(model.forward).parameters)
     except (TypeError, ValueError):
         return {}
 

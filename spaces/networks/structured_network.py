@@ -41,3 +41,8 @@ class StructuredNetwork(nn.Module):
         else:
             value = self.inputs.restore(dict(zip(self.inputs.names, given, strict=True)))
         return self.network(**value) if isinstance(value, Mapping) else self.network(*value)
+
+
+def own_network(model: nn.Module) -> nn.Module:
+    """Return the user's network itself, out of what puts it behind the call of one batch."""
+    return model.network if isinstance(model, StructuredNetwork) else model

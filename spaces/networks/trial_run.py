@@ -15,7 +15,7 @@ from ..data.structured_split import StructuredSplit
 from ..data.structures import Structure, TakenApart, take_apart
 from .memory_layout import channels_first
 from .running import copy_network
-from .structured_network import StructuredNetwork
+from .structured_network import StructuredNetwork, own_network
 
 _ROWS = 2
 
@@ -43,7 +43,7 @@ def in_structure(model: nn.Module, split: Pairs) -> Wrapped:
     Raises:
         TaskError: Where a model of several inputs or outputs fails, or gives something that no file can.
     """
-    own = model.network if isinstance(model, StructuredNetwork) else model
+    own = own_network(model)
     inputs = split.structure if isinstance(split, StructuredSplit) else None
     batch = read_inputs(split, torch.zeros(_ROWS, dtype=torch.int64))
     try:
@@ -58,9 +58,9 @@ def in_structure(model: nn.Module, split: Pairs) -> Wrapped:
             got=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300],
         ) from error
     wrapped = StructuredNetwork(own, inputs)
-    if isinstance(answer, Tensor) or not _has_parts(answer):
-        return Wrapped(model if inputs is None else wrapped)
     apart = take_apart(answer, taken=() if inputs is None else inputs.names)
+    if isinstance(answer, Tensor) or not apart.parts:
+        return Wrapped(model if inputs is None else wrapped)
     _check_outputs(apart)
     told = [f"{each} among the model's outputs is no tensor and left out of files" for each in apart.left_out]
     return Wrapped(wrapped, apart.structure, tuple(told))
@@ -70,10 +70,6 @@ def _answer(model: nn.Module, inputs: Structure | None, batch: Any) -> Any:
     copied = copy_network(model).cpu().eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         return StructuredNetwork(copied, inputs).answer(channels_first(batch))
-
-
-def _has_parts(answer: Any) -> bool:
-    return bool(take_apart(answer).structure.names)
 
 
 def _check_outputs(apart: TakenApart) -> None:
